@@ -1,0 +1,1 @@
+"""Train networks whose weights and activations live on a few levels."""

@@ -1,0 +1,153 @@
+"""Compose a command's overrides into a checked config; resume by recomposing an earlier run's."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from qat.errors import CheckpointError, SpecError
+from qat.preflight import check_config
+from qat.run_spec import RunSpec
+
+# what a resume may set anew without asking: it does not enter the numbers
+_FREE = ("resume", "resume_allow")
+
+
+def checked(conf: Path, overrides: list[str], *, multirun: bool = False) -> list[RunSpec]:
+    """Compose and check every run that these overrides ask for.
+
+    Args:
+        conf: folder of the config.
+        overrides: as on the command line, without flags.
+        multirun: whether lists of choices are sweeps.
+
+    Raises:
+        SpecError: one line for the first thing that is wrong.
+    """
+    jobs = _jobs(overrides) if multirun else [overrides]
+    return [_checked_run(conf, job) for job in jobs]
+
+
+def resumed_overrides(overrides: list[str]) -> list[str]:
+    """Overrides of the run named by `resume=FOLDER`, with the new ones behind; else unchanged.
+
+    Raises:
+        CheckpointError: the folder is none of a run.
+    """
+    named = [o for o in overrides if o.lstrip("+").startswith("resume=")]
+    folder = named[-1].partition("=")[2].strip("\"'") if named else "null"
+    if folder in ("null", ""):
+        return overrides
+    saved = Path(folder) / ".hydra" / "overrides.yaml"
+    if not saved.is_file():
+        raise CheckpointError(
+            f"resume={folder} is no run folder: {saved} does not exist; give runs/DATE/TIME"
+        )
+    earlier = [str(o) for o in OmegaConf.load(saved)]
+    own = [f"hydra.run.dir={_quoted(folder)}", "hydra.output_subdir=null"]
+    return [*earlier, *overrides, *own]
+
+
+def _quoted(path: str) -> str:
+    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _jobs(overrides: list[str]) -> Iterable[list[str]]:
+    parser = OverridesParser.create()
+    choices = []
+    for override in parser.parse_overrides(overrides):
+        if override.is_sweep_override():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([str(override.input_line)])
+    return (list(job) for job in product(*choices))
+
+
+def _checked_run(conf: Path, overrides: list[str]) -> RunSpec:
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3", job_name="train"):
+            config = _plain(compose("config", overrides))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SpecError(_one_line(error, conf)) from None
+    spec = check_config(config)
+    if spec.resume is not None:
+        _check_same(Path(spec.resume), config, spec.resume_allow)
+    return spec
+
+
+def _plain(cfg: Any) -> dict[str, Any]:
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    return config
+
+
+def _check_same(folder: Path, config: Mapping[str, Any], allow: tuple[str, ...]) -> None:
+    """Refuse to resume with another config than the run's, unless the keys are allowed by name."""
+    saved = folder / ".hydra" / "config.yaml"
+    if not saved.is_file():
+        raise CheckpointError(f"resume={folder} is no run folder: {saved} does not exist")
+    before, now = _flat(_plain(OmegaConf.load(saved))), _flat(config)
+    changed = [
+        f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in sorted({*before, *now})
+        if before.get(key) != now.get(key)
+        and key.partition(".")[0] not in _FREE
+        and not any(key == a or key.startswith(f"{a}.") for a in allow)
+    ]
+    if changed:
+        keys = ",".join(line.partition(":")[0] for line in changed[:5])
+        raise SpecError(
+            f"resume={folder}: the config differs from the run's ({'; '.join(changed[:5])}); "
+            f"leave it out, or allow it by resume_allow=[{keys}]"
+        )
+
+
+def _flat(node: Any, key: str = "") -> dict[str, Any]:
+    if not isinstance(node, Mapping) or not node:
+        return {key: node}
+    flat: dict[str, Any] = {}
+    for name, child in node.items():
+        flat |= _flat(child, f"{key}.{name}" if key else str(name))
+    return flat
+
+
+def _one_line(error: Exception, conf: Path) -> str:
+    """Hydra's message as one line that names key, value and what is allowed."""
+    text = str(error.__cause__ or error) if "Error merging override" in str(error) else str(error)
+    group = re.search(r"Could not find '([\w/]+)/([^/']+)'", text)
+    if group:
+        folder, name = group.groups()
+        return f"{folder}={name} is unknown; {folder} is one of {', '.join(_files(conf / folder))}"
+    key = re.search(r"(?:Could not override|Key) '([^']+)'", text)
+    if key and ("not in struct" in text or "Could not override" in text):
+        return _unknown_key(error, key.group(1), conf)
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _unknown_key(error: Exception, key: str, conf: Path) -> str:
+    full = re.search(r"full_key: (\S+)", f"{error}\n{error.__cause__}")
+    name = full.group(1) if full else key
+    with initialize_config_dir(str(conf), version_base="1.3", job_name="train"):
+        node: Any = compose("config")
+    for part in name.split(".")[:-1]:
+        node = node.get(part) if hasattr(node, "get") else None
+    if not hasattr(node, "keys"):
+        return f"{name} is not an option"
+    known = [str(k) for k in node.keys()]  # noqa: SIM118  # a DictConfig
+    parent = name.rpartition(".")[0]
+    close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
+    mean = f"; did you mean {f'{parent}.{close[0]}'.lstrip('.')}?" if close else ""
+    return f"{name} is not an option{mean} (options: {', '.join(known)})"
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))

@@ -1,0 +1,215 @@
+"""Staircase activations whose backward pass is a free choice: straight-through estimators.
+
+The forward staircase and the coarse derivatives (in x and in the step alpha) are independent
+arguments. Every input falls into one of n + 2 intervals, numbered by `index`:
+
+    0        below the first level's interval
+    1 .. n   on the interval of one of the n codes `first .. high`
+    n + 1    above the last level's interval
+
+Both derivatives are functions of that index alone, so one uint8 per element is all that the
+backward pass needs. Bools are avoided on purpose: on CPUs they cost several times an uint8.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+Derivative = Literal["identity", "relu", "clipped_relu"]
+StepDerivative = Literal["exact", "three_valued", "two_valued"]
+
+# the clamp of the authors' code: a step that leaves this range has stopped meaning anything
+STEP_MIN, STEP_MAX = 1e-3, 5.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stairs:
+    """The codes of a staircase `alpha * clip(ceil(x / alpha - shift), low, high)`.
+
+    Attributes:
+        low: smallest code.
+        high: largest code.
+        first: code of the first interval on which the clipped coarse derivative is 1.
+        shift: 0 for ceil, 1/2 for nearest (halves round down).
+    """
+
+    low: int
+    high: int
+    first: int
+    shift: float
+
+    @property
+    def count(self) -> int:
+        """Number n of codes `first .. high`."""
+        return self.high - self.first + 1
+
+    @property
+    def mean(self) -> int:
+        """Mean of the codes `first .. high`: 2^(b-1) behind a ReLU, 0 if signed."""
+        return (self.first + self.high) // 2
+
+
+def relu_stairs(bits: int) -> Stairs:
+    """Codes 0 .. 2^bits - 1 of a quantized ReLU; the interval of code 0 is x <= 0."""
+    return Stairs(low=0, high=2**bits - 1, first=1, shift=0.0)
+
+
+def signed_stairs(bits: int) -> Stairs:
+    """Codes -(2^(bits-1) - 1) .. 2^(bits-1) - 1 for inputs that are not behind a ReLU."""
+    largest = 2 ** (bits - 1) - 1
+    return Stairs(low=-largest, high=largest, first=-largest, shift=0.5)
+
+
+def staircase_ste(
+    x: Tensor,
+    alpha: Tensor,
+    *,
+    stairs: Stairs,
+    derivative: Derivative = "clipped_relu",
+    step_derivative: StepDerivative = "three_valued",
+) -> Tensor:
+    """Staircase of x with step alpha and chosen coarse derivatives.
+
+    Forward, with alpha clamped to [1e-3, 5] (the clamp passes the gradient):
+
+        y = alpha * clip(ceil(x / alpha - shift), low, high)
+
+    Behind a ReLU (`relu_stairs`, L = 2^b - 1): y = 0 for x <= 0, k alpha on ((k-1) alpha, k alpha],
+    L alpha for x > L alpha. Derivative in x, by name:
+
+        identity      1
+        relu          1 if x > 0 else 0
+        clipped_relu  1 if 0 < x <= L alpha else 0
+
+    Derivative in alpha, summed over all elements with the upstream gradient:
+
+        exact         0 if x <= 0;  the code ceil(x / alpha) if 0 < x <= L alpha;  L above
+        three_valued  0             2^(b-1), the mean of the codes                 L
+        two_valued    0             0                                              L
+
+    Signed (`signed_stairs`, M = 2^(b-1) - 1): nearest codes -M .. M, "0 < x" reads "not below the
+    interval of -M", the codes' mean is 0 and the derivative in alpha below the range is -M.
+
+    Args:
+        x: any shape, floating point.
+        alpha: step, 0-dim.
+        stairs: the codes.
+        derivative: coarse derivative in x.
+        step_derivative: coarse derivative in alpha.
+
+    Returns:
+        Tensor of x's shape and dtype; the arithmetic is float32 at least, also under autocast.
+
+    Source: arXiv:1808.05240 (the staircase and the three derivatives in alpha, as in the authors'
+    code); arXiv:1903.05662 (the three derivatives in x). Signed: ours.
+    """
+    outputs: tuple[Tensor, ...] = StaircaseSte.apply(x, alpha, stairs, derivative, step_derivative)
+    return outputs[0]
+
+
+class StaircaseSte(torch.autograd.Function):
+    """`staircase_ste` as a Function; outputs y and what backward needs, the latter without grad."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(  # noqa: D102
+        x: Tensor,
+        alpha: Tensor,
+        stairs: Stairs,
+        derivative: Derivative,
+        step_derivative: StepDerivative,
+    ) -> tuple[Tensor, ...]:
+        wide = x if x.dtype == torch.float64 else x.float()
+        step = alpha.detach().clamp(STEP_MIN, STEP_MAX).to(wide.dtype)
+        codes = wide / step
+        if stairs.shift:
+            codes = codes.sub_(stairs.shift)
+        codes = codes.ceil_()
+        kept = _kept(codes, stairs, derivative, step_derivative if alpha.requires_grad else None)
+        y = codes.clamp_(stairs.low, stairs.high).mul_(step)
+        return (y.to(x.dtype), *kept)
+
+    @staticmethod
+    def setup_context(  # noqa: D102
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        _, alpha, ctx.stairs, ctx.derivative, ctx.step_derivative = inputs
+        ctx.alpha_dtype = alpha.dtype
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(*output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        grad_x = grad_alpha = None
+        if ctx.needs_input_grad[0]:
+            grad_x = _grad_x(grad, ctx.saved_tensors, ctx.stairs, ctx.derivative)
+        if ctx.needs_input_grad[1]:
+            slope = _step_slope(ctx.saved_tensors, ctx.stairs, ctx.step_derivative)
+            wide = torch.promote_types(grad.dtype, torch.float32)
+            grad_alpha = (grad * slope).sum(dtype=wide).to(ctx.alpha_dtype)
+        return grad_x, grad_alpha, None, None, None
+
+
+def _kept(
+    codes: Tensor, stairs: Stairs, derivative: Derivative, step_derivative: StepDerivative | None
+) -> tuple[Tensor, ...]:
+    """The uint8 tensors that backward needs: none, the index, or, for 8 bits, region and code."""
+    if derivative == "identity" and step_derivative is None:
+        return ()
+    index = (codes - (stairs.first - 1)).clamp_(0, stairs.count + 1)
+    if _fits(stairs):
+        return (index.to(torch.uint8),)
+    # n + 1 = 256 does not fit: keep only below / inside / above, and the code where it is needed
+    region = index.clamp(max=1) + (index - stairs.count).clamp_(min=0)
+    if step_derivative != "exact":
+        return (region.to(torch.uint8),)
+    code = codes.clamp(stairs.low, stairs.high).sub_(stairs.low)
+    return region.to(torch.uint8), code.to(torch.uint8)
+
+
+def _fits(stairs: Stairs) -> bool:
+    return stairs.count + 1 <= torch.iinfo(torch.uint8).max
+
+
+def _grad_x(
+    grad: Tensor, kept: tuple[Tensor, ...], stairs: Stairs, derivative: Derivative
+) -> Tensor:
+    if derivative == "identity":
+        return grad
+    if derivative == "relu":
+        return grad * kept[0].clamp(max=1)
+    return grad * _between(kept[0], 1, stairs.count if _fits(stairs) else 1)
+
+
+def _step_slope(
+    kept: tuple[Tensor, ...], stairs: Stairs, step_derivative: StepDerivative
+) -> Tensor:
+    """Derivative of the staircase in alpha, per element, as small integers."""
+    if step_derivative == "exact":
+        if len(kept) == 2:
+            return kept[1].float() + stairs.low
+        return (kept[0].float() + (stairs.first - 1)).clamp_(stairs.low, stairs.high)
+    count = stairs.count if _fits(stairs) else 1
+    # every value fits into the uint8 behind a ReLU; signed slopes need a wider integer
+    index = kept[0] if stairs.low == 0 else kept[0].short()
+    slope = _between(index, count + 1, count + 1) * stairs.high
+    if stairs.low:
+        slope = slope + _between(index, 0, 0) * stairs.low
+    if step_derivative == "three_valued" and stairs.mean:
+        slope = slope + _between(index, 1, count) * stairs.mean
+    return slope
+
+
+def _between(index: Tensor, low: int, high: int) -> Tensor:
+    """1 where low <= index <= high, else 0, as integers of the index's dtype."""
+    if torch.compiler.is_compiling():
+        # a bool in the graph breaks the vectorised loop of CPU kernels; float arithmetic does not
+        wide = index.float()
+        return (wide - (low - 1)).clamp(0, 1) - (wide - high).clamp(0, 1)
+    if index.dtype == torch.uint8:
+        # uint8 wraps around, so one comparison tests both ends; the view as uint8 is free
+        return (index - low).le_(high - low) if low else index.le(high).view(torch.uint8)
+    return (index.ge(low) & index.le(high)).to(index.dtype)

@@ -1,0 +1,1 @@
+"""The Lightning layer: data, models by name, training, checkpoints."""

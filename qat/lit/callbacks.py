@@ -1,0 +1,128 @@
+"""Callbacks that look at quantization while it trains."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from qat.errors import SpecError
+from qat.lit.checkpoint_file import save
+from qat.nn.weight import WeightQuantizer
+from qat.optim.quant_optimizer import QuantOptimizer
+
+
+class QuantStats(Callback):
+    """Logs how the quantized weights move, every n optimizer steps.
+
+        quant/flip_rate   share of the codes that the step changed, 0..1
+        quant/distance    ||w - Q(w)|| / ||w|| over all quantized weights, 0 (on the grid) ..
+
+    Both compare one step's ends only, so a resumed run logs the same numbers.
+
+    Args:
+        every_n_steps: optimizer steps between two measurements, >= 1.
+
+    Raises:
+        SpecError: every_n_steps < 1.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise SpecError(
+                f"callbacks.quant_stats.every_n_steps must be >= 1; got {every_n_steps}"
+            )
+        self._every = every_n_steps
+        self._codes: list[Tensor] | None = None
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Remember the codes before a step that is to be measured."""
+        wrapper = getattr(pl_module, "quant_optimizer", None)
+        due = (trainer.global_step + 1) % self._every == 0
+        if due and wrapper is not None and wrapper.theta > 0:
+            self._codes = [quantizer.encode(w)[0] for w, quantizer in _pairs(wrapper)]
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Compare with the codes after it."""
+        if self._codes is None:
+            return
+        before, self._codes = self._codes, None
+        wrapper: QuantOptimizer = pl_module.quant_optimizer  # type: ignore[assignment]
+        flips = count = 0
+        squares = torch.zeros(2, dtype=torch.float64)
+        for old, (w, quantizer) in zip(before, _pairs(wrapper), strict=True):
+            codes, scale = quantizer.encode(w)
+            flips += int((codes != old).sum())
+            count += codes.numel()
+            gap = w - quantizer.decode(codes, scale)
+            squares += torch.stack([gap.norm(), w.norm()]).double().square().cpu()
+        distance = float((squares[0] / squares[1]).sqrt()) if squares[1] > 0 else 0.0
+        logged = {"quant/flip_rate": flips / max(1, count), "quant/distance": distance}
+        pl_module.log_dict(logged, on_step=True, on_epoch=False)
+
+
+def _pairs(wrapper: QuantOptimizer) -> list[tuple[Tensor, WeightQuantizer]]:
+    """Latent weights and their quantizers."""
+    return [
+        (w, quantizer)
+        for w, quantizer in wrapper.latent_pairs()
+        if isinstance(quantizer, WeightQuantizer)
+    ]
+
+
+class KeepWarmStart(Callback):
+    """Keeps the float network at the end of the warm start in `folder/warm_start.ckpt`.
+
+    Args:
+        folder: `RUN/checkpoints`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "warm_start.ckpt"
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save before the first quantized step; callbacks run before the module switches."""
+        optimizer = pl_module.quant_optimizer
+        steps: int = pl_module.warm_steps  # type: ignore[assignment]
+        if pl_module.is_quantized or not 0 < steps <= trainer.global_step:
+            return
+        if trainer.is_global_zero:
+            state = {
+                "state_dict": pl_module.state_dict(),
+                "optimizer_states": [optimizer.state_dict()],  # type: ignore[union-attr]
+            }
+            save(state, self._path)
+
+
+class EpochLines(Callback):
+    """One line per epoch, for terminals and logs that cannot show a progress bar."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print phase and validation accuracy."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        phase = "quantized" if getattr(pl_module, "is_quantized", True) else "float"
+        shown = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name in ("val/acc", "val/acc_relaxed", "val/loss")
+        }
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in sorted(shown.items()))
+        print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {phase:9}  {numbers}",
+            flush=True,
+        )

@@ -1,0 +1,299 @@
+"""LitClassifier: trains a prepared network with an update rule, judged on hard weights."""
+
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, ExitStack, nullcontext
+from typing import Any, Protocol
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from qat.calibrate import start_steps
+from qat.errors import QatError
+from qat.functional.schedule import Schedule, constant, cosine, delayed, stepwise
+from qat.lit.batchnorm import reestimated_batchnorm
+from qat.lit.data.first import first_batches
+from qat.lit.data.module import ImageData
+from qat.optim.groups import parameter_groups
+from qat.optim.quant_optimizer import QuantOptimizer
+from qat.optim.rule import rule_from_numbers
+from qat.plan import weight_projections
+from qat.run_spec import SchedulerSpec, TrainingSpec
+from qat.spec import QuantSpec
+from qat.surgery import activation_quantizers, enable_activations
+
+Batch = tuple[Tensor, Tensor]
+
+_REFUSED_CALLBACKS = ("WeightAveraging", "EMAWeightAveraging", "StochasticWeightAveraging")
+_REFUSED_STRATEGIES = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
+
+
+class OptimizerFactory(Protocol):
+    """A partial of a torch optimizer: takes parameter groups."""
+
+    keywords: dict[str, Any]
+
+    def __call__(self, params: Any) -> Optimizer:
+        """Build the optimizer."""
+
+
+class LitClassifier(L.LightningModule):
+    """Image classification on few levels: float warm start, then the quantized phase.
+
+    One fit with automatic optimisation. During the first `warm_start_epochs` the network is the
+    float one (activations as ReLU, validation on float weights). At the switch alpha is started,
+    and optimizer state and learning rate begin anew. From then on validation and test see hard
+    weights; while BinaryRelax relaxes, `val/acc_relaxed` tells the accuracy of the weights that
+    the gradient sees.
+
+    Args:
+        net: prepared network.
+        spec: the options it was prepared with.
+        optimizer: partial of a torch optimizer with `lr` among its keywords.
+        scheduler: factor of the learning rate within each phase.
+        training: loss and loop options.
+        warm_start_epochs: float epochs at the start.
+        classes: number of classes.
+        class_weights: loss weight per class (K,), or None.
+
+    Logs (fractions 0..1): val/acc, val/loss, test/acc, test/loss, train/loss and train/acc per
+    epoch, val/acc_relaxed while 0 < theta < 1, quant/theta.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        spec: QuantSpec,
+        *,
+        optimizer: OptimizerFactory,
+        scheduler: SchedulerSpec,
+        training: TrainingSpec,
+        classes: int,
+        warm_start_epochs: int = 0,
+        class_weights: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.spec = spec
+        self.training_spec = training
+        self.scheduler_spec = scheduler
+        self.warm_start_epochs = warm_start_epochs
+        self.register_buffer("class_weights", class_weights, persistent=False)
+        self.last_loss: Tensor | None = None
+        self.is_quantized = False
+        self.warm_steps = 0
+        self.quant_optimizer: QuantOptimizer | None = None
+        self._make_base = optimizer
+        self._train_sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
+        self._accuracy = MulticlassAccuracy(classes, average="micro")
+        self._loss = MeanMetric()
+        self._shown = ExitStack()
+
+    # -- optimizer --------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        """Refuse what would train on weights that are not ours, before anything runs."""
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if type(callback).__name__ in _REFUSED_CALLBACKS:
+                raise QatError(
+                    f"{type(callback).__name__} averages forward weights, and averages leave the "
+                    "grid; remove the callback"
+                )
+        if type(self.trainer.strategy).__name__ in _REFUSED_STRATEGIES:
+            raise QatError(
+                f"{type(self.trainer.strategy).__name__} shards weights, and a scale needs whole "
+                "tensors; use trainer.strategy=auto or ddp"
+            )
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """The rule around the base optimizer; the only place where epochs become steps."""
+        total = int(self.trainer.estimated_stepping_batches)
+        per_epoch = total // max(1, self.trainer.max_epochs or 1)
+        self.warm_steps = min(total, self.warm_start_epochs * per_epoch)
+        keywords = self._make_base.keywords
+        groups = parameter_groups(
+            self.net.named_parameters(),
+            [q.step for q in activation_quantizers(self.net).values()],
+            lr=keywords["lr"],
+            weight_decay=keywords.get("weight_decay", 0.0),
+            step_rate=self.spec.activation.step_rate,
+            decay=self.training_spec.decay,
+        )
+        number = self.spec.rule
+        rule = rule_from_numbers(
+            number.name,
+            total - self.warm_steps,
+            rho=number.rho,
+            initial=number.initial,
+            final=number.final,
+            hard_from=number.hard_from,
+        ).after_warm_start(self.warm_steps)
+        projections = weight_projections(self.net, self.spec)
+        self.quant_optimizer = QuantOptimizer(self._make_base(groups), projections, rule)
+        factor = phase_factor(self.scheduler_spec, self.warm_steps, total)
+        scheduler = LambdaLR(self.quant_optimizer, factor)
+        return {
+            "optimizer": self.quant_optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def on_fit_start(self) -> None:
+        """Compile in place, so that names in checkpoints stay those of the plain network."""
+        enable_activations(self.net, self.is_quantized)
+        if self.training_spec.compile:
+            self.net.compile(fullgraph=True)
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Switch from the float phase to the quantized one."""
+        if not self.is_quantized and self.global_step >= self.warm_steps:
+            self.is_quantized = True
+            start_steps(self.net, self.spec, self._images(self.training_spec.start_batches))
+            # momentum and moments of the float phase point nowhere on the grid
+            optimizer = self.quant_optimizer
+            assert optimizer is not None
+            optimizer.state.clear()
+
+    def _images(self, count: int) -> Iterable[Tensor]:
+        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+        return (image.to(self.device) for image, _ in first_batches(data, count))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Cross-entropy of a batch; class weights and label smoothing applied."""
+        image, label = batch
+        logits = self.net(image)
+        loss = F.cross_entropy(
+            logits,
+            label,
+            weight=self.class_weights,  # type: ignore[arg-type]
+            label_smoothing=self.training_spec.label_smoothing,
+        )
+        self.last_loss = loss.detach()
+        with torch.no_grad():
+            correct = (logits.argmax(dim=1) == label).sum()
+            sums = torch.stack([self.last_loss.double() * len(label), correct.double()])
+            self._train_sums = self._train_sums.to(sums.device)
+            self._train_sums[:2] += sums
+            self._train_sums[2] += len(label)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means; kept by hand, because Lightning's do not survive a resume."""
+        loss, correct, count = self._train_sums.tolist()
+        self.log_dict({"train/loss": loss / max(1, count), "train/acc": correct / max(1, count)})
+        self._train_sums.zero_()
+
+    # -- evaluation -------------------------------------------------------------------------------
+
+    def on_validation_start(self) -> None:
+        """Show hard weights (float ones during the warm start)."""
+        self._show_for_evaluation()
+
+    def on_test_start(self) -> None:
+        """As in validation."""
+        self._show_for_evaluation()
+
+    def on_validation_end(self) -> None:
+        """Show the forward weights again."""
+        self._shown.close()
+
+    def on_test_end(self) -> None:
+        """Show the forward weights again."""
+        self._shown.close()
+
+    def _show_for_evaluation(self) -> None:
+        self._shown.close()
+        self._shown.enter_context(self._evaluation_weights())
+        batches = self.training_spec.bn_reestimate
+        if batches and self.is_quantized:
+            self._shown.enter_context(reestimated_batchnorm(self.net, self._images(batches)))
+
+    def _evaluation_weights(self) -> AbstractContextManager[None]:
+        optimizer = self.quant_optimizer
+        if optimizer is None:
+            return nullcontext()
+        return optimizer.hard_weights() if self.is_quantized else optimizer.latent_weights()
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Accuracy and loss on the validation part."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Accuracy and loss on the test part."""
+        self._evaluate(batch, "test")
+
+    def _evaluate(self, batch: Batch, part: str) -> None:
+        image, label = batch
+        logits = self.net(image)
+        self._accuracy(logits, label)
+        self._loss(F.cross_entropy(logits, label), len(label))
+        self.log(f"{part}/acc", self._accuracy, on_step=False, on_epoch=True, prog_bar=True)
+        self.log(f"{part}/loss", self._loss, on_step=False, on_epoch=True)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log theta and, while it is inside (0, 1), the accuracy of the relaxed weights."""
+        optimizer = self.quant_optimizer
+        if optimizer is None or self.trainer.sanity_checking or self.trainer.state.fn != "fit":
+            return
+        self.log("quant/theta", optimizer.theta if self.is_quantized else 0.0)
+        if self.is_quantized and 0 < optimizer.theta < 1:
+            self._shown.close()  # the forward weights are the relaxed ones
+            self.log("val/acc_relaxed", self._relaxed_accuracy())
+
+    def _relaxed_accuracy(self) -> float:
+        correct = count = 0
+        loaders: Any = self.trainer.val_dataloaders
+        for image, label in loaders:
+            predicted = self.net(image.to(self.device)).argmax(dim=1)
+            correct += int((predicted == label.to(self.device)).sum())
+            count += len(label)
+        return correct / max(1, count)
+
+    @property
+    def is_selectable(self) -> bool:
+        """Whether this epoch may be selected: theta = 1, or a float run."""
+        if self.spec.rule.name == "float_only":
+            return True
+        optimizer = self.quant_optimizer
+        return self.is_quantized and optimizer is not None and optimizer.theta == 1
+
+    # -- checkpoint -------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the phase and the epoch's running sums."""
+        checkpoint["qat"] = {
+            "is_quantized": self.is_quantized,
+            "train_sums": self._train_sums.tolist(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore the phase and the epoch's running sums."""
+        self.is_quantized = checkpoint["qat"]["is_quantized"]
+        self._train_sums = torch.tensor(checkpoint["qat"]["train_sums"], dtype=torch.float64)
+
+
+def phase_factor(spec: SchedulerSpec, warm_steps: int, total: int) -> Callable[[int], float]:
+    """Factor of the learning rate at each optimizer step; each phase runs the whole schedule."""
+    quantized = _factor(spec, total - warm_steps)
+    if warm_steps == 0:
+        return quantized
+    warm = _factor(spec, warm_steps)
+    restarted = delayed(quantized, warm_steps)
+    return lambda step: warm(step) if step < warm_steps else restarted(step)
+
+
+def _factor(spec: SchedulerSpec, steps: int) -> Schedule:
+    warmup = round(spec.warmup * steps)
+    if spec.name == "cosine":
+        return cosine(max(1, steps), warmup=warmup, final=spec.final)
+    if spec.name == "step":
+        milestones = tuple(round(m * steps) for m in spec.milestones)
+        return stepwise(milestones, gamma=spec.gamma, warmup=warmup)
+    return constant(1.0) if warmup == 0 else stepwise((), gamma=1.0, warmup=warmup)

@@ -1,0 +1,152 @@
+"""metrics.csv of a run: plain, append-only, the same bytes whether or not the run was resumed."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+from typing_extensions import override
+
+from qat.errors import CheckpointError, QatError
+from qat.lit.checkpoint_file import replacing
+
+_KEYS = ["step", "epoch"]
+
+
+class RunCsvLogger(Logger):
+    """Writes one row per log call to `folder/metrics.csv`, flushed at once.
+
+    Columns are `step`, `epoch`, then the metrics in order of their first appearance; a new metric
+    rewrites the file (atomically) with a longer header. Nothing that depends on the clock is
+    written. A file that is already there is continued, never wiped, until `rewind` is called:
+    `RunCheckpoint` stores `position()` in every checkpoint and rewinds to it on resume, so that
+    the rows of steps that will be taken again are dropped.
+
+    Args:
+        folder: The run folder; made on the first write.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self._path = Path(folder) / "metrics.csv"
+        self._columns: list[str] | None = None
+        self._rows = 0
+
+    @property
+    @override
+    def name(self) -> str:
+        """Empty: the run folder is the name."""
+        return ""
+
+    @property
+    @override
+    def version(self) -> str:
+        """Empty: a run folder holds one run."""
+        return ""
+
+    @property
+    @override
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self._path.parent)
+
+    @override
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Store nothing: the run folder holds the config already."""
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one row.
+
+        Args:
+            metrics: Values by name; `epoch` among them where Lightning knows it.
+            step: Optimizer steps before the one that the row belongs to.
+
+        Raises:
+            QatError: The file cannot be written.
+        """
+        row = {"step": step, **metrics}
+        columns = self._known_columns()
+        new = [key for key in row if key not in columns]
+        if new or self._rows == 0:
+            self._write_all([*columns, *new], self._read()[1])
+        self._append([row.get(key, "") for key in self._known_columns()])
+
+    def position(self) -> dict[str, Any]:
+        """Rows and columns written so far, after bringing them to the disk: plain values.
+
+        Raises:
+            QatError: The file cannot be read.
+        """
+        columns = self._known_columns()
+        if self._rows:
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+        return {"rows": self._rows, "columns": list(columns)}
+
+    @rank_zero_only
+    def rewind(self, position: Mapping[str, Any] | None = None) -> None:
+        """Drop every row written after `position`; None drops them all.
+
+        Raises:
+            CheckpointError: The file lost rows that were there at `position`.
+            QatError: The file cannot be written.
+        """
+        rows, columns = (position["rows"], position["columns"]) if position else (0, _KEYS)
+        if rows == 0 and not self._path.exists():
+            self._columns, self._rows = list(_KEYS), 0
+            return
+        header, lines = self._read()
+        if len(lines) < rows or header[: len(columns)] != columns:
+            raise CheckpointError(
+                f"{self._path} holds {len(lines)} rows under {len(header)} columns, the checkpoint "
+                f"knows {rows} under {len(columns)}; restore the file or delete it together with "
+                "the checkpoints"
+            )
+        self._write_all(columns, [line[: len(columns)] for line in lines[:rows]])
+
+    def _known_columns(self) -> list[str]:
+        if self._columns is None:
+            self._columns, lines = self._read()
+            self._rows = len(lines)
+        return self._columns
+
+    def _read(self) -> tuple[list[str], list[list[str]]]:
+        """Header and complete rows of the file; a last line cut by a kill is left out."""
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return list(_KEYS), []
+        except OSError as error:
+            raise QatError(f"cannot read {self._path}: {error.strerror}") from error
+        whole = text[: text.rfind("\n") + 1]
+        lines = list(csv.reader(io.StringIO(whole, newline="")))
+        return (lines[0], lines[1:]) if lines else (list(_KEYS), [])
+
+    def _write_all(self, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+        padded = [[*line, *[""] * (len(columns) - len(line))] for line in lines]
+        with replacing(self._path) as file:
+            file.write(_csv([columns, *padded]))
+        self._columns, self._rows = list(columns), len(lines)
+
+    def _append(self, values: Sequence[Any]) -> None:
+        try:
+            with self._path.open("ab") as file:
+                file.write(_csv([values]))
+        except OSError as error:
+            raise QatError(
+                f"cannot write {self._path}: {error.strerror}; free space and resume the run"
+            ) from error
+        self._rows += 1
+
+
+def _csv(lines: Sequence[Sequence[Any]]) -> bytes:
+    """Lines as bytes; floats keep all their digits, so that equal files mean equal runs."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode()

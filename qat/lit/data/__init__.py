@@ -1,0 +1,1 @@
+"""Data modules, one family a file."""

@@ -1,0 +1,186 @@
+"""The base class of all data modules."""
+
+from typing import ClassVar
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, default_collate
+
+from qat.errors import DataError
+from qat.lit.data.dataset import LabelledImages, PlainDataset, Sample, SeededDataset, Transform
+from qat.lit.data.layout import check_data
+from qat.lit.data.loader import image_loader, training_position
+from qat.lit.data.sampler import EpochBatchSampler, Position
+from qat.lit.data.split import Parts
+from qat.run_spec import DataSpec
+
+_SMALLEST_BATCH = 2  # BatchNorm in training refuses a single value per channel
+
+
+class ImageData(L.LightningDataModule):
+    """Labelled images in three fixed parts; a family sets the class attributes and `load`.
+
+    Batches are (image, label): (N, C, H, W) float32, normalised, and (N,) int64.
+
+    Args:
+        options: the config group `data`.
+        seed: of the run; moves the order and the augmentation, never the split.
+
+    Attributes:
+        channels: C of an image.
+        native_size: height and width in pixels unless data.image_size says otherwise.
+        mean: of each channel, of pixels in 0..1.
+        std: of each channel, of pixels in 0..1.
+        train_sampler: of the last `train_dataloader`, None before.
+    """
+
+    channels: ClassVar[int]
+    native_size: ClassVar[int]
+    mean: ClassVar[tuple[float, ...]]
+    std: ClassVar[tuple[float, ...]]
+
+    def __init__(self, options: DataSpec, *, seed: int = 0) -> None:
+        super().__init__()
+        self.options = options
+        self.seed = seed
+        self.train_sampler: EpochBatchSampler | None = None
+        self._parts: Parts | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        """K; known before the data are there, except for folders of the user's own."""
+        return len(self.classes)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image in pixels."""
+        return self.options.image_size or self.native_size
+
+    @property
+    def parts(self) -> Parts:
+        """The raw parts, read at the first use.
+
+        Raises:
+            DataError: as `load`.
+        """
+        if self._parts is None:
+            self._parts = self.load()
+        return self._parts
+
+    def load(self) -> Parts:
+        """Read the raw parts.
+
+        Raises:
+            DataError: something is missing or unreadable.
+        """
+        raise NotImplementedError
+
+    def download(self) -> None:
+        """Fetch the data if they are missing; a family that cannot does nothing."""
+
+    def training_transform(self) -> Transform:
+        """Random transform of the training images."""
+        raise NotImplementedError
+
+    def evaluation_transform(self) -> Transform:
+        """Transform without randomness, of all other images."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Check that the data exist or may be downloaded; reads no image.
+
+        Raises:
+            DataError: they do not; says what is missing and how to get it.
+        """
+        check_data(self.options)
+
+    def prepare_data(self) -> None:
+        """Check and, if data.download is true, download; Lightning calls it in one process."""
+        self.check()
+        if self.options.download:
+            self.download()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the parts; `stage` does not matter."""
+        _ = self.parts
+
+    def prepare(self) -> None:
+        """All that Lightning does before it asks for a loader, for use without a trainer."""
+        self.prepare_data()
+        self.setup()
+
+    def position(self) -> Position | None:
+        """(epoch, batches done of it) where training goes on; None without a trainer.
+
+        The sampler asks at the start of each epoch.
+        """
+        if self.trainer is None or self.train_sampler is None:
+            return None
+        return training_position(self.trainer, len(self.train_sampler))
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the training part, from `position` on.
+
+        An incomplete last batch is kept unless it is a single image.
+        """
+        images, size = self.parts.train, self.options.batch_size
+        self.train_sampler = EpochBatchSampler(
+            len(images),
+            size,
+            seed=self.seed,
+            drop_last=len(images) > size and len(images) % size < _SMALLEST_BATCH,
+            locate=self.position,
+        )
+        transform = (
+            self.training_transform() if self.options.augment else self.evaluation_transform()
+        )
+        dataset = SeededDataset(images, transform, seed=self.seed)
+        return image_loader(
+            dataset, self.options.workers, seed=self.seed, batch_sampler=self.train_sampler
+        )
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """The validation part in a fixed order."""
+        return self._plain_loader(self.parts.validation)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """The test part in a fixed order."""
+        return self._plain_loader(self.parts.test)
+
+    def sample_batch(self) -> tuple[Tensor, Tensor]:
+        """One batch of the training part, not augmented and always the same, for probes."""
+        dataset = PlainDataset(self.parts.train, self.evaluation_transform())
+        count = min(len(dataset), self.options.batch_size)
+        image, label = default_collate([dataset[index] for index in range(count)])
+        return image, label
+
+    def class_weights(self) -> Tensor | None:
+        """Weights of the classes in the loss, (K,) float32, or None for data.class_weights=none.
+
+        w_c = N / (K n_c) with n_c of the N training images in class c, so that every class has
+        the same weight in total and the mean weight of an image is 1.
+
+        Raises:
+            DataError: a class has no training image.
+        """
+        if self.options.class_weights == "none":
+            return None
+        counts = torch.bincount(self.parts.train.labels, minlength=self.num_classes)
+        if not bool(counts.all()):
+            raise DataError(
+                f"data.class_weights=balanced needs an image of every class; "
+                f"{self.classes[int(counts.argmin())]!r} has none in the training part, "
+                "use data.class_weights=none"
+            )
+        return counts.sum() / (self.num_classes * counts.float())
+
+    def _plain_loader(self, images: LabelledImages) -> DataLoader[Sample]:
+        dataset = PlainDataset(images, self.evaluation_transform())
+        options = self.options
+        return image_loader(dataset, options.workers, seed=self.seed, batch_size=options.batch_size)

@@ -1,0 +1,232 @@
+"""One run from options to summary: build, train, test once, audit."""
+
+import logging
+import platform
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+
+from qat.audit import Audit, audit
+from qat.lit.callbacks import EpochLines, KeepWarmStart
+from qat.lit.checkpoint import SafeCheckpointIO
+from qat.lit.checkpoint_file import last_good, load
+from qat.lit.classifier import LitClassifier, OptimizerFactory
+from qat.lit.csv_logger import RunCsvLogger
+from qat.lit.data.module import ImageData
+from qat.lit.data.registry import build_data
+from qat.lit.reliability import FiniteGuard, StatelessRandomness
+from qat.lit.restore import read_weights, restore
+from qat.lit.run_checkpoint import RunCheckpoint
+from qat.lit.signals import Signals
+from qat.plan import weight_projections
+from qat.run_spec import RunSpec
+from qat.surgery import enable_activations, prepare
+
+_log = logging.getLogger(__name__)
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "timm", "qat")
+_QUIET = (
+    ".*does not have many workers.*",
+    ".*number of training batches.*is smaller than the logging interval.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*`lr_scheduler.step..` before `optimizer.step..`.*",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a config names by `_target_`, already resolved.
+
+    Attributes:
+        model: (num_classes, in_channels, image_size) -> float network.
+        optimizer: partial of a torch optimizer.
+        callbacks: further Lightning callbacks.
+        loggers: loggers beside metrics.csv.
+    """
+
+    model: Callable[..., nn.Module]
+    optimizer: OptimizerFactory
+    callbacks: Sequence[L.Callback] = field(default=())
+    loggers: Sequence[Logger] = field(default=())
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Data, prepared network and Lightning module of a run, on the way to training."""
+
+    data: ImageData
+    net: nn.Module
+    lit: LitClassifier
+    example: Tensor
+
+
+def build(spec: RunSpec, parts: Parts) -> Built:
+    """Data, network and module; the same weights for the same seed.
+
+    Raises:
+        QatError: data are missing, the model cannot be built, or `init_from` does not fit.
+    """
+    if spec.training.threads is not None:
+        torch.set_num_threads(spec.training.threads)
+    data = build_data(spec.data, seed=spec.seed)
+    data.prepare()
+    L.seed_everything(spec.seed, verbose=False)
+    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
+    net = parts.model(**shape, image_size=data.image_size)
+    example = data.sample_batch()[0][:2]
+    prepare(net, spec.quant, example=example)
+    if spec.init_from is not None:
+        started = restore(net, spec.quant, read_weights(spec.init_from), weights="latent")
+        if started:
+            _log.info(
+                "init_from: float weights; %d activation steps keep their start", len(started)
+            )
+    lit = LitClassifier(
+        net,
+        spec.quant,
+        optimizer=parts.optimizer,
+        scheduler=spec.scheduler,
+        training=spec.training,
+        classes=data.num_classes,
+        warm_start_epochs=spec.warm_start.epochs,
+        class_weights=data.class_weights(),
+    )
+    return Built(data, net, lit, example)
+
+
+def audit_untrained(built: Built, spec: RunSpec) -> Audit:
+    """The audit of the network as it is now, weights projected."""
+    with torch.no_grad():
+        for parameter, projection in weight_projections(built.net, spec.quant).items():
+            parameter.copy_(projection(parameter))
+    return audit(built.net, spec.quant, built.example)
+
+
+def train(
+    built: Built, spec: RunSpec, parts: Parts, folder: Path, *, signals: Signals
+) -> tuple[dict[str, Any], Audit]:
+    """Fit, test once, audit; returns the content of summary.json and the audit.
+
+    Continues from the newest good checkpoint of `folder` if there is one.
+
+    Raises:
+        QatError: the loss or a gradient is not finite, a checkpoint cannot be written, or the
+            audit finds a value off the grid.
+    """
+    _quieten_lightning()
+    checkpoints = folder / "checkpoints"
+    keeper = RunCheckpoint(
+        checkpoints,
+        every_n_steps=spec.training.checkpoint_every,
+        selectable=lambda _, module: module.is_selectable,  # type: ignore[arg-type, return-value]
+    )
+    callbacks = [keeper, signals, StatelessRandomness(spec.seed), KeepWarmStart(checkpoints)]
+    options = dict(spec.trainer)
+    if not options.get("enable_progress_bar", True):
+        callbacks.append(EpochLines())
+    trainer = L.Trainer(
+        **options,
+        callbacks=[*callbacks, FiniteGuard(), *parts.callbacks],
+        logger=[RunCsvLogger(folder), *parts.loggers],
+        plugins=[SafeCheckpointIO()],
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        default_root_dir=folder,
+    )
+    begin = last_good(checkpoints / "last")
+    if spec.resume is not None:
+        print(f"resume: {begin}" if begin else "resume: no checkpoint was saved; from step 0")
+    start = time.monotonic()
+    trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
+    seconds = time.monotonic() - start
+    summary, found = _summary(built, spec, trainer, keeper, checkpoints)
+    return summary | {"fit_seconds": seconds}, found
+
+
+def _quieten_lightning() -> None:
+    """Hide advice that does not apply; what matters here is printed by the run itself."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def _summary(
+    built: Built, spec: RunSpec, trainer: L.Trainer, keeper: RunCheckpoint, checkpoints: Path
+) -> tuple[dict[str, Any], Audit]:
+    last = last_good(checkpoints / "last")
+    assert last is not None  # on_train_end has saved it
+    states = {"last": last}
+    if keeper.best_path is not None:
+        states["selected"] = keeper.best_path
+    if (checkpoints / "warm_start.ckpt").exists():
+        states["warm_start"] = checkpoints / "warm_start.ckpt"
+    results = {name: _evaluate(name, path, built, spec) for name, path in states.items()}
+    # the audit speaks of the network that a user would take home
+    restore(built.net, spec.quant, load(states.get("selected", last)))
+    enable_activations(built.net, True)
+    found = audit(built.net.cpu(), spec.quant, built.example)
+    totals = {k: v for k, v in found.to_dict().items() if k not in ("layers", "other")}
+    summary = {
+        **results,
+        **totals,
+        "steps": trainer.global_step,
+        "epochs": trainer.current_epoch,
+        "seed": spec.seed,
+        "threads": torch.get_num_threads(),
+        "device": _device(trainer),
+        "versions": _versions(),
+        "audit": found.to_dict()["layers"],
+        "classes": list(built.data.classes),
+    }
+    return summary, found
+
+
+def _evaluate(name: str, path: Path, built: Built, spec: RunSpec) -> dict[str, Any]:
+    """Validation and test accuracy of one saved state: hard weights, or the float warm start."""
+    checkpoint = load(path)
+    is_float = name == "warm_start"
+    restore(built.net, spec.quant, checkpoint, weights="latent" if is_float else "hard")
+    enable_activations(built.net, not is_float)
+    built.lit.quant_optimizer = None  # the weights to judge are in the network itself
+    built.lit.is_quantized = not is_float
+    judge = L.Trainer(
+        accelerator=spec.trainer.get("accelerator", "auto"),
+        devices=1,
+        precision=spec.trainer.get("precision", "32-true"),
+        limit_val_batches=spec.trainer.get("limit_val_batches", 1.0),
+        limit_test_batches=spec.trainer.get("limit_test_batches", 1.0),
+        logger=False,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+    )
+    numbers: Mapping[str, float] = {
+        **judge.validate(built.lit, datamodule=built.data, verbose=False)[0],
+        **judge.test(built.lit, datamodule=built.data, verbose=False)[0],
+    }
+    keys = ("epoch", "global_step")
+    place: dict[str, Any] = {key: checkpoint[key] for key in keys if key in checkpoint}
+    return {**place, **{key.replace("/", "_"): value for key, value in numbers.items()}}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):  # a checkout on the path is not installed
+            found[package] = version(package)
+    return found
+
+
+def _device(trainer: L.Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

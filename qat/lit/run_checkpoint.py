@@ -1,0 +1,213 @@
+"""When a run saves, what it keeps, and how Lightning finds its place again.
+
+Checkpoints are taken only between two batches: after everything that belongs to the last one
+(update, schedules, logging, validation, end of the epoch) and before anything of the next. Then
+there is one kind of state instead of many, rows of metrics.csv are before or after it and never
+beside it, and a resume can neither skip a validation nor run it twice.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from typing_extensions import override
+
+from qat.errors import SpecError
+from qat.lit.checkpoint import SafeCheckpointIO, checkpoint_name, checkpoints_by_step
+from qat.lit.csv_logger import RunCsvLogger
+from qat.lit.progress import Boundary, rest_at
+from qat.lit.reliability import refuse_non_finite
+from qat.lit.selection import Best, Selection
+
+_KEY = "qat_run"
+Selectable = Callable[[Trainer, LightningModule], bool]
+
+
+class RunCheckpoint(Callback):
+    """Writes `folder/last/step=<n>.ckpt` (the newest two) and `folder/best/step=<n>.ckpt`.
+
+    It must be the first callback of the list, so that no other one has begun the next batch when
+    it saves, and the Trainer needs `enable_checkpointing=False` and `SafeCheckpointIO`.
+
+    `Selection` says which epoch is kept in `best/`. The weights must not change between a
+    validation and the batch that follows, for the file is written in between.
+
+    Args:
+        folder: `RUN/checkpoints`.
+        every_n_steps: Optimizer steps between two checkpoints, >= 1; the end of every epoch and of
+            the run is saved as well.
+        keep: Checkpoints kept in `last/`, >= 2, or a damaged one would leave nothing.
+        monitor: Validation metric that selects; None selects nothing.
+        mode: Whether a larger or a smaller score is better.
+        selectable: Whether the weights just validated may be selected (say, are fully quantized).
+
+    Raises:
+        SpecError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        every_n_steps: int = 500,
+        keep: int = 2,
+        monitor: str | None = "val/acc",
+        mode: Literal["max", "min"] = "max",
+        selectable: Selectable | None = None,
+    ) -> None:
+        if every_n_steps < 1:
+            raise SpecError(f"every_n_steps must be >= 1, got {every_n_steps}")
+        if keep < 2:
+            raise SpecError(f"keep must be >= 2, got {keep}; one damaged file must not be the end")
+        self._folder = Path(folder)
+        self._every, self._keep = every_n_steps, keep
+        self._monitor, self._selectable = monitor, selectable
+        self._selection = Selection(mode)
+        self._best_is_new = False
+        self._boundary: Boundary | None = None
+        self._saved_step = 0
+        self._was_resumed = False
+
+    @property
+    def best(self) -> Best | None:
+        """The selected epoch so far."""
+        return self._selection.best
+
+    @property
+    def best_path(self) -> Path | None:
+        """Checkpoint of the selected epoch, None before the first validation."""
+        return self._folder / self.best["path"] if self.best else None
+
+    def save(self, trainer: Trainer, boundary: Boundary) -> None:
+        """Save the state of this boundary unless it is on disk already.
+
+        Raises:
+            CheckpointError: The file cannot be written; older ones are untouched.
+            NonFiniteError: A weight or an optimizer state is not finite; nothing is written.
+        """
+        self._save_best(trainer, boundary)
+        step = trainer.global_step
+        if step > self._saved_step:
+            self._write(trainer, self._folder / "last" / checkpoint_name(step), boundary)
+            self._saved_step = step
+        if trainer.is_global_zero:
+            self._clean(step)
+
+    def _save_best(self, trainer: Trainer, boundary: Boundary) -> None:
+        if self._best_is_new and self.best_path:
+            self._write(trainer, self.best_path, boundary)
+            self._best_is_new = False
+
+    def _write(self, trainer: Trainer, path: Path, boundary: Boundary) -> None:
+        self._boundary = boundary
+        try:
+            trainer.save_checkpoint(path, weights_only=False)
+        finally:
+            self._boundary = None
+
+    def _clean(self, step: int) -> None:
+        """Delete what is superseded, steps among it that a resumed run has yet to take again."""
+        last = checkpoints_by_step(self._folder / "last")
+        kept = [saved for saved in last if saved <= step][-self._keep :]
+        doomed = [path for saved, path in last.items() if saved not in kept]
+        if self.best_path and self.best_path.exists():
+            best = checkpoints_by_step(self._folder / "best").values()
+            doomed += [path for path in best if path != self.best_path]
+        for path in doomed:
+            path.unlink(missing_ok=True)
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a trainer that would write or read checkpoints in another way.
+
+        Raises:
+            SpecError: The checkpoint plugin or the order of the callbacks is wrong.
+        """
+        if not isinstance(trainer.strategy.checkpoint_io, SafeCheckpointIO):
+            raise SpecError("RunCheckpoint needs Trainer(plugins=[SafeCheckpointIO()])")
+        if trainer.callbacks[0] is not self:  # type: ignore[attr-defined]
+            raise SpecError("RunCheckpoint must be the first of Trainer(callbacks=[...])")
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run from the beginning starts its metrics.csv anew."""
+        if not self._was_resumed:
+            for logger in _csv_loggers(trainer):
+                logger.rewind()
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end of the epoch before."""
+        if trainer.global_step > 0:
+            self.save(trainer, "epoch")
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save inside an epoch, never between the batches of one accumulated step."""
+        # the boundary before an epoch's first batch is on_train_epoch_start
+        if batch_idx == 0:
+            return
+        self._save_best(trainer, "batch")
+        is_whole_step = batch_idx % trainer.accumulate_grad_batches == 0
+        if is_whole_step and trainer.global_step % self._every == 0:
+            self.save(trainer, "batch")
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end of the run."""
+        self.save(trainer, "end")
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note whether this epoch is the best; it is written at the boundary that follows.
+
+        Raises:
+            SpecError: The metric to select by was not logged.
+        """
+        if self._monitor is None or trainer.sanity_checking:
+            return
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        if self._monitor not in trainer.callback_metrics:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            raise SpecError(f"monitor {self._monitor!r} was not logged; logged: {logged}")
+        score = float(trainer.callback_metrics[self._monitor])
+        selectable = self._selectable is None or self._selectable(trainer, pl_module)
+        if self._selection.offer(score, step=trainer.global_step, selectable=selectable):
+            self._best_is_new = True
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the selected epoch and the place in metrics.csv; put Lightning's counters at rest.
+
+        Raises:
+            NonFiniteError: A weight or an optimizer state is not finite.
+        """
+        refuse_non_finite(checkpoint)
+        rows = [logger.position() for logger in _csv_loggers(trainer)]
+        checkpoint[_KEY] = {"best": self._selection.state_dict(), "metrics": rows}
+        if self._boundary:
+            rest_at(self._boundary, checkpoint["loops"]["fit_loop"], trainer)
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Continue the selection and metrics.csv; loading weights for a test changes neither."""
+        if trainer.state.fn != TrainerFn.FITTING or _KEY not in checkpoint:
+            return
+        self._selection.load_state_dict(checkpoint[_KEY]["best"])
+        self._saved_step = checkpoint["global_step"]
+        self._was_resumed = True
+        for logger, rows in zip(_csv_loggers(trainer), checkpoint[_KEY]["metrics"], strict=False):
+            logger.rewind(rows)
+
+
+def _csv_loggers(trainer: Trainer) -> list[RunCsvLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RunCsvLogger)]

@@ -1,0 +1,1 @@
+"""Modules and callables that hold a quantizer's options or parameters."""

@@ -1,0 +1,152 @@
+"""Weight quantizer: options -> a stateless projection of a weight onto its grid."""
+
+import math
+from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
+from typing import NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from qat.errors import SpecError
+from qat.functional.grid import (
+    BINARY_LEVELS,
+    TERNARY_LEVELS,
+    fit_binary,
+    fit_ternary_threshold,
+    fit_uniform,
+    uniform_levels,
+)
+from qat.functional.power_of_two import (
+    exponent_codes,
+    exponent_values,
+    fit_power_of_two,
+    power_of_two_levels,
+)
+from qat.functional.ternary import fit_ternary
+from qat.spec import GRID_BITS, Granularity, Grid, default_grid
+
+
+@dataclass(frozen=True, slots=True)
+class WeightQuantizer:
+    """Maps a float weight to the nearest (or a near) point of its grid.
+
+        Q(w) = value(code) * scale,   one scale per tensor or per output channel
+
+    Stateless: equal options are equal objects. Calls are not recorded by autograd.
+
+    Attributes:
+        bits: 1 .. 8.
+        granularity: one scale for the "tensor", or one per output "channel" (axis 0).
+        grid: "binary" (1 bit), "ternary" (2, exact), "ternary_threshold" (2), "uniform" (2 .. 8) or
+            "power_of_two" (2 .. 6); None chooses by bits: 1 binary, 2 ternary, 3 .. 8 uniform.
+        mu: top threshold of power_of_two above two bits, as a fraction of max|w|, in (0, 1].
+        rounds: alternations of uniform, >= 1.
+
+    Raises:
+        SpecError: an option is out of range, or grid and bits do not go together.
+    """
+
+    bits: int
+    granularity: Granularity = "tensor"
+    grid: Grid | None = None
+    _: KW_ONLY
+    mu: float = 0.75
+    rounds: int = 5
+
+    def __post_init__(self) -> None:
+        if self.bits not in range(1, 9):
+            raise SpecError(f"bits must be 1..8, got {self.bits!r}; leave float weights alone")
+        if self.granularity not in get_args(Granularity):
+            choices = " or ".join(get_args(Granularity))
+            raise SpecError(f"granularity must be {choices}, got {self.granularity!r}")
+        if self.bits not in GRID_BITS.get(self.kind, ()):
+            raise SpecError(f"grid={self.kind!r} has no {self.bits}-bit form; use {_choices()}")
+        if not 0 < self.mu <= 1:
+            raise SpecError(f"mu must be in (0, 1], a fraction of max|w|; got {self.mu!r}")
+        if self.rounds < 1:
+            raise SpecError(f"rounds must be >= 1, got {self.rounds!r}")
+
+    @torch.no_grad()
+    def __call__(self, w: Tensor) -> Tensor:
+        """Q(w) of w's shape, dtype and device; bit for bit the same as decode(*encode(w))."""
+        values, scale = self._fit(w)
+        return values.mul_(scale).view(w.shape).to(w.dtype)
+
+    @torch.no_grad()
+    def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and scale of Q(w).
+
+        Args:
+            w: float tensor, not empty; for granularity "channel" its axis 0 counts the O channels.
+
+        Returns:
+            Codes int8 of w's shape: the level as an integer, for powers of two an exponent index
+            (`exponent_codes`). Scale float32 of shape () per tensor, (O, 1, ..., 1) per channel.
+
+        Raises:
+            SpecError: w is empty, or has no axis to take channels from.
+        """
+        values, scale = self._fit(w)
+        codes = _KINDS[self.kind].codes(values, self.bits)
+        return codes.view(w.shape), scale.view(self._scale_shape(w))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, scale: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Values of codes and scale as `encode` gives them, computed in float32, in `dtype`."""
+        return _KINDS[self.kind].values(codes, self.bits).mul_(scale).to(dtype)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The grid's values in units of the scale, rising."""
+        return _KINDS[self.kind].levels(self.bits)
+
+    @property
+    def kind(self) -> Grid:
+        """The grid, chosen by bits if `grid` is None."""
+        return self.grid or default_grid(self.bits)
+
+    def _fit(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Values float32 (G, N), a fresh tensor, and scale float32 (G, 1)."""
+        if w.numel() == 0:
+            raise SpecError(f"a weight of shape {tuple(w.shape)} is empty; leave it float")
+        rows = w.detach().reshape(math.prod(self._scale_shape(w)), -1)
+        return _KINDS[self.kind].fit(rows, self)
+
+    def _scale_shape(self, w: Tensor) -> tuple[int, ...]:
+        """Shape of the scale, which broadcasts to w's."""
+        if self.granularity == "tensor":
+            return ()
+        if w.ndim == 0:
+            raise SpecError("a scalar weight has no output channels; use granularity=tensor")
+        return (w.shape[0], *(1 for _ in w.shape[1:]))
+
+
+def _choices() -> str:
+    """Every grid with its bit widths, for messages."""
+    return ", ".join(f"{grid} with bits {min(b)}..{max(b)}" for grid, b in GRID_BITS.items())
+
+
+class _Kind(NamedTuple):
+    """What a grid does; the last two convert between levels and codes, given the bits."""
+
+    fit: Callable[[Tensor, WeightQuantizer], tuple[Tensor, Tensor]]
+    levels: Callable[[int], tuple[float, ...]]
+    codes: Callable[[Tensor, int], Tensor] = lambda values, _: values.to(torch.int8)
+    values: Callable[[Tensor, int], Tensor] = lambda codes, _: codes.float()
+
+
+_KINDS: dict[Grid, _Kind] = {
+    "binary": _Kind(lambda rows, _: fit_binary(rows), lambda _: BINARY_LEVELS),
+    "ternary": _Kind(lambda rows, _: fit_ternary(rows), lambda _: TERNARY_LEVELS),
+    "ternary_threshold": _Kind(
+        lambda rows, _: fit_ternary_threshold(rows), lambda _: TERNARY_LEVELS
+    ),
+    "uniform": _Kind(lambda rows, q: fit_uniform(rows, q.bits, rounds=q.rounds), uniform_levels),
+    "power_of_two": _Kind(
+        lambda rows, q: fit_power_of_two(rows, q.bits, mu=q.mu),
+        power_of_two_levels,
+        exponent_codes,
+        exponent_values,
+    ),
+}

@@ -1,0 +1,1 @@
+"""Update rules and the optimizer that runs them around any torch optimizer."""

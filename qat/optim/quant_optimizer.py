@@ -1,0 +1,288 @@
+"""QuantOptimizer: runs an update rule around any torch optimizer."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from qat.errors import CheckpointError, QatError
+from qat.optim.rule import UpdateRule
+
+Projection = Callable[[Tensor], Tensor]
+Shown = Literal["forward", "hard", "latent"]
+
+STATE_VERSION = 1
+
+
+@dataclass(slots=True)
+class _Position:
+    """What changes over time; one object, because Lightning's wrapper copies plain attributes."""
+
+    completed: int = 0
+    shown: Shown = "forward"
+
+
+class QuantOptimizer(Optimizer):
+    """A torch optimizer whose projected parameters follow an `UpdateRule`.
+
+    Between steps the parameters hold the forward weights x; the latent weights w live here. One
+    step, after t completed ones, is
+
+        closure()                                 gradients at x
+        p     <- (1 - rho_t) w + rho_t x          blend
+        p     <- base optimizer's step            w' with momentum, decay, Adam ...
+        w     <- p
+        p     <- (1 - theta_{t+1}) w + theta_{t+1} Q(w)
+
+    Parameters without a gradient keep their latent weights. Parameters without a projection are the
+    base optimizer's alone. A group may carry `grad_clip`: its gradients are clamped to
+    +-grad_clip before the base step (steps of activation quantizers use it).
+
+    Args:
+        base: any torch optimizer that needs no closure of its own (not LBFGS).
+        projections: parameter -> nearest grid point of a latent weight (a pure function).
+        rule: schedules of rho and theta.
+
+    Raises:
+        QatError: a projected parameter is unknown to `base`, or is a sharded tensor.
+    """
+
+    def __init__(
+        self, base: Optimizer, projections: Mapping[Tensor, Projection], rule: UpdateRule
+    ) -> None:
+        self._base = base
+        # torch's own way to make an optimizer's hooks without giving it parameters a second time
+        super().__setstate__({})
+        self.rule = rule
+        self._projections = dict(projections)
+        self._check_projections()
+        self._latent = {p: p.detach().clone() for p in self._projections}
+        self._at = _Position()
+        self._write_forward()
+
+    # -- live views of the base optimizer, so that schedulers and scalers see one truth ----------
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:  # type: ignore[override]
+        """The base optimizer's groups."""
+        return self._base.param_groups
+
+    @property
+    def state(self) -> Any:  # type: ignore[override]
+        """The base optimizer's state."""
+        return self._base.state
+
+    @property
+    def defaults(self) -> dict[str, Any]:  # type: ignore[override]
+        """The base optimizer's defaults."""
+        return self._base.defaults
+
+    @property
+    def completed_steps(self) -> int:
+        """Number of completed steps, the argument of the rule's schedules."""
+        return self._at.completed
+
+    @property
+    def theta(self) -> float:
+        """Relaxation of the forward weights now: 0 float .. 1 on the grid."""
+        return self.rule.relax(self._at.completed)
+
+    def latent_pairs(self) -> list[tuple[Tensor, Projection]]:
+        """Latent weights (the tensors themselves, for reading) and their projections."""
+        return [(self._latent[p], projection) for p, projection in self._projections.items()]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Clear the gradients of all parameters."""
+        self._base.zero_grad(set_to_none)
+
+    def add_param_group(
+        self,
+        param_group: dict[str, Any],
+        projections: Mapping[Tensor, Projection] | None = None,
+    ) -> None:
+        """Add a group to the base optimizer, with projections for those of its parameters named."""
+        self._base.add_param_group(param_group)
+        new = dict(projections or {})
+        self._projections |= new
+        self._check_projections()
+        self._latent |= {p: p.detach().clone() for p in new}
+        self._write_forward(new)
+
+    # -- the step ---------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One update; see the class. Returns what the closure returns.
+
+        Raises:
+            QatError: called inside `hard_weights` or `latent_weights`.
+        """
+        if self._at.shown != "forward":
+            raise QatError(
+                f"step() inside {self._at.shown}_weights(): gradients there belong to other "
+                "weights; leave the context first"
+            )
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        moved = [p for p in self._projections if p.grad is not None]
+        self._clip_gradients()
+        self._blend(moved, self.rule.blend(self._at.completed))
+        self._base.step()
+        # parameters hold the new latent weights here, until _write_forward
+        _copy((self._latent[p] for p in moved), moved)
+        self._at.completed += 1
+        self._write_forward()
+        return loss
+
+    def _clip_gradients(self) -> None:
+        for group in self.param_groups:
+            limit = group.get("grad_clip")
+            if limit is not None:
+                for p in group["params"]:
+                    if p.grad is not None:
+                        p.grad.clamp_(-limit, limit)
+
+    def _blend(self, moved: list[Tensor], rho: float) -> None:
+        """Forward weights x in the parameters become (1 - rho) w + rho x."""
+        latent = [self._latent[p] for p in moved]
+        if rho == 0:  # exactly the latent weights, as BinaryConnect and float training want
+            _copy(moved, latent)
+        elif rho != 1 and moved:
+            torch._foreach_lerp_(moved, latent, 1 - rho)
+
+    @torch.no_grad()
+    def _write_forward(self, which: Iterable[Tensor] | None = None) -> None:
+        """Latent weights -> forward weights in the parameters."""
+        parameters = list(self._projections if which is None else which)
+        theta = self.theta
+        if theta == 0:
+            _copy(parameters, (self._latent[p] for p in parameters))
+            return
+        for p in parameters:
+            p.copy_(self._projections[p](self._latent[p]))
+            if theta != 1:
+                p.lerp_(self._latent[p], 1 - theta)
+
+    # -- looking at other weights -----------------------------------------------------------------
+
+    @contextmanager
+    def hard_weights(self) -> Iterator[None]:
+        """Inside, the parameters hold Q(w), whatever theta is; `step` is refused."""
+        with self._showing("hard"):
+            if self.theta != 1:
+                with torch.no_grad():
+                    for p, projection in self._projections.items():
+                        p.copy_(projection(self._latent[p]))
+            yield
+
+    @contextmanager
+    def latent_weights(self) -> Iterator[None]:
+        """Inside, the parameters hold the latent weights w; `step` is refused."""
+        with self._showing("latent"):
+            with torch.no_grad():
+                _copy(self._projections, self._latent.values())
+            yield
+
+    @contextmanager
+    def _showing(self, shown: Shown) -> Iterator[None]:
+        if self._at.shown != "forward":
+            raise QatError(f"{shown}_weights() inside {self._at.shown}_weights(); leave it first")
+        self._at.shown = shown
+        try:
+            yield
+        finally:
+            self._at.shown = "forward"
+            self._write_forward()
+
+    def sync_latent(self) -> None:
+        """Take the parameters as the new latent weights, after they were changed by hand.
+
+        Raises:
+            QatError: called inside `hard_weights` or `latent_weights`.
+        """
+        if self._at.shown != "forward":
+            raise QatError(f"sync_latent() inside {self._at.shown}_weights(); leave it first")
+        with torch.no_grad():
+            _copy(self._latent.values(), self._projections)
+        self._write_forward()
+
+    # -- state ------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's state, and under "qat" the version, step and latent weights.
+
+        Latents are keyed by parameter name where the base optimizer knows names (it was built from
+        `named_parameters()`), else by the parameter's position in the groups.
+        """
+        keys = self._keys()
+        latent = {keys[p]: w for p, w in self._latent.items()}
+        own = {"version": STATE_VERSION, "step": self._at.completed, "latent": latent}
+        return {**self._base.state_dict(), "qat": own}
+
+    @torch.no_grad()
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore `state_dict()`; every projected parameter is rewritten from its latent weights.
+
+        Raises:
+            CheckpointError: no "qat" part, another version, or other parameters.
+        """
+        rest = dict(state_dict)
+        own = rest.pop("qat", None)
+        if own is None:
+            raise CheckpointError("optimizer state has no 'qat' part: saved by a plain optimizer")
+        if own["version"] != STATE_VERSION:
+            raise CheckpointError(
+                f"optimizer state has version {own['version']}, this qat reads {STATE_VERSION}"
+            )
+        keys = self._keys()
+        wanted, found = {keys[p] for p in self._latent}, set(own["latent"])
+        if wanted != found:
+            raise CheckpointError(
+                f"latent weights differ: missing {sorted(map(str, wanted - found))}, "
+                f"unexpected {sorted(map(str, found - wanted))}"
+            )
+        self._base.load_state_dict(rest)
+        for p, w in self._latent.items():
+            w.copy_(own["latent"][keys[p]])
+        self._at.completed = int(own["step"])
+        self._write_forward()
+
+    def _keys(self) -> dict[Tensor, str | int]:
+        keys: dict[Tensor, str | int] = {}
+        for group in self.param_groups:
+            names = group.get("param_names", range(len(keys), len(keys) + len(group["params"])))
+            keys |= dict(zip(group["params"], names, strict=True))
+        return keys
+
+    def _check_projections(self) -> None:
+        known = {p for group in self.param_groups for p in group["params"]}
+        for p in self._projections:
+            if p not in known:
+                raise QatError(
+                    f"a projected parameter of shape {tuple(p.shape)} is in no parameter group of "
+                    "the base optimizer; give the base optimizer all parameters"
+                )
+            if hasattr(p, "placements"):  # DTensor: a scale needs a reduction over all shards
+                raise QatError(
+                    "sharded parameters (FSDP, DTensor) are not supported: a scale needs the whole "
+                    "tensor; train with plain or DDP parameters"
+                )
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
+        raise TypeError("QuantOptimizer is tied to its parameters; copy its state_dict() instead")
+
+    def __reduce_ex__(self, protocol: Any) -> NoReturn:
+        raise TypeError("QuantOptimizer cannot be pickled; save its state_dict() instead")
+
+
+def _copy(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
+    """Copy values pairwise, in place."""
+    target_list, source_list = list(targets), list(sources)
+    if target_list:
+        torch._foreach_copy_(target_list, source_list)

@@ -1,0 +1,116 @@
+"""What becomes of each layer: the spec's defaults, ends policy and overrides, resolved by name."""
+
+import fnmatch
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor, nn
+
+from qat.errors import SpecError
+from qat.flow import LAYER_TYPES
+from qat.nn.activation import ActivationQuantizer
+from qat.nn.weight import WeightQuantizer
+from qat.spec import (
+    ActivationSpec,
+    Override,
+    QuantSpec,
+    WeightSpec,
+    activation_of,
+    default_grid,
+    weight_of,
+)
+
+RELU_TYPES = (nn.ReLU, nn.ReLU6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightPlan:
+    """What becomes of one conv or linear weight.
+
+    Attributes:
+        spec: its options, bits 32 if it stays float.
+        reason: why it stays float, "" if it does not.
+    """
+
+    spec: WeightSpec
+    reason: str = ""
+
+
+def weight_projections(model: nn.Module, spec: QuantSpec) -> dict[Tensor, WeightQuantizer]:
+    """Projection of every weight that is quantized, for `QuantOptimizer`.
+
+    A parameter shared by several layers gets the first one's projection.
+
+    Raises:
+        SpecError: an override matches no layer.
+    """
+    projections: dict[Tensor, WeightQuantizer] = {}
+    modules = dict(model.named_modules())
+    for name, plan in weight_plans(model, spec).items():
+        if plan.spec.is_quantized:
+            projections.setdefault(modules[name].weight, weight_quantizer(plan.spec))
+    return projections
+
+
+def weight_quantizer(spec: WeightSpec) -> WeightQuantizer:
+    """The quantizer of these options."""
+    grid = spec.grid or default_grid(spec.bits)
+    return WeightQuantizer(spec.bits, spec.granularity, grid, mu=spec.mu)
+
+
+def weight_plans(model: nn.Module, spec: QuantSpec) -> dict[str, WeightPlan]:
+    """Dotted name of every conv and linear layer -> its plan, in the order of registration.
+
+    The order of decisions: a layer whose weight cannot be projected stays float; else the last
+    override that matches; else the ends policy of the first and the last layer; else `spec.weight`.
+    """
+    check_overrides(model, spec)
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYER_TYPES)]
+    ends = {layers[0][0]: "first", layers[-1][0]: "last"} if layers else {}
+    return {name: _weight_plan(name, module, spec, ends) for name, module in layers}
+
+
+def _weight_plan(
+    name: str, module: nn.Module, spec: QuantSpec, ends: Mapping[str, str]
+) -> WeightPlan:
+    floating = WeightSpec(bits=32)
+    if "Std" in type(module).__name__:
+        return WeightPlan(spec=floating, reason="its forward standardises the weight")
+    override = _last_match(spec, name, "weight")
+    if override is not None:
+        chosen = weight_of(spec, override)
+        reason = "" if chosen.is_quantized else f"override match={override.match}"
+        return WeightPlan(spec=chosen, reason=reason)
+    end = ends.get(name)
+    if end is not None and getattr(spec.ends, end) == "float":
+        return WeightPlan(spec=floating, reason=f"ends.{end}=float")
+    return WeightPlan(spec=spec.weight, reason="" if spec.weight.is_quantized else "weight.bits=32")
+
+
+def activation_options(spec: QuantSpec, name: str) -> ActivationSpec:
+    """Options of the activation `name`, overrides applied."""
+    override = _last_match(spec, name, "activation")
+    return spec.activation if override is None else activation_of(spec, override)
+
+
+def check_overrides(model: nn.Module, spec: QuantSpec) -> None:
+    """Raise SpecError for an override whose pattern matches no layer and no activation."""
+    types = (*LAYER_TYPES, *RELU_TYPES, ActivationQuantizer)
+    names = [name for name, module in model.named_modules() if isinstance(module, types)]
+    for override in spec.overrides:
+        if not fnmatch.filter(names, override.match):
+            raise SpecError(
+                f"quant.overrides: match={override.match!r} matches no layer; "
+                f"names look like {', '.join(names[:3])}"
+            )
+
+
+def _last_match(
+    spec: QuantSpec, name: str, part: Literal["weight", "activation"]
+) -> Override | None:
+    """The last override for `name` that says something about the weight or the activation."""
+    for override in reversed(spec.overrides):
+        if getattr(override, part) and fnmatch.fnmatchcase(name, override.match):
+            return override
+    return None

@@ -1,0 +1,188 @@
+"""Everything that can be wrong with a command, answered before anything heavy is imported."""
+
+import ast
+import difflib
+import hashlib
+import importlib.util
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from qat.errors import SpecError
+from qat.lit.model_options import check_model
+from qat.run_spec import RunSpec
+
+# a `_target_` is code that a config names; these prefixes are what our own configs need
+ALLOWED_TARGETS = (
+    "qat.lit.",
+    "torch.optim.",
+    "timm.optim.",
+    "timm.models.",
+    "torchvision.models.",
+    "lightning.pytorch.callbacks.",
+    "lightning.pytorch.loggers.",
+)
+# set by the run itself, or a second mechanism for what the run does
+_OWN_TRAINER_KEYS = (
+    *("callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"),
+    *("enable_model_summary", "num_sanity_val_steps", "model_registry", "max_steps", "max_time"),
+    *("use_distributed_sampler", "reload_dataloaders_every_n_epochs"),
+)
+_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true", "32", 32)
+_NUMBERS: dict[str, tuple[float, float]] = {
+    "lr": (0.0, 1e6),
+    "momentum": (0.0, 1.0),
+    "weight_decay": (0.0, 1e6),
+    "eps": (0.0, 1.0),
+    "dampening": (0.0, 1.0),
+}
+_COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
+_LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
+
+
+def check_config(config: Mapping[str, Any]) -> RunSpec:
+    """Check a composed config as far as is possible without torch.
+
+    Args:
+        config: plain values, the key `allow_targets` included.
+
+    Returns:
+        The typed run.
+
+    Raises:
+        SpecError: naming the key, the value and what is allowed.
+    """
+    values = dict(config)
+    allowed = (*ALLOWED_TARGETS, *values.pop("allow_targets", ()))
+    spec = RunSpec.from_dict(values)
+    for key, target in _targets(values, ""):
+        if not str(target).startswith(allowed):
+            raise SpecError(
+                f"{key}={target} may not be called; allowed are {', '.join(allowed)}; "
+                "add a prefix of your own with allow_targets=[mypackage.]"
+            )
+    check_model(spec.model)
+    _check_optimizer(spec.optimizer)
+    _check_trainer(spec.trainer)
+    _check_data_folder(spec)
+    return spec
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Hash of what determines a run's numbers: everything but where it is resumed from."""
+    relevant = {k: v for k, v in config.items() if k not in ("resume", "resume_allow")}
+    return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _targets(node: Any, key: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(node, Mapping):
+        for name, child in node.items():
+            path = f"{key}.{name}" if key else str(name)
+            if name == "_target_":
+                yield path, child
+            yield from _targets(child, path)
+    elif isinstance(node, (list, tuple)):
+        for index, child in enumerate(node):
+            yield from _targets(child, f"{key}[{index}]")
+
+
+def _check_optimizer(optimizer: Mapping[str, Any]) -> None:
+    target = str(optimizer.get("_target_", ""))
+    if not target:
+        raise SpecError("optimizer._target_ must be given, e.g. optimizer=sgd")
+    if "lr" not in optimizer:
+        raise SpecError("optimizer.lr must be given: a number > 0")
+    if target.startswith("torch.optim."):
+        name = target.removeprefix("torch.optim.")
+        known = _arguments("torch", f"optim/{name.lower()}.py", name)
+        if known is None:
+            raise SpecError(f"optimizer._target_={target} is no optimizer of torch, e.g. SGD")
+        if name == "LBFGS":
+            raise SpecError(
+                "optimizer._target_=torch.optim.LBFGS calls its closure; use sgd, adamw"
+            )
+        _check_known("optimizer", optimizer, known)
+    for key, (low, high) in _NUMBERS.items():
+        if key in optimizer:
+            _check_number(f"optimizer.{key}", optimizer[key], low, high, open_low=key == "lr")
+    for index, beta in enumerate(optimizer.get("betas", ())):
+        _check_number(f"optimizer.betas[{index}]", beta, 0.0, 1.0)
+
+
+def _check_torch_optimizer(name: str, optimizer: Mapping[str, Any]) -> None:
+    known = _arguments("torch", f"optim/{name.lower()}.py", name)
+    if known is None:
+        raise SpecError(f"optimizer._target_=torch.optim.{name} is no optimizer of torch, e.g. SGD")
+    if name == "LBFGS":
+        raise SpecError("optimizer._target_=torch.optim.LBFGS calls its closure; use sgd or adamw")
+    _check_known("optimizer", optimizer, known)
+
+
+def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    known = _arguments("lightning", "pytorch/trainer/trainer.py", "Trainer")
+    if known is not None:
+        _check_known("trainer", trainer, known - set(_OWN_TRAINER_KEYS))
+    precision = trainer.get("precision", "32-true")
+    if precision not in _PRECISIONS:
+        names = ", ".join(str(p) for p in _PRECISIONS[:5])
+        raise SpecError(f"trainer.precision must be one of {names}; got {precision!r}")
+    for key in _COUNTS:
+        value = trainer.get(key, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise SpecError(f"trainer.{key} must be an integer >= 1; got {value!r}")
+    for key in _LIMITS:
+        value = trainer.get(key)
+        if value is not None and not (isinstance(value, int) and value > 1):
+            _check_number(f"trainer.{key}", value, 0.0, 1.0, open_low=True)
+    clip = trainer.get("gradient_clip_val")
+    if clip is not None:
+        _check_number("trainer.gradient_clip_val", clip, 0.0, 1e9, open_low=True)
+
+
+def _check_data_folder(spec: RunSpec) -> None:
+    for key in ("init_from", "resume"):
+        path = getattr(spec, key)
+        if path is not None and not Path(path).exists():
+            raise SpecError(f"{key}={path} does not exist; give a run folder")
+
+
+def _check_known(group: str, given: Mapping[str, Any], known: set[str]) -> None:
+    for key in given:
+        if key not in known and not key.startswith("_"):
+            close = difflib.get_close_matches(key, known, n=1)
+            mean = f"; did you mean {group}.{close[0]}?" if close else ""
+            raise SpecError(
+                f"{group}.{key} is not an option{mean} (options: {', '.join(sorted(known))})"
+            )
+
+
+def _check_number(
+    key: str, value: object, low: float, high: float, *, open_low: bool = False
+) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    inside = is_number and (low < value if open_low else low <= value) and value <= high  # type: ignore[operator]
+    if not inside:
+        sign = ">" if open_low else ">="
+        raise SpecError(f"{key} must be a number {sign} {low:g} and <= {high:g}; got {value!r}")
+
+
+def _arguments(package: str, file: str, name: str) -> set[str] | None:
+    """Argument names of a class in an installed package, read from its source: no import."""
+    found = importlib.util.find_spec(package)
+    folders = found.submodule_search_locations if found else None
+    for folder in folders or ():
+        path = Path(folder) / file
+        if path.is_file():
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.ClassDef) and node.name == name:
+                    return _init_arguments(node)
+    return None
+
+
+def _init_arguments(node: ast.ClassDef) -> set[str]:
+    for item in node.body:
+        if isinstance(item, ast.FunctionDef) and item.name == "__init__":
+            arguments = [*item.args.args, *item.args.kwonlyargs]
+            return {a.arg for a in arguments} - {"self", "params"}
+    return set()

@@ -1,0 +1,168 @@
+"""The whole config of a run, typed: what `python train.py` accepts; standard library only."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qat.errors import SpecError
+from qat.schema import check, option, read
+from qat.spec import QuantSpec
+
+DataName = Literal[
+    "digits",
+    "mnist",
+    "fashion_mnist",
+    "cifar10",
+    "cifar100",
+    "tiny_imagenet",
+    "imagenet",
+    "image_folder",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSpec:
+    """The config group `data`.
+
+    Attributes:
+        name: data set family.
+        root: folder of the data; null means ./datasets.
+        download: whether a missing set may be fetched from the network.
+        batch_size: images per training batch, >= 2.
+        workers: loader processes, 0 loads in the main process.
+        augment: whether training images are augmented.
+        image_size: side in pixels, null for the family's own.
+        class_weights: none, or balanced (loss weights inverse to the class frequencies).
+    """
+
+    name: DataName = "digits"
+    root: str | None = None
+    download: bool = False
+    batch_size: int = option(64, low=2)
+    workers: int = option(0, low=0)
+    augment: bool = True
+    image_size: int | None = option(None, low=4)
+    class_weights: Literal["none", "balanced"] = "none"
+
+    def __post_init__(self) -> None:
+        check(self, "data")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerSpec:
+    """The config group `scheduler`: factor of the learning rate, restarted at the quantized phase.
+
+    Attributes:
+        name: cosine, step or constant.
+        warmup: linear warm-up as a fraction of each phase, 0..0.5.
+        final: factor at the end of the cosine, 0..1.
+        milestones: fractions of the phase after which the step schedule multiplies by gamma.
+        gamma: that factor, in (0, 1].
+    """
+
+    name: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: float = option(0.0, low=0, high=0.5)
+    final: float = option(0.0, low=0, high=1)
+    milestones: tuple[float, ...] = option((0.4, 0.7), above=0, below=1)
+    gamma: float = option(0.1, above=0, high=1)
+
+    def __post_init__(self) -> None:
+        check(self, "scheduler")
+        if list(self.milestones) != sorted(self.milestones):
+            raise SpecError(f"scheduler.milestones must ascend; got {list(self.milestones)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmStartSpec:
+    """The config group `warm_start`: float training at the start of the run.
+
+    Attributes:
+        epochs: epochs of trainer.max_epochs that are float; 0 for none.
+    """
+
+    epochs: int = option(0, low=0)
+
+    def __post_init__(self) -> None:
+        check(self, "warm_start")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSpec:
+    """The config group `training`.
+
+    Attributes:
+        label_smoothing: of the cross-entropy, 0..1.
+        decay: which parameter groups the weight decay acts on: all, or weights only.
+        compile: whether the network is compiled with torch.compile(fullgraph=True).
+        bn_reestimate: training batches that re-estimate BatchNorm statistics on the hard weights
+            before each evaluation; 0 keeps the running ones.
+        start_batches: training batches that measure the start of alpha where it is measured.
+        checkpoint_every: optimizer steps between checkpoints, besides one per epoch.
+        threads: CPU threads of torch; null leaves torch's choice.
+    """
+
+    label_smoothing: float = option(0.0, low=0, below=1)
+    decay: Literal["all", "weights"] = "all"
+    compile: bool = False
+    bn_reestimate: int = option(0, low=0)
+    start_batches: int = option(4, low=1)
+    checkpoint_every: int = option(100, low=1)
+    threads: int | None = option(None, low=1)
+
+    def __post_init__(self) -> None:
+        check(self, "training")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """A whole run.
+
+    Attributes:
+        model: `_target_` of a factory in `qat.lit` and its options.
+        data: see DataSpec.
+        quant: see QuantSpec.
+        optimizer: `_target_` of a torch.optim class and its options.
+        scheduler: see SchedulerSpec.
+        trainer: arguments of lightning.Trainer.
+        logger: name -> logger node; csv is always written.
+        callbacks: name -> callback node with `_target_`.
+        warm_start: see WarmStartSpec.
+        training: see TrainingSpec.
+        seed: of weights, sample order and augmentation, >= 0.
+        init_from: run folder or checkpoint whose weights start the run.
+        resume: run folder to continue.
+        resume_allow: dotted keys that may differ from the interrupted run's.
+        audit_only: print the audit and stop.
+    """
+
+    model: Mapping[str, Any]
+    data: DataSpec
+    quant: QuantSpec
+    optimizer: Mapping[str, Any]
+    scheduler: SchedulerSpec
+    trainer: Mapping[str, Any]
+    logger: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    callbacks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    warm_start: WarmStartSpec
+    training: TrainingSpec
+    seed: int = option(1, low=0, high=2**32 - 1)
+    init_from: str | None = None
+    resume: str | None = None
+    resume_allow: tuple[str, ...] = ()
+    audit_only: bool = False
+
+    def __post_init__(self) -> None:
+        epochs = self.trainer.get("max_epochs")
+        if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+            raise SpecError(f"trainer.max_epochs must be an integer >= 1; got {epochs!r}")
+        if self.quant.rule.name != "float_only" and self.warm_start.epochs >= epochs:
+            raise SpecError(
+                f"warm_start.epochs={self.warm_start.epochs} leaves no epoch for the quantized "
+                f"phase: trainer.max_epochs={epochs}; lower the one or raise the other"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunSpec":
+        """Read a composed config; raises SpecError naming the key for anything wrong."""
+        return read(cls, values, "")
