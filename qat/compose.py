@@ -130,7 +130,8 @@ def _one_line(error: Exception, conf: Path) -> str:
     key = re.search(r"(?:Could not override|Key) '([^']+)'", text)
     if key and ("not in struct" in text or "Could not override" in text):
         return _unknown_key(error, key.group(1), conf)
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+    lines = [line.strip() for line in text.splitlines()]
+    return "; ".join(line for line in lines if line and not line.startswith("See http"))
 
 
 def _unknown_key(error: Exception, key: str, conf: Path) -> str:

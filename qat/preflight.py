@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.errors import SpecError
+from qat.lit.data.layout import check_data
 from qat.lit.model_options import check_model
 from qat.run_spec import RunSpec
 
@@ -29,7 +30,13 @@ _OWN_TRAINER_KEYS = (
     *("enable_model_summary", "num_sanity_val_steps", "model_registry", "max_steps", "max_time"),
     *("use_distributed_sampler", "reload_dataloaders_every_n_epochs"),
 )
-_PRECISIONS = ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true", "32", 32)
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    # sharding strategies are left out: a scale needs whole tensors
+    "strategy": ("auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_find_unused_parameters_true"),
+    "precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),
+    "gradient_clip_algorithm": ("norm", "value"),
+}
 _NUMBERS: dict[str, tuple[float, float]] = {
     "lr": (0.0, 1e6),
     "momentum": (0.0, 1.0),
@@ -38,7 +45,12 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "dampening": (0.0, 1.0),
 }
 _COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
-_LIMITS = ("limit_train_batches", "limit_val_batches", "limit_test_batches")
+_SHARES = {
+    "limit_train_batches": 1.0,
+    "limit_val_batches": 1.0,
+    "limit_test_batches": 1.0,
+    "gradient_clip_val": 1e9,
+}
 
 
 def check_config(config: Mapping[str, Any]) -> RunSpec:
@@ -52,6 +64,7 @@ def check_config(config: Mapping[str, Any]) -> RunSpec:
 
     Raises:
         SpecError: naming the key, the value and what is allowed.
+        DataError: the data set is not where the config says.
     """
     values = dict(config)
     allowed = (*ALLOWED_TARGETS, *values.pop("allow_targets", ()))
@@ -65,7 +78,8 @@ def check_config(config: Mapping[str, Any]) -> RunSpec:
     check_model(spec.model)
     _check_optimizer(spec.optimizer)
     _check_trainer(spec.trainer)
-    _check_data_folder(spec)
+    _check_paths(spec)
+    check_data(spec.data)
     return spec
 
 
@@ -89,24 +103,15 @@ def _targets(node: Any, key: str) -> Iterator[tuple[str, Any]]:
 
 def _check_optimizer(optimizer: Mapping[str, Any]) -> None:
     target = str(optimizer.get("_target_", ""))
-    if not target:
-        raise SpecError("optimizer._target_ must be given, e.g. optimizer=sgd")
-    if "lr" not in optimizer:
-        raise SpecError("optimizer.lr must be given: a number > 0")
+    if not target or "lr" not in optimizer:
+        raise SpecError("optimizer needs _target_ and lr, as optimizer=sgd has them")
     if target.startswith("torch.optim."):
-        name = target.removeprefix("torch.optim.")
-        known = _arguments("torch", f"optim/{name.lower()}.py", name)
-        if known is None:
-            raise SpecError(f"optimizer._target_={target} is no optimizer of torch, e.g. SGD")
-        if name == "LBFGS":
-            raise SpecError(
-                "optimizer._target_=torch.optim.LBFGS calls its closure; use sgd, adamw"
-            )
-        _check_known("optimizer", optimizer, known)
+        _check_torch_optimizer(target.removeprefix("torch.optim."), optimizer)
     for key, (low, high) in _NUMBERS.items():
         if key in optimizer:
             _check_number(f"optimizer.{key}", optimizer[key], low, high, open_low=key == "lr")
-    for index, beta in enumerate(optimizer.get("betas", ())):
+    betas = optimizer.get("betas", ())
+    for index, beta in enumerate(betas if isinstance(betas, (list, tuple)) else [betas]):
         _check_number(f"optimizer.betas[{index}]", beta, 0.0, 1.0)
 
 
@@ -123,24 +128,22 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     known = _arguments("lightning", "pytorch/trainer/trainer.py", "Trainer")
     if known is not None:
         _check_known("trainer", trainer, known - set(_OWN_TRAINER_KEYS))
-    precision = trainer.get("precision", "32-true")
-    if precision not in _PRECISIONS:
-        names = ", ".join(str(p) for p in _PRECISIONS[:5])
-        raise SpecError(f"trainer.precision must be one of {names}; got {precision!r}")
+    for key, choices in _CHOICES.items():
+        if trainer.get(key) not in (None, *choices):
+            names = ", ".join(choices)
+            raise SpecError(f"trainer.{key} must be one of {names}; got {trainer[key]!r}")
     for key in _COUNTS:
         value = trainer.get(key, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise SpecError(f"trainer.{key} must be an integer >= 1; got {value!r}")
-    for key in _LIMITS:
+    for key, high in _SHARES.items():
         value = trainer.get(key)
-        if value is not None and not (isinstance(value, int) and value > 1):
-            _check_number(f"trainer.{key}", value, 0.0, 1.0, open_low=True)
-    clip = trainer.get("gradient_clip_val")
-    if clip is not None:
-        _check_number("trainer.gradient_clip_val", clip, 0.0, 1e9, open_low=True)
+        is_count = key.startswith("limit") and isinstance(value, int) and value > 1
+        if value is not None and not is_count:
+            _check_number(f"trainer.{key}", value, 0.0, high, open_low=True)
 
 
-def _check_data_folder(spec: RunSpec) -> None:
+def _check_paths(spec: RunSpec) -> None:
     for key in ("init_from", "resume"):
         path = getattr(spec, key)
         if path is not None and not Path(path).exists():

@@ -155,7 +155,7 @@ def _inside(number: float, limits: Mapping[str, Any]) -> bool:
 
 def _range(limits: Mapping[str, Any]) -> str:
     words = {"above": ">", "low": ">=", "below": "<", "high": "<="}
-    parts = [f"{sign} {limits[k]:g}" for k, sign in words.items() if limits.get(k) is not None]
+    parts = [f"{sign} {limits[k]}" for k, sign in words.items() if limits.get(k) is not None]
     return f" {' and '.join(parts)}" if parts else ""
 
 

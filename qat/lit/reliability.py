@@ -1,6 +1,5 @@
 """Guards of a run: nothing non-finite is applied or saved, randomness depends on the step alone."""
 
-import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -14,6 +13,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from qat.errors import NonFiniteError
+from qat.lit.data.sampler import derived_seed
 
 
 class FiniteGuard(Callback):
@@ -102,7 +102,7 @@ class StatelessRandomness(Callback):
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Seed what the epoch's start may draw."""
-        self._reseed(trainer, "epoch", trainer.current_epoch)
+        self._reseed(trainer, 0, trainer.current_epoch)
 
     @override
     def on_train_batch_start(
@@ -110,12 +110,10 @@ class StatelessRandomness(Callback):
     ) -> None:
         """Seed what this batch, and a validation after it, may draw."""
         ready = trainer.fit_loop.epoch_loop.batch_progress.total.ready
-        self._reseed(trainer, "batch", ready)
+        self._reseed(trainer, 1, ready)
 
-    def _reseed(self, trainer: Trainer, kind: str, count: int) -> None:
-        text = f"{self._seed}/{trainer.global_rank}/{kind}/{count}"
-        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-        value = int.from_bytes(digest, "little")
+    def _reseed(self, trainer: Trainer, stream: int, count: int) -> None:
+        value = derived_seed(self._seed, trainer.global_rank, stream, count)
         torch.manual_seed(value)
         random.seed(value)
         np.random.seed(value % 2**32)

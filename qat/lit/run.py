@@ -13,10 +13,12 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
 from qat.audit import Audit, audit
+from qat.errors import SpecError
 from qat.lit.callbacks import EpochLines, KeepWarmStart
 from qat.lit.checkpoint import SafeCheckpointIO
 from qat.lit.checkpoint_file import last_good, load
@@ -129,20 +131,7 @@ def train(
         every_n_steps=spec.training.checkpoint_every,
         selectable=lambda _, module: module.is_selectable,  # type: ignore[arg-type, return-value]
     )
-    callbacks = [keeper, signals, StatelessRandomness(spec.seed), KeepWarmStart(checkpoints)]
-    options = dict(spec.trainer)
-    if not options.get("enable_progress_bar", True):
-        callbacks.append(EpochLines())
-    trainer = L.Trainer(
-        **options,
-        callbacks=[*callbacks, FiniteGuard(), *parts.callbacks],
-        logger=[RunCsvLogger(folder), *parts.loggers],
-        plugins=[SafeCheckpointIO()],
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=folder,
-    )
+    trainer = _trainer(spec, parts, folder, [keeper, signals])
     begin = last_good(checkpoints / "last")
     if spec.resume is not None:
         print(f"resume: {begin}" if begin else "resume: no checkpoint was saved; from step 0")
@@ -151,6 +140,31 @@ def train(
     seconds = time.monotonic() - start
     summary, found = _summary(built, spec, trainer, keeper, checkpoints)
     return summary | {"fit_seconds": seconds}, found
+
+
+def _trainer(spec: RunSpec, parts: Parts, folder: Path, first: Sequence[L.Callback]) -> L.Trainer:
+    callbacks = [
+        *first,
+        StatelessRandomness(spec.seed),
+        KeepWarmStart(folder / "checkpoints"),
+        FiniteGuard(),
+        *parts.callbacks,
+    ]
+    if not spec.trainer.get("enable_progress_bar", True):
+        callbacks.append(EpochLines())
+    try:
+        return L.Trainer(
+            **spec.trainer,
+            callbacks=callbacks,
+            logger=[RunCsvLogger(folder), *parts.loggers],
+            plugins=[SafeCheckpointIO()],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=folder,
+        )
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise SpecError(f"trainer: {str(error).splitlines()[0]}") from error
 
 
 def _quieten_lightning() -> None:

@@ -1,9 +1,8 @@
 """When a run saves, what it keeps, and how Lightning finds its place again.
 
-Checkpoints are taken only between two batches: after everything that belongs to the last one
-(update, schedules, logging, validation, end of the epoch) and before anything of the next. Then
-there is one kind of state instead of many, rows of metrics.csv are before or after it and never
-beside it, and a resume can neither skip a validation nor run it twice.
+Checkpoints are taken only between two batches: after all that belongs to the last one (update,
+schedules, logging, validation, end of the epoch), before anything of the next. So rows of
+metrics.csv are before it or after it, and no validation is skipped or run twice.
 """
 
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from qat.lit.checkpoint import SafeCheckpointIO, checkpoint_name, checkpoints_by
 from qat.lit.csv_logger import RunCsvLogger
 from qat.lit.progress import Boundary, rest_at
 from qat.lit.reliability import refuse_non_finite
-from qat.lit.selection import Best, Selection
+from qat.lit.selection import Best, Selection, keep_only
 
 _KEY = "qat_run"
 Selectable = Callable[[Trainer, LightningModule], bool]
@@ -31,17 +30,16 @@ class RunCheckpoint(Callback):
     It must be the first callback of the list, so that no other one has begun the next batch when
     it saves, and the Trainer needs `enable_checkpointing=False` and `SafeCheckpointIO`.
 
-    `Selection` says which epoch is kept in `best/`. The weights must not change between a
-    validation and the batch that follows, for the file is written in between.
+    `Selection` says which epoch is kept in `best/`; no callback may change the weights between
+    a validation and the next batch, when that file is written.
 
     Args:
         folder: `RUN/checkpoints`.
-        every_n_steps: Optimizer steps between two checkpoints, >= 1; the end of every epoch and of
-            the run is saved as well.
+        every_n_steps: Optimizer steps between checkpoints, >= 1; ends of epochs are saved too.
         keep: Checkpoints kept in `last/`, >= 2, or a damaged one would leave nothing.
         monitor: Validation metric that selects; None selects nothing.
         mode: Whether a larger or a smaller score is better.
-        selectable: Whether the weights just validated may be selected (say, are fully quantized).
+        selectable: Whether the weights just validated may be the result (are fully quantized).
 
     Raises:
         SpecError: A number is out of range.
@@ -72,12 +70,12 @@ class RunCheckpoint(Callback):
 
     @property
     def best(self) -> Best | None:
-        """The selected epoch so far."""
+        """The selected epoch so far, None before the first validation."""
         return self._selection.best
 
     @property
     def best_path(self) -> Path | None:
-        """Checkpoint of the selected epoch, None before the first validation."""
+        """Checkpoint of the selected epoch."""
         return self._folder / self.best["path"] if self.best else None
 
     def save(self, trainer: Trainer, boundary: Boundary) -> None:
@@ -96,27 +94,21 @@ class RunCheckpoint(Callback):
             self._clean(step)
 
     def _save_best(self, trainer: Trainer, boundary: Boundary) -> None:
-        if self._best_is_new and self.best_path:
+        if self.best_path and self._best_is_new:
             self._write(trainer, self.best_path, boundary)
             self._best_is_new = False
 
     def _write(self, trainer: Trainer, path: Path, boundary: Boundary) -> None:
         self._boundary = boundary
-        try:
-            trainer.save_checkpoint(path, weights_only=False)
-        finally:
-            self._boundary = None
+        trainer.save_checkpoint(path, weights_only=False)
+        self._boundary = None
 
     def _clean(self, step: int) -> None:
         """Delete what is superseded, steps among it that a resumed run has yet to take again."""
-        last = checkpoints_by_step(self._folder / "last")
-        kept = [saved for saved in last if saved <= step][-self._keep :]
-        doomed = [path for saved, path in last.items() if saved not in kept]
-        if self.best_path and self.best_path.exists():
-            best = checkpoints_by_step(self._folder / "best").values()
-            doomed += [path for path in best if path != self.best_path]
-        for path in doomed:
-            path.unlink(missing_ok=True)
+        taken = [saved for saved in checkpoints_by_step(self._folder / "last") ]
+        keep_only(self._folder / "last", taken[-self._keep :])
+        if self.best and self._folder.joinpath(self.best["path"]).exists():
+            keep_only(self._folder / "best", [self.best["step"]])
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -148,8 +140,7 @@ class RunCheckpoint(Callback):
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Save inside an epoch, never between the batches of one accumulated step."""
-        # the boundary before an epoch's first batch is on_train_epoch_start
-        if batch_idx == 0:
+        if batch_idx == 0:  # that boundary is on_train_epoch_start
             return
         self._save_best(trainer, "batch")
         is_whole_step = batch_idx % trainer.accumulate_grad_batches == 0
@@ -168,17 +159,17 @@ class RunCheckpoint(Callback):
         Raises:
             SpecError: The metric to select by was not logged.
         """
-        if self._monitor is None or trainer.sanity_checking:
-            return
-        if trainer.state.fn != TrainerFn.FITTING:
+        is_fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if self._monitor is None or not is_fitting:
             return
         if self._monitor not in trainer.callback_metrics:
             logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
             raise SpecError(f"monitor {self._monitor!r} was not logged; logged: {logged}")
         score = float(trainer.callback_metrics[self._monitor])
         selectable = self._selectable is None or self._selectable(trainer, pl_module)
-        if self._selection.offer(score, step=trainer.global_step, selectable=selectable):
-            self._best_is_new = True
+        self._best_is_new |= self._selection.offer(
+            score, step=trainer.global_step, selectable=selectable
+        )
 
     @override
     def on_save_checkpoint(
@@ -190,8 +181,8 @@ class RunCheckpoint(Callback):
             NonFiniteError: A weight or an optimizer state is not finite.
         """
         refuse_non_finite(checkpoint)
-        rows = [logger.position() for logger in _csv_loggers(trainer)]
-        checkpoint[_KEY] = {"best": self._selection.state_dict(), "metrics": rows}
+        metrics = [logger.position() for logger in _csv_loggers(trainer)]
+        checkpoint[_KEY] = {"best": self._selection.state_dict(), "metrics": metrics}
         if self._boundary:
             rest_at(self._boundary, checkpoint["loops"]["fit_loop"], trainer)
 
@@ -199,7 +190,7 @@ class RunCheckpoint(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Continue the selection and metrics.csv; loading weights for a test changes neither."""
+        """Continue the selection and metrics.csv; loading for a test changes neither."""
         if trainer.state.fn != TrainerFn.FITTING or _KEY not in checkpoint:
             return
         self._selection.load_state_dict(checkpoint[_KEY]["best"])

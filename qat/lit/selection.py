@@ -1,9 +1,11 @@
-"""Which epoch of a run is the selected one."""
+"""Which epoch of a run is the selected one, and which checkpoints stay."""
 
 import math
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from qat.lit.checkpoint_file import checkpoint_name
+from qat.lit.checkpoint_file import checkpoint_name, checkpoints_by_step
 
 
 class Best(TypedDict):
@@ -63,3 +65,10 @@ class Selection:
     def load_state_dict(self, state: Any) -> None:
         """Continue from a saved record."""
         self.best = state
+
+
+def keep_only(folder: Path, steps: Collection[int]) -> None:
+    """Delete the checkpoints of a folder that were taken at other steps than these."""
+    for step, path in checkpoints_by_step(folder).items():
+        if step not in steps:
+            path.unlink(missing_ok=True)

@@ -88,16 +88,14 @@ def test_seed_and_epoch_change_order_and_augmentation():
 
 def test_augmentation_moves_pixels_but_little():
     plain, moved = digits(augment=False), digits()
-    plain.train_dataloader()
     moved_batch, label = next(iter(moved.train_dataloader()))
     plain_batch, name = next(iter(plain.train_dataloader()))
     assert torch.equal(label, name)  # the same images in the same order
     changed = (moved_batch - plain_batch).flatten(1).abs().amax(1) > 1e-3
     assert changed.float().mean() > 0.9
-    # the ink stays: a flip or a large move would not change it, a lost digit would
-    ink = [((b * moved.std[0] + moved.mean[0]).flatten(1).mean(1)) for b in (moved_batch, plain_batch)]
-    assert ((ink[0] - ink[1]).abs() / ink[1]).median() < 0.15
-    assert torch.corrcoef(torch.stack([moved_batch.flatten(), plain_batch.flatten()]))[0, 1] > 0.4
+    both = torch.stack([moved_batch.flatten(), plain_batch.flatten()])
+    mirrored = torch.stack([moved_batch.flip(3).flatten(), plain_batch.flatten()])
+    assert torch.corrcoef(both)[0, 1] > 0.5 > torch.corrcoef(mirrored)[0, 1]
 
 
 def test_sample_batch_is_fixed_and_plain():

@@ -37,7 +37,10 @@ def test_every_prefix_is_stratified(classes):
 @given(labels, st.floats(0, 0.3), st.floats(0, 0.3))
 def test_parts_are_disjoint_and_complete(classes, first, second):
     parts = carve(numbered(classes), (first, second))
-    assert [len(p) for p in parts[:2]] == [round(first * len(classes)), round(second * len(classes))]
+    assert [len(p) for p in parts[:2]] == [
+        round(first * len(classes)),
+        round(second * len(classes)),
+    ]
     indices = [int(part[i][0]) for part in parts for i in range(len(part))]
     assert sorted(indices) == list(range(len(classes)))
     for part in parts:
@@ -58,7 +61,7 @@ def test_a_rare_class_stays_in_training():
 
 
 def test_the_members_of_a_class_are_shuffled():
-    (order,) = (stratified_order(torch.zeros(1000, dtype=torch.int64)),)
+    order = stratified_order(torch.zeros(1000, dtype=torch.int64))
     assert abs(np.corrcoef(order, np.arange(1000))[0, 1]) < 0.1
 
 
@@ -73,4 +76,4 @@ def test_the_digits_split_is_the_documented_one_for_every_seed():
         assert counts.max() / counts.min() < 1.08
     pixels = (parts.test.images * 16).to(torch.uint8).numpy().tobytes()
     # results of different versions are comparable only while this holds
-    assert hashlib.sha256(pixels).hexdigest()[:16] == "TODO"
+    assert hashlib.sha256(pixels).hexdigest()[:16] == "0eacde6437fbedce"

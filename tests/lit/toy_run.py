@@ -6,6 +6,7 @@ python toy_run.py FOLDER [resume] [workers=N] [epochs=N] [delay=SECONDS] [every=
 import hashlib
 import logging
 import os
+import signal
 import sys
 import time
 import warnings
@@ -49,6 +50,12 @@ class Digits(Dataset):
         return self.data[index].roll((epoch * 31 + index) % 3, dims=-1), self.labels[index]
 
 
+def leave_signals_to_the_parent(worker: int) -> None:
+    """Workers end with their loader; killed before it, they would take the run down unsaved."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class Data(L.LightningDataModule):
     def __init__(self, workers: int) -> None:
         super().__init__()
@@ -64,6 +71,7 @@ class Data(L.LightningDataModule):
             batch_sampler=sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
+            worker_init_fn=leave_signals_to_the_parent,
             multiprocessing_context="fork" if self.workers else None,
             generator=torch.Generator().manual_seed(0),
         )
@@ -84,7 +92,7 @@ class Toy(L.LightningModule):
             nn.Linear(144, 10),
         )  # fmt: skip
         self.accuracy = MulticlassAccuracy(10, average="micro")
-        self.epoch_loss = MeanMetric()
+        self.epoch_loss = MeanMetric(nan_strategy="ignore")
         self.epoch_loss.persistent(True)
         self.steps, self.delay = steps, delay
         self.seen: list[tuple[int, int]] = []
@@ -158,9 +166,13 @@ def trainer(folder: Path, *callbacks: L.Callback, every: int = 5, **options: Any
 
 
 def fit(
-    folder: Path, *callbacks: L.Callback, resume: bool = False, workers: int = 0, delay: float = 0.0,
+    folder: Path,
+    *callbacks: L.Callback,
+    resume: bool = False,
+    workers: int = 0,
+    delay: float = 0.0,
     **options: Any,
-) -> tuple[L.Trainer, Toy]:  # fmt: skip
+) -> tuple[L.Trainer, Toy]:
     """Train to the end, or from the last good checkpoint on; the global seed must not matter."""
     quiet()
     torch.manual_seed(0)

@@ -24,8 +24,8 @@ class EpochBatchSampler(Sampler[list[Key]]):
     """Batches of keys (epoch, index) whose order depends on (seed, epoch) only.
 
     No iterator state has to be saved: set to a position it goes on as if it had never stopped.
-    Each `iter` takes the next epoch from its beginning, unless `set_position` or `locate` says
-    otherwise.
+    Each pass takes the next epoch from its beginning, unless `set_position` or `locate` says
+    otherwise; a pass counts once its first batch is drawn.
 
     Args:
         length: samples in the training part, >= 1.
@@ -68,12 +68,11 @@ class EpochBatchSampler(Sampler[list[Key]]):
 
     def __iter__(self) -> Iterator[list[Key]]:
         located = self._locate() if self._locate is not None else None
-        epoch, done = located or self._next
-        # here and not in the generator below, whose body only runs with its first batch
-        self._next = (epoch + 1, 0)
-        return self._batches(epoch, done)
+        return self._batches(*(located or self._next))
 
     def _batches(self, epoch: int, done: int) -> Iterator[list[Key]]:
+        # with the first batch, not in `__iter__`: a loader with workers calls iter() twice
+        self._next = (epoch + 1, 0)
         order = self.order(epoch)
         for batch in range(done, len(self)):
             start = batch * self.batch_size

@@ -1,0 +1,97 @@
+"""Single image files: all pixel modes become 8-bit RGB, damaged ones are named in one line."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qat.errors import DataError
+from qat.lit.data.files import read_image
+from qat.lit.data.registry import build_data
+from qat.run_spec import DataSpec
+
+
+def sixteen_bit(path):
+    ramp = np.linspace(0, 65535, 64).astype(np.uint16).reshape(8, 8)
+    Image.fromarray(ramp).save(path)
+    return ramp >> 8
+
+
+@pytest.mark.parametrize("ending", ["png", "tif"])
+def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, ending):
+    expected = sixteen_bit(tmp_path / f"a.{ending}")
+    pixels = np.asarray(read_image(str(tmp_path / f"a.{ending}")))
+    assert pixels.shape == (8, 8, 3)
+    assert np.array_equal(pixels, np.repeat(expected[..., None], 3, axis=2))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
+def test_all_modes_become_rgb(tmp_path, mode):
+    path = tmp_path / ("a.tif" if mode == "CMYK" else "a.png")
+    Image.new("RGB", (5, 4), (255, 255, 255)).convert(mode).save(path)
+    pixels = np.asarray(read_image(str(path)))
+    assert pixels.shape == (4, 5, 3)
+    assert pixels.min() == 255
+
+
+def test_palette_with_transparency_and_animation(tmp_path, recwarn):
+    palette = Image.new("P", (4, 4))
+    palette.putpalette([200, 100, 50] * 256)
+    palette.save(tmp_path / "a.png", transparency=bytes([0, 255]))
+    assert np.asarray(read_image(str(tmp_path / "a.png")))[0, 0].tolist() == [200, 100, 50]
+    frames = [Image.new("RGB", (4, 4), (level, 0, 0)) for level in (10, 20)]
+    frames[0].save(tmp_path / "b.gif", save_all=True, append_images=frames[1:])
+    assert read_image(str(tmp_path / "b.gif")).mode == "RGB"
+    assert not recwarn.list
+
+
+def truncated(path):
+    buffer = io.BytesIO()
+    Image.new("RGB", (200, 200)).save(buffer, "JPEG")
+    path.write_bytes(buffer.getvalue()[:900])
+
+
+def truncated_png(path):
+    buffer = io.BytesIO()
+    rng = np.random.default_rng(0)
+    Image.fromarray(rng.integers(0, 255, (50, 50, 3), dtype=np.uint8)).save(buffer, "PNG")
+    path.write_bytes(buffer.getvalue()[:3000])
+
+
+BAD = {
+    "empty": lambda path: path.write_bytes(b""),
+    "text": lambda path: path.write_text("this is no image"),
+    "truncated": truncated,
+    "truncated_png": truncated_png,
+    "broken_link": lambda path: path.symlink_to(path.parent / "nowhere"),
+    "folder": lambda path: path.mkdir(),
+    "float": lambda path: Image.fromarray(np.ones((3, 3), np.float32)).save(path, "TIFF"),
+    "bomb": lambda path: path.write_bytes(
+        b"P6 40000 40000 255\n" + bytes(100)  # 1.6 gigapixels claimed
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_files_are_named_in_one_line(tmp_path, kind):
+    path = tmp_path / "bäd.png"
+    BAD[kind](path)
+    with pytest.raises(DataError, match=r"bäd\.png is not a readable image \(.+\); replace") as e:
+        read_image(str(path))
+    assert "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_file_stops_the_loader_in_one_line(tmp_path, workers):
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(5):
+            Image.new("RGB", (9, 9)).save(tmp_path / name / f"{number}.png")
+    truncated(tmp_path / "cat" / "zz.jpg")
+    options = {"root": str(tmp_path), "batch_size": 4, "workers": workers}
+    data = build_data(DataSpec(name="image_folder", image_size=16, **options))
+    loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
+    with pytest.raises(DataError, match=r"^/.*zz\.jpg is not a readable image") as caught:
+        _ = [list(loader) for loader in loaders]
+    assert "\n" not in str(caught.value)

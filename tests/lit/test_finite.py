@@ -1,0 +1,76 @@
+"""Nothing that is not finite is applied or saved."""
+
+import sys
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+
+from qat.errors import NonFiniteError
+from qat.lit.checkpoint import checkpoints_by_step, last_good
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
+import toy_run
+from toy_run import StopAt, fit
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+
+
+class Poison(L.Callback):
+    """Spoils one batch, or one gradient, at a given step."""
+
+    def __init__(self, step, where):
+        self.step, self.where = step, where
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if self.where == "batch" and trainer.global_step == self.step:
+            batch[0][0, 0, 0, 0] = float("nan")
+
+    def on_after_backward(self, trainer, module):
+        if self.where == "gradient" and trainer.global_step == self.step:
+            module.net[5].bias.grad[3] = float("inf")
+
+
+@pytest.mark.parametrize(
+    ("where", "message"),
+    [("batch", "step 9: the loss is nan"), ("gradient", r"step 9: the gradient of net\.5\.bias")],
+)
+def test_nan_stops_before_the_update_and_overwrites_nothing(tmp_path, where, message):
+    with pytest.raises(InterruptedError):
+        fit(tmp_path, StopAt("on_train_batch_start", 8))
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*.ckpt")}
+    quiet_model = toy_run.Toy()
+    trainer = toy_run.trainer(tmp_path, Poison(8, where))
+    start = last_good(tmp_path / "checkpoints" / "last")
+    with pytest.raises(NonFiniteError, match=message):
+        trainer.fit(quiet_model, toy_run.Data(0), ckpt_path=start)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.ckpt")} == before
+    assert all(torch.isfinite(p).all() for p in quiet_model.parameters())
+    assert trainer.global_step == 8
+
+
+def test_under_a_gradient_scaler_infinite_gradients_pass_and_a_bad_loss_does_not():
+    guard = toy_run.FiniteGuard()
+    module = toy_run.Toy()
+    module.net[5].bias.grad = torch.full((10,), float("inf"))
+    module.last_loss = torch.tensor(1.0)
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    with pytest.raises(NonFiniteError, match="gradient of net"):
+        guard.on_before_optimizer_step(trainer, module, None)
+    trainer.precision_plugin.scaler = torch.amp.GradScaler("cpu")
+    guard.on_before_optimizer_step(trainer, module, None)
+    module.last_loss = torch.tensor(float("nan"))
+    with pytest.raises(NonFiniteError, match="loss is nan"):
+        guard.on_before_optimizer_step(trainer, module, None)
+
+
+def test_non_finite_state_is_never_saved(tmp_path):
+    class Spoil(L.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            if trainer.global_step == 8:
+                module.net[1].running_var[0] = float("inf")
+
+    with pytest.raises(NonFiniteError, match=r"net\.1\.running_var is not finite at step 8"):
+        fit(tmp_path, Spoil(), every=1)
+    assert max(checkpoints_by_step(tmp_path / "checkpoints" / "last")) == 7

@@ -1,0 +1,163 @@
+"""Signals and kills: the exit code, the save, and a bitwise resume."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import lightning as L
+import pytest
+
+from qat.lit.checkpoint import checkpoints_by_step
+from qat.lit.signals import Interrupted, Signals
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
+import toy_run
+from toy_run import digest, fit
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+
+
+def start(folder, *words):
+    script = Path(toy_run.__file__)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parents[2])}
+    return subprocess.Popen(
+        [sys.executable, str(script), str(folder), *words],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(condition, process, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.01)
+
+
+def rows_of(folder):
+    path = folder / "metrics.csv"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+# name: signal, exit code, whole process group, options of the run
+CASES = {
+    "SIGTERM": (signal.SIGTERM, 143, False, ["every=100"]),
+    "SIGINT to the group": (signal.SIGINT, 130, True, ["every=100", "workers=1"]),
+    "SIGTERM to the group": (signal.SIGTERM, 143, True, ["every=100", "workers=1"]),
+    "SIGKILL": (signal.SIGKILL, -9, False, ["every=2"]),
+}
+
+
+def stop(folder, signum, whole_group, words):
+    """Run the toy in a process of its own, stop it in the middle."""
+    process = start(folder, "delay=0.1", *words)
+    wait_for(lambda: rows_of(folder) >= 4, process)
+    send = os.killpg if whole_group else os.kill
+    send(process.pid, signum)
+    if not whole_group:  # an impatient sender; it must not break the save
+        time.sleep(0.02)
+        os.kill(process.pid, signum)
+    out, err = process.communicate(timeout=60)
+    return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """Folder, exit code, stdout and stderr of each case; they run side by side."""
+
+    def run(case):
+        signum, _, whole_group, words = CASES[case]
+        folder = tmp_path_factory.mktemp(case.replace(" ", "-"))
+        return folder, *stop(folder, signum, whole_group, words)
+
+    with ThreadPoolExecutor() as pool:
+        return dict(zip(CASES, pool.map(run, CASES), strict=True))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    _, model = fit(folder)
+    return digest(model), (folder / "metrics.csv").read_bytes()
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_stopped_process_leaves_with_its_code_and_resumes_bitwise(stopped, undisturbed, case):
+    signum, code, _, _ = CASES[case]
+    folder, returned, out, err = stopped[case]
+    assert returned == code, err
+    assert "Traceback" not in err
+    assert "digest" not in out
+    if code > 0:
+        step = max(checkpoints_by_step(folder / "checkpoints" / "last"))
+        assert f"{signum.name}: stopped after step {step}" in err
+        assert rows_of(folder) - 1 >= step // 2
+    _, model = fit(folder, resume=True)
+    assert 0 < len(model.seen) < 20
+    assert (digest(model), (folder / "metrics.csv").read_bytes()) == undisturbed
+
+
+class Send(L.Callback):
+    """Sends this process a signal inside a hook."""
+
+    def __init__(self, hook, signum):
+        self.sent = False
+
+        def send(*_, **__):
+            if not self.sent:
+                self.sent = True
+                os.kill(os.getpid(), signum)
+
+        setattr(self, hook, send)
+
+
+@pytest.mark.parametrize(
+    ("hook", "step"),
+    [
+        ("setup", None),
+        ("on_sanity_check_start", None),
+        ("on_train_start", None),
+        ("on_train_batch_start", 1),
+        ("on_validation_start", None),
+        ("on_validation_batch_start", None),
+        ("on_train_epoch_end", 7),
+        ("on_save_checkpoint", 5),
+        ("on_train_end", 21),
+        ("teardown", 21),
+    ],
+)
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_signal_in_any_phase_ends_with_its_code(tmp_path, hook, step, signum):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with pytest.raises(Interrupted) as caught, Signals() as signals:
+        fit(tmp_path, signals, Send(hook, signum))
+    assert caught.value.code == 128 + signum
+    assert {number: signal.getsignal(number) for number in before} == before
+    if step:
+        assert max(checkpoints_by_step(tmp_path / "checkpoints" / "last")) >= step
+
+
+def test_without_the_context_manager_handlers_are_put_back(tmp_path):
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    with pytest.raises(Interrupted):
+        fit(tmp_path, Signals(), Send("on_train_epoch_end", signal.SIGTERM))
+    fit(tmp_path / "other", Signals())
+    assert {number: signal.getsignal(number) for number in before} == before
+    assert max(checkpoints_by_step(tmp_path / "checkpoints" / "last")) == 7
+
+
+def test_a_failure_caused_by_the_signal_keeps_the_exit_code(tmp_path):
+    class Fail(L.Callback):
+        def on_train_batch_end(self, *_):
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise RuntimeError("DataLoader worker exited unexpectedly")
+
+    with pytest.raises(Interrupted) as caught, Signals() as signals:
+        fit(tmp_path, signals, Fail())
+    assert caught.value.code == 143
+    assert isinstance(caught.value.__cause__, RuntimeError)
