@@ -128,6 +128,7 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     known = _arguments("lightning", "pytorch/trainer/trainer.py", "Trainer")
     if known is not None:
         _check_known("trainer", trainer, known - set(_OWN_TRAINER_KEYS))
+    _check_devices(trainer.get("devices", 1))
     for key, choices in _CHOICES.items():
         if trainer.get(key) not in (None, *choices):
             names = ", ".join(choices)
@@ -141,6 +142,14 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
         is_count = key.startswith("limit") and isinstance(value, int) and value > 1
         if value is not None and not is_count:
             _check_number(f"trainer.{key}", value, 0.0, high, open_low=True)
+
+
+def _check_devices(devices: object) -> None:
+    if devices not in (1, "1", [0]):
+        raise SpecError(
+            f"trainer.devices must be 1; got {devices!r}: the order of samples is not divided "
+            "among processes yet, use a larger batch or trainer.accumulate_grad_batches"
+        )
 
 
 def _check_paths(spec: RunSpec) -> None:

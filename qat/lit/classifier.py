@@ -26,7 +26,7 @@ from qat.optim.rule import rule_from_numbers
 from qat.plan import weight_projections
 from qat.run_spec import SchedulerSpec, TrainingSpec
 from qat.spec import QuantSpec
-from qat.surgery import activation_quantizers, enable_activations
+from qat.surgery import enable_activations
 
 Batch = tuple[Tensor, Tensor]
 
@@ -119,7 +119,6 @@ class LitClassifier(L.LightningModule):
         keywords = self._make_base.keywords
         groups = parameter_groups(
             self.net.named_parameters(),
-            [q.step for q in activation_quantizers(self.net).values()],
             lr=keywords["lr"],
             weight_decay=keywords.get("weight_decay", 0.0),
             step_rate=self.spec.activation.step_rate,

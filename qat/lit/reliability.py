@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 from typing_extensions import override
 
@@ -19,10 +18,10 @@ from qat.lit.data.sampler import derived_seed
 class FiniteGuard(Callback):
     """Stops a run before the update that a NaN or an infinity would spread through.
 
-    Looks at the loss, which the module keeps as `last_loss` (a detached tensor), and at the largest
-    absolute gradient before clipping: one number, one wait for the device, per optimizer step.
-    Under a gradient scaler (precision 16-mixed) infinite gradients are normal, the scaler skips
-    those steps itself; then only the loss is looked at.
+    Looks at the loss, which the module keeps as `last_loss` (a detached tensor), and at the
+    gradients before clipping: one number, one wait for the device, per optimizer step. Under a
+    gradient scaler (precision 16-mixed) infinite gradients are normal, the scaler skips those steps
+    itself; then only the loss is looked at.
     """
 
     @override
@@ -36,11 +35,7 @@ class FiniteGuard(Callback):
         """
         loss: Tensor | None = getattr(pl_module, "last_loss", None)
         grads = [] if trainer.scaler is not None else _gradients(pl_module)
-        if loss is None and not grads:
-            return
-        peak = get_total_norm(grads, norm_type=float("inf")) if grads else torch.zeros(())
-        probe = peak if loss is None else peak + loss.detach().to(peak.device).abs()
-        if not bool(torch.isfinite(probe)):
+        if not _are_finite(grads if loss is None else [loss, *grads]):
             raise NonFiniteError(
                 f"step {trainer.global_step + 1}: {_culprit(pl_module, loss)}; the update was not "
                 "made, lower the learning rate or check the data, then resume or start again"
@@ -51,13 +46,20 @@ def _gradients(module: LightningModule) -> list[Tensor]:
     return [p.grad for p in module.parameters() if p.grad is not None]
 
 
+def _are_finite(tensors: Sequence[Tensor]) -> bool:
+    """Whether all entries are finite, by their sum, where no NaN or infinity ever cancels."""
+    # reads each tensor once and vectorizes; isfinite or a maximum take ten times as long on a CPU
+    sums = [tensor.detach().sum(dtype=torch.float32) for tensor in tensors]
+    return not sums or bool(torch.stack(sums).sum().isfinite())
+
+
 def _culprit(module: LightningModule, loss: Tensor | None) -> str:
-    if loss is not None and not bool(torch.isfinite(loss).all()):
+    if loss is not None and not _are_finite([loss]):
         return f"the loss is {loss.item()}"
     for name, parameter in module.named_parameters():
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+        if parameter.grad is not None and not _are_finite([parameter.grad]):
             return f"the gradient of {name} is not finite"
-    return "the loss and the largest gradient together overflow"
+    return "the sum of the gradients overflows"
 
 
 def refuse_non_finite(checkpoint: Mapping[str, Any]) -> None:
@@ -68,7 +70,7 @@ def refuse_non_finite(checkpoint: Mapping[str, Any]) -> None:
     """
     for part in ("state_dict", "optimizer_states"):
         for name, tensor in _tensors(checkpoint.get(part, {}), part):
-            if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            if tensor.is_floating_point() and not _are_finite([tensor]):
                 raise NonFiniteError(
                     f"{name} is not finite at step {checkpoint.get('global_step')}; nothing was "
                     "saved, resume from the last checkpoint with a lower learning rate"

@@ -27,8 +27,8 @@ Selectable = Callable[[Trainer, LightningModule], bool]
 class RunCheckpoint(Callback):
     """Writes `folder/last/step=<n>.ckpt` (the newest two) and `folder/best/step=<n>.ckpt`.
 
-    It must be the first callback of the list, so that no other one has begun the next batch when
-    it saves, and the Trainer needs `enable_checkpointing=False` and `SafeCheckpointIO`.
+    It must be the first callback, so that no other one has begun the next batch when it saves;
+    the Trainer needs `enable_checkpointing=False` and `SafeCheckpointIO`.
 
     `Selection` says which epoch is kept in `best/`; no callback may change the weights between
     a validation and the next batch, when that file is written.
@@ -55,10 +55,10 @@ class RunCheckpoint(Callback):
         mode: Literal["max", "min"] = "max",
         selectable: Selectable | None = None,
     ) -> None:
-        if every_n_steps < 1:
-            raise SpecError(f"every_n_steps must be >= 1, got {every_n_steps}")
-        if keep < 2:
-            raise SpecError(f"keep must be >= 2, got {keep}; one damaged file must not be the end")
+        if every_n_steps < 1 or keep < 2:
+            raise SpecError(
+                f"every_n_steps must be >= 1 and keep >= 2, got {every_n_steps} and {keep}"
+            )
         self._folder = Path(folder)
         self._every, self._keep = every_n_steps, keep
         self._monitor, self._selectable = monitor, selectable
@@ -66,7 +66,6 @@ class RunCheckpoint(Callback):
         self._best_is_new = False
         self._boundary: Boundary | None = None
         self._saved_step = 0
-        self._was_resumed = False
 
     @property
     def best(self) -> Best | None:
@@ -105,7 +104,7 @@ class RunCheckpoint(Callback):
 
     def _clean(self, step: int) -> None:
         """Delete what is superseded, steps among it that a resumed run has yet to take again."""
-        taken = [saved for saved in checkpoints_by_step(self._folder / "last") ]
+        taken = [saved for saved in checkpoints_by_step(self._folder / "last") if saved <= step]
         keep_only(self._folder / "last", taken[-self._keep :])
         if self.best and self._folder.joinpath(self.best["path"]).exists():
             keep_only(self._folder / "best", [self.best["step"]])
@@ -125,7 +124,7 @@ class RunCheckpoint(Callback):
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A run from the beginning starts its metrics.csv anew."""
-        if not self._was_resumed:
+        if self._saved_step == 0:
             for logger in _csv_loggers(trainer):
                 logger.rewind()
 
@@ -139,13 +138,11 @@ class RunCheckpoint(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save inside an epoch, never between the batches of one accumulated step."""
-        if batch_idx == 0:  # that boundary is on_train_epoch_start
-            return
-        self._save_best(trainer, "batch")
-        is_whole_step = batch_idx % trainer.accumulate_grad_batches == 0
-        if is_whole_step and trainer.global_step % self._every == 0:
-            self.save(trainer, "batch")
+        """Save inside an epoch; a step is first seen here when its gradients are used up."""
+        if batch_idx > 0:  # the boundary before the first one is on_train_epoch_start
+            self._save_best(trainer, "batch")
+            if trainer.global_step % self._every == 0:
+                self.save(trainer, "batch")
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -195,7 +192,6 @@ class RunCheckpoint(Callback):
             return
         self._selection.load_state_dict(checkpoint[_KEY]["best"])
         self._saved_step = checkpoint["global_step"]
-        self._was_resumed = True
         for logger, rows in zip(_csv_loggers(trainer), checkpoint[_KEY]["metrics"], strict=False):
             logger.rewind(rows)
 

@@ -11,6 +11,7 @@ from typing import Any, Self
 from lightning.pytorch import Callback, LightningModule, Trainer
 from typing_extensions import override
 
+from qat.errors import QatError
 from qat.lit.run_checkpoint import RunCheckpoint
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -44,7 +45,8 @@ class Signals(Callback):
             Trainer(callbacks=[RunCheckpoint(...), signals, ...]).fit(...)
 
     Stand it behind `RunCheckpoint` in the list. Lightning's own SIGTERM handler, which ends the
-    process without a save and with code 0, is replaced from `on_train_start` on and put back.
+    process without a save and with code 0, is replaced from `on_train_start` on; Lightning puts
+    back what was there before it.
     """
 
     def __init__(self) -> None:
@@ -52,7 +54,6 @@ class Signals(Callback):
         self._is_training = False
         self._is_stopping = False
         self._outer: _Handlers = {}
-        self._lightning: _Handlers = {}
         self._owner = os.getpid()
 
     def __enter__(self) -> Self:
@@ -76,8 +77,8 @@ class Signals(Callback):
         Raises:
             Interrupted: SIGTERM came while Lightning's handler stood alone.
         """
-        self._lightning = self._install()
-        self._is_training = True
+        self._pending, self._is_stopping, self._is_training = None, False, True
+        self._install()
         if trainer.received_sigterm:
             raise Interrupted(signal.SIGTERM)
 
@@ -105,27 +106,26 @@ class Signals(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Give the signals back; the last checkpoint was written by `RunCheckpoint` just before.
+        """The last boundary; from here on Lightning puts back the handlers that it found.
 
         Raises:
             Interrupted: A signal came.
         """
         self._stop_if_asked(trainer, "end")
-        self._leave()
+        self._is_training = False
 
     @override
     def on_exception(
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
-        """Give the signals back.
+        """Keep the exit code if the failure came after a signal.
 
         Raises:
             Interrupted: The failure followed a signal, as when a signal to the whole process group
                 also killed the loader's workers; the last checkpoint on disk stands.
         """
-        signum = self._pending
-        self._leave()
-        if signum is not None and not isinstance(exception, Interrupted):
+        self._is_training, signum = False, self._pending
+        if signum is not None and not isinstance(exception, Interrupted | QatError):
             _log.warning("%s: stopped without a new save", signal.Signals(signum).name)
             raise Interrupted(signum) from exception
 
@@ -138,11 +138,6 @@ class Signals(Callback):
                 callback.save(trainer, boundary)
         _log.warning("%s: stopped after step %d", name, trainer.global_step)
         raise Interrupted(self._pending)
-
-    def _leave(self) -> None:
-        self._is_training, self._pending = False, None
-        _restore(self._lightning)
-        self._lightning = {}
 
     def _install(self) -> _Handlers:
         if threading.current_thread() is not threading.main_thread():

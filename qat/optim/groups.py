@@ -1,6 +1,6 @@
 """Named parameter groups for a base optimizer: steps, vectors, weights; the first match wins."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from torch import Tensor
@@ -10,7 +10,6 @@ Decay = Literal["all", "weights"]
 
 def parameter_groups(
     named_parameters: Iterable[tuple[str, Tensor]],
-    steps: Collection[Tensor],
     *,
     lr: float,
     weight_decay: float,
@@ -24,8 +23,8 @@ def parameter_groups(
     clip(rate * gradient, -1, 1) at the full rate.
 
     Args:
-        named_parameters: of the prepared network; those without requires_grad are left out.
-        steps: the parameters `step` of its activation quantizers.
+        named_parameters: of the prepared network; those without requires_grad are left out. A
+            parameter named `step` of dimension 0 is the alpha of an activation quantizer.
         lr: learning rate of the weights.
         weight_decay: decay of the weights.
         step_rate: fraction of lr for the alphas, > 0 if any of them is learned.
@@ -37,7 +36,6 @@ def parameter_groups(
 
     Source: arXiv:1808.05240, the authors' code.
     """
-    step_ids = {id(p) for p in steps}
     rest = weight_decay if decay == "all" else 0.0
     groups: dict[str, dict[str, Any]] = {
         "step": {"lr": lr * step_rate, "weight_decay": rest},
@@ -49,10 +47,15 @@ def parameter_groups(
     members: dict[str, list[tuple[str, Tensor]]] = {name: [] for name in groups}
     for name, p in named_parameters:
         if p.requires_grad:
-            kind = "step" if id(p) in step_ids else "vector" if p.ndim <= 1 else "weight"
-            members[kind].append((name, p))
+            members[_kind(name, p)].append((name, p))
     return [
         {"group": kind, "params": members[kind], **options}
         for kind, options in groups.items()
         if members[kind]
     ]
+
+
+def _kind(name: str, parameter: Tensor) -> str:
+    if parameter.ndim == 0 and name.rpartition(".")[2] == "step":
+        return "step"
+    return "vector" if parameter.ndim <= 1 else "weight"

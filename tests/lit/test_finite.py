@@ -6,9 +6,12 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from qat.errors import NonFiniteError
 from qat.lit.checkpoint import checkpoints_by_step, last_good
+from qat.lit.reliability import _are_finite
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
 import toy_run
@@ -74,3 +77,35 @@ def test_non_finite_state_is_never_saved(tmp_path):
     with pytest.raises(NonFiniteError, match=r"net\.1\.running_var is not finite at step 8"):
         fit(tmp_path, Spoil(), every=1)
     assert max(checkpoints_by_step(tmp_path / "checkpoints" / "last")) == 7
+
+
+@given(
+    st.lists(st.lists(st.floats(width=32), min_size=1, max_size=4), min_size=1, max_size=3),
+    st.sampled_from([torch.float32, torch.float16, torch.bfloat16, torch.float64]),
+)
+def test_the_fused_check_sees_every_bad_entry(values, dtype):
+    grads = [torch.tensor(each, dtype=torch.float64).to(dtype) for each in values]
+    bad = any(not torch.isfinite(grad).all() for grad in grads)
+    if bad:
+        assert not _are_finite(grads)
+    elif all(grad.abs().max() < 1e37 for grad in grads):
+        assert _are_finite(grads)
+
+
+def test_the_device_is_waited_for_once_per_step():
+    syncs = []
+
+    class Count(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, args=(), kwargs=None):
+            if function in (torch.Tensor.__bool__, torch.Tensor.item, torch.Tensor.__float__):
+                syncs.append(function)
+            return function(*args, **(kwargs or {}))
+
+    module = toy_run.Toy()
+    for parameter in module.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    module.last_loss = torch.tensor(1.0)
+    trainer = L.Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    with Count():
+        toy_run.FiniteGuard().on_before_optimizer_step(trainer, module, None)
+    assert len(syncs) == 1

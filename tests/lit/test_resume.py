@@ -7,8 +7,8 @@ from pathlib import Path
 import lightning as L
 import pytest
 
-from qat.errors import SpecError
-from qat.lit.checkpoint import checkpoints_by_step, last_good, load, verify
+from qat.errors import CheckpointError, SpecError
+from qat.lit.checkpoint import checkpoint_name, checkpoints_by_step, last_good, load, verify
 from qat.lit.run_checkpoint import RunCheckpoint
 from qat.lit.signals import Signals
 
@@ -22,11 +22,12 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 def outcome(folder, trainer, model):
     """Everything that an interruption must not change."""
     best = trainer.callbacks[0].best
+    file = folder / "checkpoints" / best["path"] if best else None
     return {
         "weights": digest(model),
         "metrics": (folder / "metrics.csv").read_bytes(),
         "best": best,
-        "best weights": digest_of(load(folder / "checkpoints" / best["path"])["state_dict"]),
+        "best weights": file and digest_of(load(file)["state_dict"]),
         "step": trainer.global_step,
         "epoch": trainer.current_epoch,
         "files": sorted(checkpoints_by_step(folder / "checkpoints" / "last")),
@@ -103,6 +104,7 @@ def test_a_crash_in_any_hook_repeats_at_most_one_interval(
     [
         ({"accumulate_grad_batches": 2, "every": 1}, [1, 3, 4, 5, 11]),
         ({"max_epochs": -1, "max_steps": 17, "every": 1}, [3, 7, 8, 14]),
+        ({"max_epochs": -1, "max_steps": 17, "limit_val_batches": 0, "every": 1}, [7, 8]),
         ({"val_check_interval": 3, "every": 1}, [3, 4, 7, 10]),
         ({"check_val_every_n_epoch": 2, "every": 1}, [7, 14, 16]),
         ({"limit_train_batches": 4, "every": 1}, [3, 4, 5]),
@@ -144,19 +146,24 @@ def test_fallback_to_an_older_checkpoint_is_bitwise(tmp_path, undisturbed, damag
     assert list(last) == [14, 15]
     for step in [15, 14][:damaged]:
         last[step].write_bytes(last[step].read_bytes()[:-100])
+    # left by a later part of the run; it must not crowd out the good ones
+    (last[15].parent / checkpoint_name(99)).write_bytes(b"")
     if damaged == 2:
-        with pytest.raises(Exception, match=r"every checkpoint .* is damaged"):
-            last_good(tmp_path / "checkpoints" / "last")
+        with pytest.raises(CheckpointError, match=r"every checkpoint .* is damaged"):
+            last_good(last[15].parent)
         return
     trainer, model = fit(tmp_path, resume=True, every=5)
+    assert "step=00000099.ckpt is empty" in caplog.text
     assert "step=00000015.ckpt is cut short" in caplog.text
     assert outcome(tmp_path, trainer, model) == want
 
 
-def test_testing_with_the_selected_weights_leaves_the_run_alone(tmp_path):
+def test_testing_with_older_weights_leaves_the_run_alone(tmp_path):
     trainer, model = fit(tmp_path)
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
-    trainer.test(model, toy_run.Data(0), ckpt_path=trainer.callbacks[0].best_path, verbose=False)
+    older = tmp_path / "checkpoints" / "last" / checkpoint_name(20)
+    trainer.test(model, toy_run.Data(0), ckpt_path=older, verbose=False)
+    assert trainer.callbacks[0].best["step"] == 21
     after = (tmp_path / "metrics.csv").read_text().splitlines()
     # the test's metric is one more column; all the rows before it are still there
     assert [line.rstrip(",") for line in after[1:-1]] == [line.rstrip(",") for line in rows[1:]]

@@ -11,6 +11,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 
+from qat.errors import NonFiniteError
 from qat.lit.checkpoint import checkpoints_by_step
 from qat.lit.signals import Interrupted, Signals
 
@@ -161,3 +162,32 @@ def test_a_failure_caused_by_the_signal_keeps_the_exit_code(tmp_path):
         fit(tmp_path, signals, Fail())
     assert caught.value.code == 143
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+def test_a_signal_between_accumulated_batches_waits_for_the_step(tmp_path):
+    options = {"accumulate_grad_batches": 2, "every": 100}
+    _, straight = fit(tmp_path / "straight", **options)
+    with pytest.raises(Interrupted):
+        fit(tmp_path, Signals(), Send("on_train_batch_end", signal.SIGTERM), **options)
+    assert list(checkpoints_by_step(tmp_path / "checkpoints" / "last")) == [1]
+    _, model = fit(tmp_path, resume=True, **options)
+    assert digest(model) == digest(straight)
+
+
+def test_a_forked_worker_leaves_the_signal_to_its_parent():
+    with Signals():
+        child = os.fork()
+        if child == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+
+def test_a_non_finite_loss_is_told_even_after_a_signal(tmp_path):
+    class Fail(L.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            os.kill(os.getpid(), signal.SIGTERM)
+            module.last_loss = module.last_loss * float("nan")
+
+    with pytest.raises(NonFiniteError, match="loss is nan"), Signals() as signals:
+        fit(tmp_path, signals, Fail())

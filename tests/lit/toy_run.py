@@ -44,16 +44,14 @@ class Digits(Dataset):
         return len(self.labels)
 
     def __getitem__(self, key: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        if isinstance(key, int):
-            return self.data[key], self.labels[key]
-        epoch, index = key
+        epoch, index = key if isinstance(key, tuple) else (0, key)
         return self.data[index].roll((epoch * 31 + index) % 3, dims=-1), self.labels[index]
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
     """Workers end with their loader; killed before it, they would take the run down unsaved."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
 
 
 class Data(L.LightningDataModule):
@@ -85,7 +83,7 @@ class Data(L.LightningDataModule):
 class Toy(L.LightningModule):
     """BatchNorm, dropout, momentum and a cosine rate per step: all that a bad resume would show."""
 
-    def __init__(self, *, steps: int = 21, delay: float = 0.0) -> None:
+    def __init__(self, *, delay: float = 0.0) -> None:
         super().__init__()
         self.net = nn.Sequential(
             nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3),
@@ -94,15 +92,13 @@ class Toy(L.LightningModule):
         self.accuracy = MulticlassAccuracy(10, average="micro")
         self.epoch_loss = MeanMetric(nan_strategy="ignore")
         self.epoch_loss.persistent(True)
-        self.steps, self.delay = steps, delay
-        self.seen: list[tuple[int, int]] = []
-        self.validations = 0
+        self.delay = delay
+        self.seen, self.validations = [], 0
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         time.sleep(self.delay)
         x, y = batch
-        noise = 0.05 * torch.randn_like(x)
-        loss = nn.functional.cross_entropy(self.net(x + noise), y)
+        loss = nn.functional.cross_entropy(self.net(x + 0.05 * torch.randn_like(x)), y)
         self.last_loss = loss.detach()
         self.epoch_loss.update(self.last_loss)
         self.seen.append((self.current_epoch, batch_idx))
@@ -114,8 +110,7 @@ class Toy(L.LightningModule):
         self.epoch_loss.reset()
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        x, y = batch
-        self.accuracy(self.net(x), y)
+        self.accuracy(self.net(batch[0]), batch[1])
         self.log("val/acc", self.accuracy, on_epoch=True, on_step=False)
 
     def on_validation_start(self) -> None:
@@ -125,11 +120,8 @@ class Toy(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.SGD(self.net.parameters(), lr=0.1, momentum=0.9)
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, self.steps)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
+        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 21)
+        return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
 
 class StopAt(L.Callback):
@@ -151,13 +143,12 @@ def quiet() -> None:
 
 def trainer(folder: Path, *callbacks: L.Callback, every: int = 5, **options: Any) -> L.Trainer:
     options = {"max_epochs": 3, "log_every_n_steps": 2, "num_sanity_val_steps": 1} | options
+    options |= {"enable_progress_bar": False, "enable_model_summary": False}
     saving = RunCheckpoint(folder / "checkpoints", every_n_steps=every)
     return L.Trainer(
         accelerator="cpu",
         devices=1,
         enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
         logger=RunCsvLogger(folder),
         plugins=[SafeCheckpointIO()],
         callbacks=[saving, *callbacks, StatelessRandomness(7), FiniteGuard()],

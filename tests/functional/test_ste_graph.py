@@ -1,0 +1,138 @@
+"""The staircase inside autograd: what it saves, vmap, functional gradients, compilation."""
+
+import pytest
+import torch
+
+from qat.functional.ste import relu_stairs, signed_stairs, staircase_ste
+
+DERIVATIVES = ["identity", "relu", "clipped_relu"]
+STEP_DERIVATIVES = ["exact", "three_valued", "two_valued"]
+STAIRS = {"relu4": relu_stairs(4), "relu8": relu_stairs(8), "signed4": signed_stairs(4)}
+
+
+def saved_tensors(stairs, derivative, step_derivative, *, learned, shape=(7, 5)):
+    saved = []
+
+    def pack(tensor):
+        saved.append(tensor)
+        return tensor
+
+    x = torch.randn(shape, requires_grad=True)
+    alpha = torch.tensor(0.3, requires_grad=learned)
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        staircase_ste(
+            x, alpha, stairs=stairs, derivative=derivative, step_derivative=step_derivative
+        )
+    return saved, x.numel()
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("step_derivative", STEP_DERIVATIVES)
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+@pytest.mark.parametrize("bits", [1, 4, 7, 8])
+def test_bytes_kept_for_backward(bits, derivative, step_derivative, learned):
+    for stairs in (relu_stairs(bits), *([signed_stairs(bits)] if bits > 1 else [])):
+        saved, count = saved_tensors(stairs, derivative, step_derivative, learned=learned)
+        assert {t.dtype for t in saved} <= {torch.uint8}
+        per_element = sum(t.nbytes for t in saved) / count
+        if derivative == "identity" and not learned:
+            assert per_element == 0
+        elif bits == 8 and learned and step_derivative == "exact":
+            assert per_element <= 2  # 257 intervals do not fit into one byte
+        else:
+            assert per_element == 1
+
+
+def test_nothing_is_recorded_without_grad():
+    with torch.no_grad():
+        saved, _ = saved_tensors(relu_stairs(4), "relu", "exact", learned=True)
+    assert saved == []
+
+
+def test_frozen_inputs_get_no_gradient():
+    x, alpha = torch.randn(5), torch.tensor(0.3, requires_grad=True)
+    staircase_ste(x, alpha, stairs=relu_stairs(2)).sum().backward()
+    assert x.grad is None
+    assert alpha.grad is not None
+    assert not staircase_ste(x, alpha.detach(), stairs=relu_stairs(2)).requires_grad
+
+
+def test_channels_last_and_strides_do_not_matter():
+    x = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last).requires_grad_()
+    y = staircase_ste(x, torch.tensor(0.3), stairs=relu_stairs(3))
+    expected = staircase_ste(x.detach().contiguous(), torch.tensor(0.3), stairs=relu_stairs(3))
+    assert torch.equal(y, expected)
+    y.backward(torch.ones_like(y))
+    assert torch.equal(x.grad, ((x > 0) & (x <= 7 * torch.tensor(0.3))).float())
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+@pytest.mark.parametrize("stairs", STAIRS.values(), ids=STAIRS)
+@pytest.mark.parametrize("step_derivative", STEP_DERIVATIVES)
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_per_sample_gradients_by_vmap(stairs, derivative, step_derivative):
+    x = torch.randn(6, 9, generator=torch.Generator().manual_seed(0)) * 2
+    alpha = torch.tensor(0.3)
+    weights = torch.arange(1.0, 10.0)
+
+    def loss(row, step):
+        y = staircase_ste(
+            row, step, stairs=stairs, derivative=derivative, step_derivative=step_derivative
+        )
+        return (y * weights).sum()
+
+    by_vmap = torch.vmap(torch.func.grad(loss, argnums=(0, 1)), in_dims=(0, None))(x, alpha)
+    for i, row in enumerate(x):
+        leaf, step = row.clone().requires_grad_(), alpha.clone().requires_grad_()
+        loss(leaf, step).backward()
+        assert torch.equal(by_vmap[0][i], leaf.grad)
+        torch.testing.assert_close(by_vmap[1][i], step.grad, rtol=1e-6, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_vmap_over_steps():
+    x, steps = torch.randn(4, 5), torch.tensor([0.1, 0.7, 2.0])
+    many = torch.vmap(lambda a: staircase_ste(x, a, stairs=relu_stairs(3)))(steps)
+    for i, alpha in enumerate(steps):
+        assert torch.equal(many[i], staircase_ste(x, alpha, stairs=relu_stairs(3)))
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("stairs", STAIRS.values(), ids=STAIRS)
+@pytest.mark.parametrize(
+    ("derivative", "step_derivative"),
+    [*zip(DERIVATIVES, STEP_DERIVATIVES, strict=True), ("identity", "three_valued")],
+)
+def test_compiled_equals_eager(stairs, derivative, step_derivative, learned):
+    torch._dynamo.reset()
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(40, 3, generator=generator) * 3
+    x[0, 0], x[0, 1] = 0.0, 0.25
+    upstream = torch.randint(-4, 5, x.shape, generator=generator).float()
+
+    def fun(value, step):
+        return staircase_ste(
+            value, step, stairs=stairs, derivative=derivative, step_derivative=step_derivative
+        )
+
+    results = []
+    for call in (fun, torch.compile(fun, fullgraph=True, backend="aot_eager")):
+        leaf = x.clone().requires_grad_()
+        step = torch.tensor(0.25, requires_grad=learned)
+        y = call(leaf, step)
+        y.backward(upstream)
+        results.append((y.detach(), leaf.grad, step.grad))
+    (y, grad, grad_alpha), (y2, grad2, grad_alpha2) = results
+    assert torch.equal(y, y2)
+    assert torch.equal(grad, grad2)
+    assert (grad_alpha is None) == (grad_alpha2 is None) == (not learned)
+    if learned:
+        assert torch.equal(grad_alpha, grad_alpha2)
+
+
+def test_half_precision_gradients_of_alpha_do_not_overflow():
+    x = torch.full((4,), 100.0, dtype=torch.float16, requires_grad=True)
+    alpha = torch.tensor(0.1, requires_grad=True)
+    y = staircase_ste(x, alpha, stairs=relu_stairs(8))
+    y.backward(torch.full_like(y, 1000.0))  # as a loss scale makes them
+    assert alpha.grad.item() == 4 * 255 * 1000

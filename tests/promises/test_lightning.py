@@ -1,0 +1,234 @@
+"""The promises under a real Lightning Trainer: LitClassifier on the digits, a small network."""
+
+from functools import partial
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from torch import nn
+
+from qat.errors import QatError
+from qat.lit.classifier import LitClassifier
+from qat.lit.data.digits import Digits
+from qat.lit.restore import network_state, restore
+from qat.run_spec import DataSpec, SchedulerSpec, TrainingSpec
+from qat.spec import ActivationSpec, QuantSpec, RuleSpec
+from qat.surgery import activation_quantizers, prepare
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
+BATCHES = 4
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
+        nn.Linear(32, 10),
+    )  # fmt: skip
+
+
+def module(rule="bcgd", *, warm=0, base=None, training=None, scheduler=None, **numbers):
+    spec = QuantSpec(
+        rule=RuleSpec(name=rule, **numbers), activation=ActivationSpec(step_start="batches")
+    )
+    return LitClassifier(
+        prepare(network(), spec, example=torch.zeros(1, 1, 8, 8)),
+        spec,
+        optimizer=base or partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4),
+        scheduler=scheduler or SchedulerSpec(name="constant"),
+        training=training or TrainingSpec(start_batches=1),
+        classes=10,
+        warm_start_epochs=warm,
+    )
+
+
+def fit(lit, *callbacks, epochs=2, ckpt_path=None, **options):
+    data = Digits(DataSpec(batch_size=32), seed=0)
+    trainer = L.Trainer(
+        accelerator="cpu", devices=1, max_epochs=epochs, limit_train_batches=BATCHES,
+        limit_val_batches=2, limit_test_batches=2, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks), **options,
+    )  # fmt: skip
+    trainer.fit(lit, data, ckpt_path=ckpt_path)
+    return trainer, data
+
+
+class Watch:
+    """Looks at every binary weight in every forward pass of training."""
+
+    def __init__(self, lit, *, quantized=lambda lit: True):
+        self.lit, self.quantized, self.forwards = lit, quantized, 0
+        for layer in lit.net.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                layer.register_forward_pre_hook(self.look)
+
+    def look(self, layer, _):
+        if not (layer.training and torch.is_grad_enabled()):
+            return
+        self.forwards += 1
+        values = layer.weight.unique()
+        if self.quantized(self.lit):
+            assert len(values) == 2
+            assert values[0] == -values[1] < 0
+        else:
+            assert len(values) > 40
+
+
+BASES = {
+    "sgd": partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4),
+    "adamw": partial(torch.optim.AdamW, lr=0.01, weight_decay=1e-2),
+}
+
+
+@pytest.mark.parametrize("base", BASES)
+@pytest.mark.parametrize("rule", ["bcgd", "binary_connect"])
+def test_every_training_forward_sees_two_values(rule, base):
+    lit = module(rule, base=BASES[base])
+    watch = Watch(lit)
+    trainer, _ = fit(lit, accumulate_grad_batches=2)
+    assert watch.forwards == 2 * BATCHES * 3
+    assert trainer.global_step == lit.quant_optimizer.completed_steps == BATCHES
+
+
+def test_relaxed_phase_is_float_and_hard_phase_binary():
+    lit = module("binary_relax", hard_from=0.5)
+    watch = Watch(lit, quantized=lambda lit: lit.quant_optimizer.completed_steps >= BATCHES)
+    fit(lit)
+    assert watch.forwards == 2 * BATCHES * 3
+
+
+class Phases(L.Callback):
+    """Notes what the network is, at the start of each batch and in validation."""
+
+    def __init__(self):
+        self.rows, self.validation = [], []
+
+    def on_before_zero_grad(self, trainer, lit, optimizer):
+        quantizers = activation_quantizers(lit.net).values()
+        enabled = {q.enabled for q in quantizers}
+        rate = optimizer.param_groups[-1]["lr"]
+        self.rows.append((lit.is_quantized, enabled, len(optimizer.state), rate))
+
+    def on_validation_batch_start(self, trainer, lit, *_):
+        values = len(lit.net[8].weight.unique())
+        self.validation.append((lit.is_quantized, values == 2, lit.is_selectable))
+
+
+def test_float_warm_start_then_a_fresh_quantized_phase():
+    lit, phases = module(warm=1, scheduler=SchedulerSpec(name="cosine")), Phases()
+    watch = Watch(lit, quantized=lambda lit: lit.is_quantized)
+    starts = [q.step.item() for q in activation_quantizers(lit.net).values()]
+    fit(lit, phases, num_sanity_val_steps=0)
+    assert watch.forwards == 2 * BATCHES * 3
+    assert lit.warm_steps == BATCHES
+    assert [row[0] for row in phases.rows] == [False] * BATCHES + [True] * BATCHES
+    assert [row[1] for row in phases.rows] == [{False}] * BATCHES + [{True}] * BATCHES
+    # momentum is forgotten, and the rate begins anew
+    assert phases.rows[BATCHES - 1][2] > 0
+    assert phases.rows[BATCHES][2] == 0
+    rates = [row[3] for row in phases.rows]
+    assert rates[0] == rates[BATCHES] == 0.05
+    assert rates[:BATCHES] == pytest.approx(rates[BATCHES:])
+    assert phases.validation == [(False, False, False)] * 2 + [(True, True, True)] * 2
+    moved = [q.step.item() for q in activation_quantizers(lit.net).values()]
+    assert all(abs(a - b) > 1e-4 for a, b in zip(starts, moved, strict=True))
+
+
+def test_epochs_become_optimizer_steps():
+    lit = module("binary_relax", warm=1, hard_from=0.5)
+    fit(lit, epochs=3, accumulate_grad_batches=2)
+    steps = BATCHES // 2
+    assert lit.warm_steps == steps
+    relax = lit.quant_optimizer.rule.relax
+    assert [relax(t) == 0 for t in range(steps + 1)] == [True] * steps + [False]
+    hard = steps + round(0.5 * 2 * steps)
+    assert relax(hard - 1) < 1 == relax(hard)
+
+
+def test_selection_waits_for_the_hard_phase():
+    lit, phases = module("binary_relax", hard_from=0.5), Phases()
+    fit(lit, phases, num_sanity_val_steps=0, epochs=3)
+    # theta is 1 after half of the 12 steps, in the middle of the second epoch
+    assert phases.validation == [(True, True, False)] * 2 + [(True, True, True)] * 4
+
+
+class Saving(L.Callback):
+    """Saves in the middle of validation (hard weights) and after it (forward weights)."""
+
+    def __init__(self, folder):
+        self.folder, self.values = folder, {}
+
+    def save(self, trainer, lit, name):
+        if trainer.current_epoch == 0 and not trainer.sanity_checking:
+            self.values[name] = len(lit.net[8].weight.unique())
+            trainer.save_checkpoint(self.folder / f"{name}.ckpt")
+
+    def on_validation_batch_end(self, trainer, lit, *_):
+        self.save(trainer, lit, "inside")
+
+    def on_train_epoch_end(self, trainer, lit):
+        self.save(trainer, lit, "outside")
+
+
+def test_a_checkpoint_from_inside_hard_weights_holds_the_same(tmp_path):
+    saving = Saving(tmp_path)
+    fit(module("binary_relax", hard_from=1.0), saving)
+    assert saving.values == {"inside": 2, "outside": 320}
+    files = {
+        name: torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in saving.values
+    }
+    inside, outside = (network_state(files[name]) for name in ("inside", "outside"))
+    for key, value in outside.items():
+        assert torch.equal(value, inside[key])
+    loaded = []
+    for file in files.values():
+        lit = module("binary_relax", hard_from=1.0)
+        assert restore(lit.net, lit.spec, file, weights="hard") == []
+        assert len(lit.net[8].weight.unique()) == 2
+        restore(lit.net, lit.spec, file, weights="latent")
+        assert len(lit.net[8].weight.unique()) == 320
+        lit.trainer = L.Trainer(max_epochs=2, logger=False, enable_checkpointing=False)
+        base = lit._make_base(list(lit.net.named_parameters()))
+        optimizer = type(file)  # a plain dict: nothing in a checkpoint is an object of ours
+        assert optimizer is dict
+        assert base.param_groups
+        loaded.append({k: v.clone() for k, v in lit.net.state_dict().items()})
+    for key, value in loaded[0].items():
+        assert torch.equal(value, loaded[1][key])
+
+
+def test_resume_is_bitwise(tmp_path):
+    torch.manual_seed(1)
+    whole = module(warm=1)
+    fit(whole, Saving(tmp_path), epochs=3)
+    resumed = module(warm=1)
+    with torch.no_grad():
+        resumed.net[8].weight.zero_()
+    fit(resumed, epochs=3, ckpt_path=tmp_path / "outside.ckpt")
+    for key, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+class MyAverage(WeightAveraging):
+    """A user's own subclass."""
+
+
+@pytest.mark.parametrize(
+    "callback", [lambda: WeightAveraging(), lambda: StochasticWeightAveraging(0.1), MyAverage]
+)
+def test_averages_of_forward_weights_are_refused(callback):
+    with pytest.raises(QatError, match="averages forward weights"):
+        fit(module(), callback())
+
+
+def test_test_runs_on_hard_weights_and_leaves_forward_ones(tmp_path):
+    lit = module("binary_relax", hard_from=1.0)
+    trainer, data = fit(lit)
+    forward = lit.net[8].weight.detach().clone()
+    seen = []
+    lit.net[8].register_forward_pre_hook(lambda m, _: seen.append(len(m.weight.unique())))
+    trainer.test(lit, data, verbose=False)
+    assert seen == [2, 2]
+    assert torch.equal(lit.net[8].weight, forward)
