@@ -51,9 +51,13 @@ def _hydra_main() -> None:
     import hydra
 
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    # let exceptions through: ours become one line here, and a bug shows its whole traceback
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     job = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(_job)
     try:
         job()
+    except QatError as error:
+        _die(str(error), EXIT_FAILED)
     except OSError as error:
         _die(f"cannot write the run folder: {error}", EXIT_FAILED)
 
@@ -204,7 +208,22 @@ def _result_lines(summary: Mapping[str, Any], folder: Path) -> str:
             r = summary[name]
             text = f"{name:10}  val {r['val_acc']:.4f}  test {r['test_acc']:.4f}"
             lines.append(text + (f"  (epoch {r['epoch']})" if "epoch" in r else ""))
+    lines.append(rule_line(summary["rule"]))
     return "\n".join([*lines, f"{summary['wall_seconds']:.0f} s; {folder / 'summary.json'}"])
+
+
+def rule_line(rule: Mapping[str, Any]) -> str:
+    """What the update rule's numbers amounted to in this run, in plain words."""
+    numbers = ", ".join(f"{k}={v:g}" for k, v in rule["numbers"].items())
+    text = f"rule {rule['name']}({numbers}): {rule['quantized_steps']} quantized steps"
+    if rule["name"] == "bcgd":
+        text += (
+            f"; blending alone pulled latent weights {100 * rule['pull']:.2g} % of the way to the "
+            "grid, the gradient steps at hard weights did the rest"
+        )
+    if rule["name"] == "binary_relax":
+        text += f", relaxed for {rule['relaxed_steps']} of them, then hard"
+    return text
 
 
 def _close_wandb() -> None:

@@ -1,7 +1,9 @@
 """Compose a command's overrides into a checked config; resume by recomposing an earlier run's."""
 
 import difflib
+import os
 import re
+import shutil
 from collections.abc import Iterable, Mapping
 from itertools import product
 from pathlib import Path
@@ -19,6 +21,7 @@ from qat.run_spec import RunSpec
 
 # what a resume may set anew without asking: it does not enter the numbers
 _FREE = ("resume", "resume_allow")
+_LEAST_FREE = 10 * 2**20  # bytes; less does not even hold the smallest network's checkpoints
 
 
 def checked(conf: Path, overrides: list[str], *, multirun: bool = False) -> list[RunSpec]:
@@ -77,12 +80,32 @@ def _checked_run(conf: Path, overrides: list[str]) -> RunSpec:
     try:
         with initialize_config_dir(str(conf), version_base="1.3", job_name="train"):
             config = _plain(compose("config", overrides))
+            folder = compose("config", overrides, return_hydra_config=True).hydra.run.dir
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(_one_line(error, conf)) from None
     spec = check_config(config)
+    _check_writable(Path(folder))
     if spec.resume is not None:
         _check_same(Path(spec.resume), config, spec.resume_allow)
     return spec
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise SpecError if the run folder cannot be made where it should be."""
+    parent = folder.absolute()
+    while not parent.exists() and not parent.is_symlink():
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise SpecError(
+            f"hydra.run.dir={folder}: {parent} is no folder that can be written to; "
+            "choose another with hydra.run.dir=FOLDER"
+        )
+    free = shutil.disk_usage(parent).free
+    if free < _LEAST_FREE:
+        raise SpecError(
+            f"hydra.run.dir={folder}: the disk has {free} bytes left, a run needs "
+            f"{_LEAST_FREE} at least; make room or choose another with hydra.run.dir=FOLDER"
+        )
 
 
 def _plain(cfg: Any) -> dict[str, Any]:

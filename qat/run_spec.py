@@ -98,7 +98,7 @@ class TrainingSpec:
         bn_reestimate: training batches that re-estimate BatchNorm statistics on the hard weights
             before each evaluation; 0 keeps the running ones.
         start_batches: training batches that measure the start of alpha where it is measured.
-        checkpoint_every: optimizer steps between checkpoints, besides one per epoch.
+        checkpoint_every: optimizer steps between two checkpoints.
         threads: CPU threads of torch; null leaves torch's choice.
     """
 

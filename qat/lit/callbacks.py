@@ -70,7 +70,9 @@ class QuantStats(Callback):
             squares += torch.stack([gap.norm(), w.norm()]).double().square().cpu()
         distance = float((squares[0] / squares[1]).sqrt()) if squares[1] > 0 else 0.0
         logged = {"quant/flip_rate": flips / max(1, count), "quant/distance": distance}
-        pl_module.log_dict(logged, on_step=True, on_epoch=False)
+        # straight to the loggers: Lightning would repeat the numbers in later rows
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, step=trainer.global_step)
 
 
 def _pairs(wrapper: QuantOptimizer) -> list[tuple[Tensor, WeightQuantizer]]:

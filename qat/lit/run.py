@@ -193,6 +193,7 @@ def _summary(
     summary = {
         **results,
         **totals,
+        "rule": _rule(spec, trainer.global_step - built.lit.warm_steps),
         "steps": trainer.global_step,
         "epochs": trainer.current_epoch,
         "seed": spec.seed,
@@ -231,6 +232,20 @@ def _evaluate(name: str, path: Path, built: Built, spec: RunSpec) -> dict[str, A
     keys = ("epoch", "global_step")
     place: dict[str, Any] = {key: checkpoint[key] for key in keys if key in checkpoint}
     return {**place, **{key.replace("/", "_"): value for key, value in numbers.items()}}
+
+
+def _rule(spec: RunSpec, steps: int) -> dict[str, Any]:
+    """The rule's own numbers, and what they amounted to over `steps` quantized steps."""
+    rule = spec.quant.rule
+    own = {"bcgd": ("rho",), "binary_relax": ("initial", "final", "hard_from")}
+    return {
+        "name": rule.name,
+        "numbers": {key: getattr(rule, key) for key in own.get(rule.name, ())},
+        "quantized_steps": steps,
+        "relaxed_steps": round(rule.hard_from * steps) if rule.name == "binary_relax" else 0,
+        # share of the distance to the forward weights that blending alone covers
+        "pull": 1 - (1 - rule.rho) ** steps if rule.name == "bcgd" else 0.0,
+    }
 
 
 def _versions() -> dict[str, str]:

@@ -130,9 +130,9 @@ class RunCheckpoint(Callback):
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save the end of the epoch before."""
+        """Save between two epochs, if it is time."""
         if trainer.global_step > 0:
-            self.save(trainer, "epoch")
+            self._save_if_due(trainer, "epoch")
 
     @override
     def on_train_batch_start(
@@ -140,9 +140,12 @@ class RunCheckpoint(Callback):
     ) -> None:
         """Save inside an epoch; a step is first seen here when its gradients are used up."""
         if batch_idx > 0:  # the boundary before the first one is on_train_epoch_start
-            self._save_best(trainer, "batch")
-            if trainer.global_step % self._every == 0:
-                self.save(trainer, "batch")
+            self._save_if_due(trainer, "batch")
+
+    def _save_if_due(self, trainer: Trainer, boundary: Boundary) -> None:
+        self._save_best(trainer, boundary)
+        if trainer.global_step - self._saved_step >= self._every:
+            self.save(trainer, boundary)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

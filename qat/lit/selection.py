@@ -9,10 +9,9 @@ from qat.lit.checkpoint_file import checkpoint_name, checkpoints_by_step
 
 
 class Best(TypedDict):
-    """The selected epoch: its score, whether it was selectable, its step and relative path."""
+    """The selected epoch: its score, its step and its relative path."""
 
     score: float
-    selectable: bool
     step: int
     path: str
 
@@ -20,9 +19,8 @@ class Best(TypedDict):
 class Selection:
     """Keeps the best epoch seen so far.
 
-    An epoch replaces the kept one if it is the first selectable one or, both being equally
-    selectable, if its score is strictly better: ties keep the earlier epoch, NaN never wins. While
-    nothing is selectable yet, the best of what there is stands in.
+    Only selectable epochs count. One replaces the kept one if its score is strictly better: ties
+    keep the earlier epoch, NaN never wins.
 
     Args:
         mode: Whether a larger or a smaller score is better.
@@ -43,20 +41,16 @@ class Selection:
         Returns:
             Whether it is the selected one now.
         """
-        if not self._is_better(score, selectable):
+        if not selectable or not self._is_better(score):
             return False
         path = f"best/{checkpoint_name(step)}"
-        self.best = Best(score=score, selectable=selectable, step=step, path=path)
+        self.best = Best(score=score, step=step, path=path)
         return True
 
-    def _is_better(self, score: float, selectable: bool) -> bool:
+    def _is_better(self, score: float) -> bool:
         if math.isnan(score):
             return False
-        if self.best is None:
-            return True
-        if selectable != self.best["selectable"]:
-            return selectable
-        return self._sign * score > self._sign * self.best["score"]
+        return self.best is None or self._sign * score > self._sign * self.best["score"]
 
     def state_dict(self) -> dict[str, Any] | None:
         """The record as plain values, None before the first epoch."""

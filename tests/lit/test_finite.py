@@ -41,10 +41,10 @@ class Poison(L.Callback):
 )
 def test_nan_stops_before_the_update_and_overwrites_nothing(tmp_path, where, message):
     with pytest.raises(InterruptedError):
-        fit(tmp_path, StopAt("on_train_batch_start", 8))
+        fit(tmp_path, StopAt("on_train_batch_start", 8), every=1)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*.ckpt")}
     quiet_model = toy_run.Toy()
-    trainer = toy_run.trainer(tmp_path, Poison(8, where))
+    trainer = toy_run.trainer(tmp_path, Poison(8, where), every=1)
     start = last_good(tmp_path / "checkpoints" / "last")
     with pytest.raises(NonFiniteError, match=message):
         trainer.fit(quiet_model, toy_run.Data(0), ckpt_path=start)

@@ -20,8 +20,8 @@ def test_selection_table():
     assert offers((0.5, True), (0.7, True), (0.6, True)) == 1
     assert offers((0.5, True), (0.4, True), mode="min") == 1
     assert offers((0.5, True), (0.5, True)) == 0
-    # float epochs score higher and may not win once a quantized one is there
-    assert offers((0.9, False), (0.95, False)) == 1
+    # float epochs score higher and may not win
+    assert offers((0.9, False), (0.95, False)) is None
     assert offers((0.9, False), (0.6, True), (0.95, False)) == 1
     assert offers((0.9, False), (0.6, True), (0.7, True)) == 2
     assert offers((nan, True)) is None
@@ -37,7 +37,11 @@ def test_selection_equals_brute_force_and_survives_a_resume(epochs, stop):
     resumed.load_state_dict(first.state_dict())
     for step, (score, selectable) in list(enumerate(epochs))[stop:]:
         resumed.offer(score, step=step, selectable=selectable)
-    best = max(range(len(epochs)), key=lambda i: (epochs[i][1], epochs[i][0], -i))
+    selectable = [i for i, (_, counts) in enumerate(epochs) if counts]
+    if not selectable:
+        assert resumed.best is None
+        return
+    best = max(selectable, key=lambda i: (epochs[i][0], -i))
     assert resumed.best["step"] == best
     assert resumed.best["path"] == f"best/step={best:08d}.ckpt"
 

@@ -1,4 +1,4 @@
-"""One rank of a data-parallel run: python ddp_worker.py RANK WORLD FOLDER RULE."""
+"""One rank of a data-parallel run: python ddp_worker.py RANK WORLD FOLDER."""
 
 import sys
 from pathlib import Path
@@ -35,16 +35,13 @@ def train(rank: int, world: int, rule: str) -> dict[str, torch.Tensor]:
     return {**net.state_dict(), **latent}
 
 
-def main(rank: int, world: int, folder: Path, rule: str) -> None:
+def main(rank: int, world: int, folder: Path) -> None:
     torch.set_num_threads(1)
-    if world > 1:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world
-        )
-    torch.save(train(rank, world, rule), folder / f"{world}_{rank}.pt")
-    if world > 1:
-        dist.destroy_process_group()
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world)
+    torch.save({rule: train(rank, world, rule) for rule in RULES}, folder / f"{rank}.pt")
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4])
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

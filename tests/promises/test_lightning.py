@@ -155,60 +155,52 @@ def test_selection_waits_for_the_hard_phase():
 
 
 class Saving(L.Callback):
-    """Saves in the middle of validation (hard weights) and after it (forward weights)."""
+    """Saves after the sixth step, in the second epoch, showing each kind of weights."""
 
     def __init__(self, folder):
         self.folder, self.values = folder, {}
 
+    def on_train_batch_end(self, trainer, lit, *_):
+        if trainer.global_step == 6:
+            with lit.quant_optimizer.hard_weights():
+                self.save(trainer, lit, "inside")
+            self.save(trainer, lit, "outside")
+
     def save(self, trainer, lit, name):
-        if trainer.current_epoch == 0 and not trainer.sanity_checking:
-            self.values[name] = len(lit.net[8].weight.unique())
-            trainer.save_checkpoint(self.folder / f"{name}.ckpt")
-
-    def on_validation_batch_end(self, trainer, lit, *_):
-        self.save(trainer, lit, "inside")
-
-    def on_train_epoch_end(self, trainer, lit):
-        self.save(trainer, lit, "outside")
+        self.values[name] = len(lit.net[8].weight.unique())
+        trainer.save_checkpoint(self.folder / f"{name}.ckpt")
 
 
-def test_a_checkpoint_from_inside_hard_weights_holds_the_same(tmp_path):
-    saving = Saving(tmp_path)
-    fit(module("binary_relax", hard_from=1.0), saving)
+def test_a_checkpoint_resumes_the_same_from_inside_hard_weights(tmp_path):
+    whole, saving = module("binary_relax", warm=1, hard_from=1.0), Saving(tmp_path)
+    fit(whole, saving, epochs=3)
     assert saving.values == {"inside": 2, "outside": 320}
-    files = {
-        name: torch.load(tmp_path / f"{name}.ckpt", weights_only=True) for name in saving.values
-    }
-    inside, outside = (network_state(files[name]) for name in ("inside", "outside"))
-    for key, value in outside.items():
-        assert torch.equal(value, inside[key])
-    loaded = []
-    for file in files.values():
-        lit = module("binary_relax", hard_from=1.0)
-        assert restore(lit.net, lit.spec, file, weights="hard") == []
-        assert len(lit.net[8].weight.unique()) == 2
-        restore(lit.net, lit.spec, file, weights="latent")
+    for name in saving.values:
+        resumed = module("binary_relax", warm=1, hard_from=1.0)
+        with torch.no_grad():
+            resumed.net[8].weight.zero_()
+        fit(resumed, epochs=3, ckpt_path=tmp_path / f"{name}.ckpt")
+        for key, value in whole.state_dict().items():
+            assert torch.equal(value, resumed.state_dict()[key]), key
+
+
+def test_restore_reads_latent_and_hard_weights_from_either_checkpoint(tmp_path):
+    saving, lit = Saving(tmp_path), module("binary_relax", hard_from=1.0)
+    fit(lit, saving)
+    states = []
+    for name in saving.values:
+        file = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
+        latent = network_state(file)
+        assert restore(lit.net, lit.spec, file, weights="latent") == []
+        assert torch.equal(lit.net[8].weight, latent["8.weight"])
         assert len(lit.net[8].weight.unique()) == 320
-        lit.trainer = L.Trainer(max_epochs=2, logger=False, enable_checkpointing=False)
-        base = lit._make_base(list(lit.net.named_parameters()))
-        optimizer = type(file)  # a plain dict: nothing in a checkpoint is an object of ours
-        assert optimizer is dict
-        assert base.param_groups
-        loaded.append({k: v.clone() for k, v in lit.net.state_dict().items()})
-    for key, value in loaded[0].items():
-        assert torch.equal(value, loaded[1][key])
-
-
-def test_resume_is_bitwise(tmp_path):
-    torch.manual_seed(1)
-    whole = module(warm=1)
-    fit(whole, Saving(tmp_path), epochs=3)
-    resumed = module(warm=1)
-    with torch.no_grad():
-        resumed.net[8].weight.zero_()
-    fit(resumed, epochs=3, ckpt_path=tmp_path / "outside.ckpt")
-    for key, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[key]), key
+        restore(lit.net, lit.spec, file, weights="hard")
+        w = latent["8.weight"]
+        assert torch.equal(lit.net[8].weight, torch.where(w >= 0, 1.0, -1.0) * w.abs().mean())
+        states.append(latent)
+    assert states[0].keys() == states[1].keys()
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key])
 
 
 class MyAverage(WeightAveraging):
@@ -223,7 +215,7 @@ def test_averages_of_forward_weights_are_refused(callback):
         fit(module(), callback())
 
 
-def test_test_runs_on_hard_weights_and_leaves_forward_ones(tmp_path):
+def test_test_runs_on_hard_weights_and_leaves_forward_ones():
     lit = module("binary_relax", hard_from=1.0)
     trainer, data = fit(lit)
     forward = lit.net[8].weight.detach().clone()

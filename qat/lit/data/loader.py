@@ -1,5 +1,6 @@
 """Loaders that leave the global random state alone, and where training goes on after a resume."""
 
+import signal
 from typing import Any
 
 import torch
@@ -39,10 +40,21 @@ def image_loader(
         dataset,
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=ignore_signals,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
         **batching,
     )
+
+
+def ignore_signals(worker: int) -> None:
+    """Leave SIGTERM and SIGINT to the parent, which saves and then ends its workers.
+
+    A signal to the whole process group (Ctrl-C, a scheduler) would otherwise kill the workers
+    first, and the run would fail before it could save.
+    """
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def training_position(trainer: Any, batches: int) -> Position:

@@ -1,0 +1,130 @@
+"""What becomes of each layer: defaults, ends, overrides."""
+
+import pytest
+import torch
+from torch import nn
+
+from qat.errors import SpecError
+from qat.nn.weight import WeightQuantizer
+from qat.plan import activation_options, weight_plans, weight_projections, weight_quantizer
+from qat.spec import EndsSpec, Override, QuantSpec, WeightSpec
+
+
+def network():
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(),
+        nn.Sequential(nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1)),
+        nn.ReLU(), nn.Flatten(), nn.Linear(16, 3),
+    )  # fmt: skip
+
+
+def bits(spec, net=None):
+    return {name: plan.spec.bits for name, plan in weight_plans(net or network(), spec).items()}
+
+
+def test_all_layers_by_default():
+    assert bits(QuantSpec()) == {"0": 1, "2.0": 1, "2.3": 1, "5": 1}
+
+
+@pytest.mark.parametrize("first", ["quantized", "float"])
+@pytest.mark.parametrize("last", ["quantized", "float"])
+def test_ends(first, last):
+    plans = weight_plans(network(), QuantSpec(ends=EndsSpec(first=first, last=last)))
+    assert plans["0"].spec.bits == (32 if first == "float" else 1)
+    assert plans["5"].spec.bits == (32 if last == "float" else 1)
+    assert plans["0"].reason == ("ends.first=float" if first == "float" else "")
+    assert plans["5"].reason == ("ends.last=float" if last == "float" else "")
+    assert plans["2.0"].spec.bits == plans["2.3"].spec.bits == 1
+
+
+@pytest.mark.parametrize("end", ["first", "last"])
+def test_the_only_layer_is_both_ends(end):
+    net = nn.Sequential(nn.Linear(3, 2))
+    assert bits(QuantSpec(ends=EndsSpec(**{end: "float"})), net) == {"0": 32}
+    assert bits(QuantSpec(), net) == {"0": 1}
+
+
+def test_the_last_matching_override_wins():
+    overrides = (
+        Override(match="2.*", weight={"bits": 4}),
+        Override(match="*.3", weight={"bits": 8}),
+        Override(match="2.?", activation={"bits": 2}),
+    )
+    spec = QuantSpec(overrides=overrides)
+    assert bits(spec) == {"0": 1, "2.0": 4, "2.3": 8, "5": 1}
+    swapped = QuantSpec(overrides=overrides[1::-1])
+    assert bits(swapped) == {"0": 1, "2.0": 4, "2.3": 4, "5": 1}
+    # an override that says nothing about a part leaves it to the earlier ones
+    assert activation_options(spec, "2.2").bits == 2
+    assert activation_options(spec, "1").bits == 4
+
+
+def test_an_override_is_stronger_than_the_ends_policy():
+    spec = QuantSpec(
+        ends=EndsSpec(first="float", last="float"),
+        overrides=(Override(match="0", weight={"bits": 8}),),
+    )
+    assert bits(spec) == {"0": 8, "2.0": 1, "2.3": 1, "5": 32}
+
+
+def test_an_override_to_float_names_itself():
+    spec = QuantSpec(overrides=(Override(match="2.0", weight={"bits": 32}),))
+    plans = weight_plans(network(), spec)
+    assert plans["2.0"].reason == "override match=2.0"
+    assert not plans["2.0"].spec.is_quantized
+
+
+def test_override_merges_with_the_defaults():
+    weight = WeightSpec(bits=2, grid="ternary_threshold", granularity="channel")
+    overrides = (
+        Override(match="0", weight={"bits": 4}),
+        Override(match="5", weight={"granularity": "tensor"}),
+    )
+    plans = weight_plans(network(), QuantSpec(weight=weight, overrides=overrides))
+    assert weight_quantizer(plans["0"].spec) == WeightQuantizer(4, "channel", "uniform")
+    assert weight_quantizer(plans["5"].spec) == WeightQuantizer(2, "tensor", "ternary_threshold")
+    assert weight_quantizer(plans["2.0"].spec) == WeightQuantizer(2, "channel", "ternary_threshold")
+
+
+@pytest.mark.parametrize("match", ["layer9", "2", "2.1", "", "0.weight"])
+def test_a_pattern_that_matches_nothing_is_an_error(match):
+    spec = QuantSpec(overrides=(Override(match=match, weight={"bits": 4}),))
+    for fun in (weight_plans, weight_projections):
+        with pytest.raises(SpecError, match="matches no layer; names look like 0, 1, 2.0"):
+            fun(network(), spec)
+
+
+def test_projections_are_those_of_the_parameters():
+    net = network()
+    spec = QuantSpec(ends=EndsSpec(last="float"))
+    projections = weight_projections(net, spec)
+    assert list(projections) == [net[0].weight, net[2][0].weight, net[2][3].weight]
+    assert set(projections.values()) == {WeightQuantizer(1, grid="binary")}
+    w = net[0].weight.detach()
+    assert torch.equal(
+        projections[net[0].weight](w), torch.where(w >= 0, 1.0, -1.0) * w.abs().mean()
+    )
+
+
+def test_tied_weights_follow_the_first_layer():
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    net[2].weight = net[0].weight
+    both = weight_projections(net, QuantSpec())
+    assert list(both) == [net[0].weight]
+    first_float = QuantSpec(ends=EndsSpec(first="float"))
+    assert weight_projections(net, first_float) == {}
+
+
+def test_a_layer_that_standardises_its_weight_stays_float():
+    class StdConv2d(nn.Conv2d):
+        pass
+
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), StdConv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    spec = QuantSpec(overrides=(Override(match="1", weight={"bits": 4}),))
+    plan = weight_plans(net, spec)["1"]
+    assert not plan.spec.is_quantized
+    assert "standardises" in plan.reason
+
+
+def test_without_layers():
+    assert weight_plans(nn.Sequential(nn.ReLU()), QuantSpec()) == {}
