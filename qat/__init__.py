@@ -1,1 +1,127 @@
-"""Train networks whose weights and activations live on a few levels."""
+"""Train networks whose weights and activations live on a few levels.
+
+Every public name is resolved at its first use, so `import qat` loads nothing heavy.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qat.audit import Audit as Audit
+    from qat.audit import LayerAudit as LayerAudit
+    from qat.audit import audit as audit
+    from qat.audit_table import audit_table as audit_table
+    from qat.calibrate import start_steps as start_steps
+    from qat.errors import CheckpointError as CheckpointError
+    from qat.errors import DataError as DataError
+    from qat.errors import NonFiniteError as NonFiniteError
+    from qat.errors import NotOnGridError as NotOnGridError
+    from qat.errors import QatError as QatError
+    from qat.errors import SpecError as SpecError
+    from qat.functional.schedule import Schedule as Schedule
+    from qat.functional.ste import Stairs as Stairs
+    from qat.functional.ste import relu_stairs as relu_stairs
+    from qat.functional.ste import signed_stairs as signed_stairs
+    from qat.functional.ste import staircase_ste as staircase_ste
+    from qat.lit.classifier import LitClassifier as LitClassifier
+    from qat.nn.activation import ActivationQuantizer as ActivationQuantizer
+    from qat.nn.weight import WeightQuantizer as WeightQuantizer
+    from qat.optim.groups import parameter_groups as parameter_groups
+    from qat.optim.quant_optimizer import Projection as Projection
+    from qat.optim.quant_optimizer import QuantOptimizer as QuantOptimizer
+    from qat.optim.rule import UpdateRule as UpdateRule
+    from qat.optim.rule import bcgd as bcgd
+    from qat.optim.rule import binary_connect as binary_connect
+    from qat.optim.rule import binary_relax as binary_relax
+    from qat.optim.rule import float_only as float_only
+    from qat.plan import weight_projections as weight_projections
+    from qat.spec import ActivationSpec as ActivationSpec
+    from qat.spec import EndsSpec as EndsSpec
+    from qat.spec import Override as Override
+    from qat.spec import QuantSpec as QuantSpec
+    from qat.spec import RuleSpec as RuleSpec
+    from qat.spec import WeightSpec as WeightSpec
+    from qat.surgery import activation_quantizers as activation_quantizers
+    from qat.surgery import enable_activations as enable_activations
+    from qat.surgery import load_weights as load_weights
+    from qat.surgery import prepare as prepare
+
+    __version__: str
+
+_MODULES = {
+    "ActivationQuantizer": "qat.nn.activation",
+    "ActivationSpec": "qat.spec",
+    "Audit": "qat.audit",
+    "CheckpointError": "qat.errors",
+    "DataError": "qat.errors",
+    "EndsSpec": "qat.spec",
+    "LayerAudit": "qat.audit",
+    "LitClassifier": "qat.lit.classifier",
+    "NonFiniteError": "qat.errors",
+    "NotOnGridError": "qat.errors",
+    "Override": "qat.spec",
+    "Projection": "qat.optim.quant_optimizer",
+    "QatError": "qat.errors",
+    "QuantOptimizer": "qat.optim.quant_optimizer",
+    "QuantSpec": "qat.spec",
+    "RuleSpec": "qat.spec",
+    "Schedule": "qat.functional.schedule",
+    "SpecError": "qat.errors",
+    "Stairs": "qat.functional.ste",
+    "UpdateRule": "qat.optim.rule",
+    "WeightQuantizer": "qat.nn.weight",
+    "WeightSpec": "qat.spec",
+    "activation_quantizers": "qat.surgery",
+    "audit": "qat.audit",
+    "audit_table": "qat.audit_table",
+    "bcgd": "qat.optim.rule",
+    "binary_connect": "qat.optim.rule",
+    "binary_relax": "qat.optim.rule",
+    "enable_activations": "qat.surgery",
+    "float_only": "qat.optim.rule",
+    "load_weights": "qat.surgery",
+    "parameter_groups": "qat.optim.groups",
+    "prepare": "qat.surgery",
+    "relu_stairs": "qat.functional.ste",
+    "signed_stairs": "qat.functional.ste",
+    "staircase_ste": "qat.functional.ste",
+    "start_steps": "qat.calibrate",
+    "weight_projections": "qat.plan",
+}
+
+__all__ = sorted(_MODULES)
+
+
+class _Package(ModuleType):
+    """A package in which a public function outlives the import of the module it is named after.
+
+    Importing the module `qat.audit` binds it to the attribute `audit` of its package, where users
+    find the function; `from qat.audit import ...` does not need that attribute.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _MODULES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("qat")
+    if name not in _MODULES:
+        raise AttributeError(f"module 'qat' has no attribute {name!r}")
+    value = getattr(import_module(_MODULES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return [*__all__, "__version__"]

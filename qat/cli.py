@@ -6,10 +6,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from qat.errors import QatError, SpecError
+from qat.run_spec import RunSpec
 
 EXIT_BAD_COMMAND = 2
 EXIT_FAILED = 1
@@ -29,6 +31,9 @@ def main() -> None:
         _die(str(error), EXIT_BAD_COMMAND)
     except KeyboardInterrupt:
         _die("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
 
 
 def _run(arguments: list[str]) -> None:
@@ -41,10 +46,21 @@ def _run(arguments: list[str]) -> None:
     asks_only = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
     if not asks_only:
         overrides = resumed_overrides(overrides)
-        checked(conf_folder(), overrides, multirun=args.multirun)
+        specs = checked(conf_folder(), overrides, multirun=args.multirun)
+        if specs[0].resume is not None and _is_finished(Path(specs[0].resume), specs[0]):
+            print(f"{specs[0].resume} is finished; see its summary.json")
+            return
     flags = [a for a in arguments if a not in set(args.overrides)]
     sys.argv = [sys.argv[0], *flags, *overrides]
     _hydra_main()
+
+
+def _is_finished(folder: Path, spec: RunSpec) -> bool:
+    """Whether a run to be resumed has reached its end, and is not allowed to go beyond it."""
+    with suppress(OSError, ValueError):
+        state = json.loads((folder / "status.json").read_text())["state"]
+        return bool(state == "finished") and "trainer.max_epochs" not in spec.resume_allow
+    return False
 
 
 def _hydra_main() -> None:
@@ -58,6 +74,8 @@ def _hydra_main() -> None:
         job()
     except QatError as error:
         _die(str(error), EXIT_FAILED)
+    except BrokenPipeError:
+        raise
     except OSError as error:
         _die(f"cannot write the run folder: {error}", EXIT_FAILED)
 
@@ -95,7 +113,9 @@ def _job(cfg: Any) -> float | None:
         _close_wandb()
 
 
-def _train(cfg: Any, config: Mapping[str, Any], spec: Any, folder: Path, status: "Status") -> float:
+def _train(
+    cfg: Any, config: Mapping[str, Any], spec: RunSpec, folder: Path, status: "Status"
+) -> float:
     from qat.audit_table import audit_table
     from qat.lit.run import audit_untrained, build, train
     from qat.lit.signals import Signals
@@ -110,7 +130,7 @@ def _train(cfg: Any, config: Mapping[str, Any], spec: Any, folder: Path, status:
         for logger in parts.loggers:
             logger.log_hyperparams(dict(config))
         if not sys.stderr.isatty():
-            spec.trainer["enable_progress_bar"] = False
+            spec = replace(spec, trainer={**spec.trainer, "enable_progress_bar": False})
         print(f"run folder: {folder}", flush=True)
         summary, found = train(built, spec, parts, folder, signals=signals)
     print("\n" + audit_table(found) + "\n")

@@ -153,6 +153,9 @@ def _one_line(error: Exception, conf: Path) -> str:
     key = re.search(r"(?:Could not override|Key) '([^']+)'", text)
     if key and ("not in struct" in text or "Could not override" in text):
         return _unknown_key(error, key.group(1), conf)
+    bare = re.search(r"Error parsing override '([^']*)'\s+missing EQUAL", text)
+    if bare:
+        return f"{bare.group(1)!r} must be key=value, e.g. seed=2; see --help"
     lines = [line.strip() for line in text.splitlines()]
     return "; ".join(line for line in lines if line and not line.startswith("See http"))
 

@@ -16,7 +16,8 @@ class Between(nn.Module):
 
     def __init__(self, path, layer):
         super().__init__()
-        self.first, self.quant, self.path, self.layer = nn.Conv2d(1, 4, 1), ActivationQuantizer(3), path, layer
+        self.first, self.quant = nn.Conv2d(1, 4, 1), ActivationQuantizer(3)
+        self.path, self.layer = path, layer
 
     def forward(self, x):
         return self.layer(self.path(self.quant(self.first(x))))

@@ -1,4 +1,4 @@
-"""prepare and load_weights on small networks of every kind."""
+"""prepare on small networks of every kind."""
 
 import copy
 import pickle
@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from qat.errors import CheckpointError, SpecError
+from qat.errors import SpecError
 from qat.nn.activation import ActivationQuantizer
 from qat.spec import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
-from qat.surgery import activation_quantizers, enable_activations, load_weights, prepare
+from qat.surgery import activation_quantizers, enable_activations, prepare
 
 IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 WEIGHTS_ONLY = QuantSpec(activation=ActivationSpec(bits=32))
@@ -20,7 +20,8 @@ WEIGHTS_ONLY = QuantSpec(activation=ActivationSpec(bits=32))
 def convnet():
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3), nn.ReLU6(),
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True),
+        nn.Conv2d(4, 4, 3), nn.ReLU6(),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3),
     )  # fmt: skip
 
@@ -49,7 +50,8 @@ class Shared(nn.Module):
 
     def __init__(self, uses):
         super().__init__()
-        self.a, self.b, self.relu, self.uses = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1), nn.ReLU(), uses
+        self.a, self.b, self.relu = nn.Conv2d(1, 2, 1), nn.Conv2d(2, 2, 1), nn.ReLU()
+        self.uses = uses
 
     def forward(self, x):
         x = self.relu(self.a(x))
@@ -71,9 +73,7 @@ def test_relus_become_staircases_and_nothing_else_changes():
 
 
 def test_options_reach_the_quantizers():
-    activation = ActivationSpec(
-        bits=2, derivative="relu", step_derivative="exact", step_rate=0.0
-    )
+    activation = ActivationSpec(bits=2, derivative="relu", step_derivative="exact", step_rate=0.0)
     spec = QuantSpec(
         activation=activation, overrides=(Override(match="4", activation={"bits": 8}),)
     )
@@ -184,49 +184,6 @@ def test_an_override_that_matches_nothing():
     spec = QuantSpec(overrides=(Override(match="nowhere", activation={"bits": 2}),))
     with pytest.raises(SpecError, match="nowhere"):
         prepare(convnet(), spec)
-
-
-def test_float_weights_load_into_a_prepared_network():
-    source, net = convnet(), prepare(convnet(), QuantSpec(), example=IMAGES)
-    with torch.no_grad():
-        source[0].weight.fill_(0.25)
-        net[2].step.fill_(0.7)
-    assert load_weights(net, source.state_dict()) == ["2.step", "4.step"]
-    assert torch.equal(net[0].weight, source[0].weight)
-    assert net[2].step.item() == pytest.approx(0.7)
-
-
-def test_quantized_weights_load_with_their_steps():
-    net = prepare(convnet(), QuantSpec(), example=IMAGES)
-    state = {k: v + 1 for k, v in net.state_dict().items()}
-    assert load_weights(net, state) == []
-    assert all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
-
-
-def test_some_steps_missing_is_an_error():
-    net = prepare(convnet(), QuantSpec(), example=IMAGES)
-    state = {k: v for k, v in net.state_dict().items() if k != "4.step"}
-    with pytest.raises(CheckpointError, match=r"1 of 2 .*4\.step"):
-        load_weights(net, state)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: s.pop("0.weight"), "missing 0.weight"),
-        (lambda s: s.update(extra=torch.ones(1)), "unexpected extra"),
-        (lambda s: s.update({"7.bias": torch.ones(4)}), r"7.bias has shape \(4,\).*\(3,\)"),
-        (lambda s: s.update({"2.step": torch.ones(1)}), "2.step has shape"),
-    ],
-)
-def test_other_weights_are_refused_and_leave_no_trace(change, message):
-    net = prepare(convnet(), QuantSpec(), example=IMAGES)
-    before = {k: v.clone() for k, v in net.state_dict().items()}
-    state = {k: v + 1 for k, v in before.items()}
-    change(state)
-    with pytest.raises(CheckpointError, match=message):
-        load_weights(net, state)
-    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
 
 
 def test_a_float_spec_touches_nothing():

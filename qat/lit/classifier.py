@@ -1,5 +1,6 @@
 """LitClassifier: trains a prepared network with an update rule, judged on hard weights."""
 
+import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Protocol
@@ -113,8 +114,8 @@ class LitClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The rule around the base optimizer; the only place where epochs become steps."""
-        total = int(self.trainer.estimated_stepping_batches)
-        per_epoch = total // max(1, self.trainer.max_epochs or 1)
+        per_epoch = self._steps_per_epoch()
+        total = per_epoch * (self.trainer.max_epochs or 1)
         self.warm_steps = min(total, self.warm_start_epochs * per_epoch)
         keywords = self._make_base.keywords
         groups = parameter_groups(
@@ -141,6 +142,13 @@ class LitClassifier(L.LightningModule):
             "optimizer": self.quant_optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
+
+    def _steps_per_epoch(self) -> int:
+        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+        batches, limit = data.batches_per_epoch, self.trainer.limit_train_batches
+        if limit is not None:
+            batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
 
     # -- training ---------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The staircase inside autograd: what it saves, vmap, functional gradients, compilation."""
+"""The staircase inside autograd: what it saves, vmap, compilation, autocast."""
 
 import pytest
 import torch
@@ -97,8 +97,9 @@ def test_vmap_over_steps():
         assert torch.equal(many[i], staircase_ste(x, alpha, stairs=relu_stairs(3)))
 
 
-@pytest.mark.parametrize("learned", [True, False])
-@pytest.mark.parametrize("stairs", STAIRS.values(), ids=STAIRS)
+@pytest.mark.parametrize(
+    ("stairs", "learned"), [*((name, True) for name in STAIRS), ("relu4", False)]
+)
 @pytest.mark.parametrize(
     ("derivative", "step_derivative"),
     [*zip(DERIVATIVES, STEP_DERIVATIVES, strict=True), ("identity", "three_valued")],
@@ -112,7 +113,11 @@ def test_compiled_equals_eager(stairs, derivative, step_derivative, learned):
 
     def fun(value, step):
         return staircase_ste(
-            value, step, stairs=stairs, derivative=derivative, step_derivative=step_derivative
+            value,
+            step,
+            stairs=STAIRS[stairs],
+            derivative=derivative,
+            step_derivative=step_derivative,
         )
 
     results = []
@@ -128,6 +133,26 @@ def test_compiled_equals_eager(stairs, derivative, step_derivative, learned):
     assert (grad_alpha is None) == (grad_alpha2 is None) == (not learned)
     if learned:
         assert torch.equal(grad_alpha, grad_alpha2)
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+def test_grid_arithmetic_is_float32_under_autocast(bits):
+    generator = torch.Generator().manual_seed(bits)
+    layer, images = torch.nn.Linear(16, 64), torch.randn(32, 16, generator=generator)
+    alpha = torch.tensor(0.0131, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        x = layer(images)
+        y = staircase_ste(x, alpha, stairs=relu_stairs(bits))
+        y32 = staircase_ste(x.float(), alpha, stairs=relu_stairs(bits))
+    assert x.dtype == y.dtype == torch.bfloat16
+    assert y32.dtype == torch.float32
+    codes = (x.float() / alpha.detach()).ceil().clamp(0, 2**bits - 1)
+    assert torch.equal(y32, codes * alpha.detach())
+    assert torch.equal(y, (codes * alpha.detach()).bfloat16())
+    assert len(y.unique()) <= 2**bits
+    y.sum().backward()
+    assert alpha.grad.dtype == torch.float32
+    assert layer.weight.grad.dtype == torch.float32
 
 
 def test_half_precision_gradients_of_alpha_do_not_overflow():

@@ -97,7 +97,7 @@ def test_relaxation_out_of_range(options):
 
 
 def test_unknown_rule_names_the_known_ones():
-    with pytest.raises(SpecError, match="binary_connect.*binary_relax.*bcgd.*got 'adam'"):
+    with pytest.raises(SpecError, match=r"binary_connect.*binary_relax.*bcgd.*got 'adam'"):
         rule_from_numbers("adam", 10)
 
 

@@ -1,6 +1,8 @@
-"""The promises under a real Lightning Trainer: LitClassifier on the digits, a small network."""
+"""The promises under a real Lightning Trainer: phases, forward weights, refusals."""
 
+import sys
 from functools import partial
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -9,50 +11,14 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import nn
 
 from qat.errors import QatError
-from qat.lit.classifier import LitClassifier
-from qat.lit.data.digits import Digits
-from qat.lit.restore import network_state, restore
-from qat.run_spec import DataSpec, SchedulerSpec, TrainingSpec
-from qat.spec import ActivationSpec, QuantSpec, RuleSpec
-from qat.surgery import activation_quantizers, prepare
+from qat.run_spec import SchedulerSpec
+from qat.surgery import activation_quantizers
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
+
+from digits_run import BATCHES, fit, module
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
-BATCHES = 4
-
-
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(
-        nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(6, 8, 2, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(),
-        nn.Linear(32, 10),
-    )  # fmt: skip
-
-
-def module(rule="bcgd", *, warm=0, base=None, training=None, scheduler=None, **numbers):
-    spec = QuantSpec(
-        rule=RuleSpec(name=rule, **numbers), activation=ActivationSpec(step_start="batches")
-    )
-    return LitClassifier(
-        prepare(network(), spec, example=torch.zeros(1, 1, 8, 8)),
-        spec,
-        optimizer=base or partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4),
-        scheduler=scheduler or SchedulerSpec(name="constant"),
-        training=training or TrainingSpec(start_batches=1),
-        classes=10,
-        warm_start_epochs=warm,
-    )
-
-
-def fit(lit, *callbacks, epochs=2, ckpt_path=None, **options):
-    data = Digits(DataSpec(batch_size=32), seed=0)
-    trainer = L.Trainer(
-        accelerator="cpu", devices=1, max_epochs=epochs, limit_train_batches=BATCHES,
-        limit_val_batches=2, limit_test_batches=2, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, callbacks=list(callbacks), **options,
-    )  # fmt: skip
-    trainer.fit(lit, data, ckpt_path=ckpt_path)
-    return trainer, data
 
 
 class Watch:
@@ -154,55 +120,6 @@ def test_selection_waits_for_the_hard_phase():
     assert phases.validation == [(True, True, False)] * 2 + [(True, True, True)] * 4
 
 
-class Saving(L.Callback):
-    """Saves after the sixth step, in the second epoch, showing each kind of weights."""
-
-    def __init__(self, folder):
-        self.folder, self.values = folder, {}
-
-    def on_train_batch_end(self, trainer, lit, *_):
-        if trainer.global_step == 6:
-            with lit.quant_optimizer.hard_weights():
-                self.save(trainer, lit, "inside")
-            self.save(trainer, lit, "outside")
-
-    def save(self, trainer, lit, name):
-        self.values[name] = len(lit.net[8].weight.unique())
-        trainer.save_checkpoint(self.folder / f"{name}.ckpt")
-
-
-def test_a_checkpoint_resumes_the_same_from_inside_hard_weights(tmp_path):
-    whole, saving = module("binary_relax", warm=1, hard_from=1.0), Saving(tmp_path)
-    fit(whole, saving, epochs=3)
-    assert saving.values == {"inside": 2, "outside": 320}
-    for name in saving.values:
-        resumed = module("binary_relax", warm=1, hard_from=1.0)
-        with torch.no_grad():
-            resumed.net[8].weight.zero_()
-        fit(resumed, epochs=3, ckpt_path=tmp_path / f"{name}.ckpt")
-        for key, value in whole.state_dict().items():
-            assert torch.equal(value, resumed.state_dict()[key]), key
-
-
-def test_restore_reads_latent_and_hard_weights_from_either_checkpoint(tmp_path):
-    saving, lit = Saving(tmp_path), module("binary_relax", hard_from=1.0)
-    fit(lit, saving)
-    states = []
-    for name in saving.values:
-        file = torch.load(tmp_path / f"{name}.ckpt", weights_only=True)
-        latent = network_state(file)
-        assert restore(lit.net, lit.spec, file, weights="latent") == []
-        assert torch.equal(lit.net[8].weight, latent["8.weight"])
-        assert len(lit.net[8].weight.unique()) == 320
-        restore(lit.net, lit.spec, file, weights="hard")
-        w = latent["8.weight"]
-        assert torch.equal(lit.net[8].weight, torch.where(w >= 0, 1.0, -1.0) * w.abs().mean())
-        states.append(latent)
-    assert states[0].keys() == states[1].keys()
-    for key, value in states[0].items():
-        assert torch.equal(value, states[1][key])
-
-
 class MyAverage(WeightAveraging):
     """A user's own subclass."""
 
@@ -213,14 +130,3 @@ class MyAverage(WeightAveraging):
 def test_averages_of_forward_weights_are_refused(callback):
     with pytest.raises(QatError, match="averages forward weights"):
         fit(module(), callback())
-
-
-def test_test_runs_on_hard_weights_and_leaves_forward_ones():
-    lit = module("binary_relax", hard_from=1.0)
-    trainer, data = fit(lit)
-    forward = lit.net[8].weight.detach().clone()
-    seen = []
-    lit.net[8].register_forward_pre_hook(lambda m, _: seen.append(len(m.weight.unique())))
-    trainer.test(lit, data, verbose=False)
-    assert seen == [2, 2]
-    assert torch.equal(lit.net[8].weight, forward)

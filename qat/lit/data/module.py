@@ -1,6 +1,6 @@
 """The base class of all data modules."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
@@ -129,14 +129,8 @@ class ImageData(L.LightningDataModule):
 
         An incomplete last batch is kept unless it is a single image.
         """
-        images, size = self.parts.train, self.options.batch_size
-        self.train_sampler = EpochBatchSampler(
-            len(images),
-            size,
-            seed=self.seed,
-            drop_last=len(images) > size and len(images) % size < _SMALLEST_BATCH,
-            locate=self.position,
-        )
+        images = self.parts.train
+        self.train_sampler = self._sampler(locate=self.position)
         transform = (
             self.training_transform() if self.options.augment else self.evaluation_transform()
         )
@@ -144,6 +138,20 @@ class ImageData(L.LightningDataModule):
         return image_loader(
             dataset, self.options.workers, seed=self.seed, batch_sampler=self.train_sampler
         )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of a full training epoch, told without making a loader.
+
+        Lightning's own count starts the train loader, and with it the place where a resumed run
+        goes on, before that place is known.
+        """
+        return len(self._sampler())
+
+    def _sampler(self, **options: Any) -> EpochBatchSampler:
+        count, size = len(self.parts.train), self.options.batch_size
+        drop_last = count > size and count % size < _SMALLEST_BATCH
+        return EpochBatchSampler(count, size, seed=self.seed, drop_last=drop_last, **options)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """The validation part in a fixed order."""

@@ -1,0 +1,142 @@
+"""The public names of `qat`, frozen; nothing heavy is imported before one is used."""
+
+import ast
+import importlib
+import importlib.metadata
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import qat
+
+PUBLIC = [
+    "ActivationQuantizer",
+    "ActivationSpec",
+    "Audit",
+    "CheckpointError",
+    "DataError",
+    "EndsSpec",
+    "LayerAudit",
+    "LitClassifier",
+    "NonFiniteError",
+    "NotOnGridError",
+    "Override",
+    "Projection",
+    "QatError",
+    "QuantOptimizer",
+    "QuantSpec",
+    "RuleSpec",
+    "Schedule",
+    "SpecError",
+    "Stairs",
+    "UpdateRule",
+    "WeightQuantizer",
+    "WeightSpec",
+    "activation_quantizers",
+    "audit",
+    "audit_table",
+    "bcgd",
+    "binary_connect",
+    "binary_relax",
+    "enable_activations",
+    "float_only",
+    "load_weights",
+    "parameter_groups",
+    "prepare",
+    "relu_stairs",
+    "signed_stairs",
+    "staircase_ste",
+    "start_steps",
+    "weight_projections",
+]
+
+HEAVY = {"torch", "lightning", "hydra", "torchvision", "timm", "wandb", "sklearn", "numpy"}
+
+
+def loaded_after(code):
+    """Top-level packages in `sys.modules` of a fresh process after `code`."""
+    script = f"import sys, json\n{code}\nprint(json.dumps(sorted(sys.modules)))"
+    out = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    ).stdout
+    return {name.partition(".")[0] for name in json.loads(out.splitlines()[-1])}
+
+
+def test_the_list_is_frozen_and_sorted():
+    assert qat.__all__ == PUBLIC == sorted(PUBLIC)
+    assert dir(qat) == sorted([*PUBLIC, "__version__"])
+    assert list(qat._MODULES) == PUBLIC
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_name_is_the_one_its_module_defines(name):
+    value = getattr(qat, name)
+    assert value is getattr(importlib.import_module(qat._MODULES[name]), name)
+    defined_in = getattr(value, "__module__", None)
+    if defined_in and defined_in.startswith("qat"):
+        assert defined_in == qat._MODULES[name]
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse(Path(qat.__file__).read_text(encoding="utf-8"))
+    guarded = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {
+        alias.asname: node.module
+        for node in guarded.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+        if alias.asname == alias.name
+    }
+    assert seen == qat._MODULES
+
+
+@pytest.mark.parametrize(
+    "first",
+    [
+        "from qat.audit import Audit; from qat.audit_table import audit_table",
+        "import qat; qat.audit; import qat.audit",
+    ],
+)
+def test_functions_win_over_modules_of_their_name(first):
+    code = f"{first}\nimport qat, types\nfrom qat import audit, audit_table\n"
+    code += "for f in (qat.audit, qat.audit_table, audit, audit_table):\n"
+    code += "    assert isinstance(f, types.FunctionType), f\n"
+    code += "assert isinstance(sys.modules['qat.audit'], types.ModuleType)"
+    loaded_after(code)
+
+
+def test_import_is_light():
+    assert not loaded_after("import qat; dir(qat); qat.__all__; qat.__version__") & HEAVY
+
+
+@pytest.mark.parametrize("name", ["QatError", "QuantSpec", "SpecError"])
+def test_specs_and_errors_are_light(name):
+    assert not loaded_after(f"import qat; qat.{name}") & HEAVY
+
+
+def test_checking_a_command_needs_no_torch():
+    assert not loaded_after("import qat.preflight") & HEAVY
+    loaded = loaded_after("import qat.compose")
+    assert not loaded & (HEAVY - {"hydra"})
+    assert "hydra" in loaded
+
+
+def test_training_in_a_loop_needs_neither_lightning_nor_hydra():
+    used = " ".join(f"qat.{name};" for name in PUBLIC if name != "LitClassifier")
+    loaded = loaded_after(f"import qat; {used}")
+    assert "torch" in loaded
+    assert not loaded & {"lightning", "hydra", "torchvision", "timm", "wandb"}
+
+
+def test_version():
+    assert qat.__version__ == importlib.metadata.version("qat")
+
+
+def test_unknown_names():
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = qat.nothing
+    assert not hasattr(qat, "Tensor")
+    assert importlib.import_module("qat.optim.rule") is qat.optim.rule
