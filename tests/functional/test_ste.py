@@ -152,7 +152,10 @@ def test_alpha_is_clamped_and_the_clamp_passes_the_gradient(alpha, used, step_de
     assert grad.item() == sum(slope_alpha(step_derivative, c, r, RELU, 4) for c, r in table)
 
 
-FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False)
+# a subnormal x divided by alpha may be zero already
+FINITE = st.floats(width=32, allow_nan=False, allow_infinity=False).filter(
+    lambda x: x == 0 or abs(x) > 1e-30
+)
 
 
 @settings(deadline=None)

@@ -127,6 +127,26 @@ def test_no_blending_is_binary_connect(cell, same):
     assert not torch.equal(zero.net.first.bias, blended.net.first.bias)
 
 
+def test_full_blending_is_projected_gradient(cell):
+    run, (net, optimizer) = cell.make(rule=bcgd(1)), cell.plain()
+    binary = [net.first.weight, net.last.weight]
+
+    def project():
+        with torch.no_grad():
+            for w in binary:
+                w.copy_(torch.where(w >= 0, 1.0, -1.0) * w.abs().mean())
+
+    project()
+    for number in range(STEPS):
+        run.train(number, number + 1)
+        optimizer.zero_grad()
+        type(run)(net, run.optimizer).loss(number).backward()
+        optimizer.step()
+        project()
+        for key, value in net.state_dict().items():
+            torch.testing.assert_close(run.net.state_dict()[key], value, rtol=1e-5, atol=1e-7)
+
+
 def test_looking_at_other_weights_changes_nothing(case, same):
     plain, looked = case.make().train(0, STEPS), case.make()
     for number in range(STEPS):
