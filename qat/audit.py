@@ -1,5 +1,6 @@
 """The audit of a network: what is quantized, on which levels, fed by what, at what cost."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -104,11 +105,12 @@ def audit(model: nn.Module, spec: QuantSpec, example: Tensor) -> Audit:
     layers = tuple(
         _layer(name, modules[name], plans[name], flows.get(name, missing)) for name in names
     )
-    weights = sum(layer.weights for layer in layers)
-    on_grid = sum(layer.weights for layer in layers if layer.weight_bits < FLOAT_BITS)
-    weight_bits = sum(layer.weights * layer.weight_bits for layer in layers)
+    stored = _stored(modules, plans)
+    weights = sum(modules[name].weight.numel() for name in stored)
+    on_grid = sum(modules[n].weight.numel() for n, p in stored.items() if p.spec.is_quantized)
+    weight_bits = sum(modules[n].weight.numel() * p.spec.bits for n, p in stored.items())
     elements = _elements(model)
-    scales = sum(_scale_groups(modules[n], p) for n, p in plans.items() if p.spec.is_quantized)
+    scales = sum(_scale_groups(modules[n], p) for n, p in stored.items() if p.spec.is_quantized)
     return Audit(
         layers=layers,
         other=_other_parameters(model),
@@ -140,7 +142,7 @@ def check_on_grid(name: str, weight: Tensor, quantizer: WeightQuantizer) -> tupl
         scale = _fitting_scale(values, grid)
         if len(values) > len(grid) or scale is None:
             raise NotOnGridError(
-                f"{name}: {len(values)} different values found where the {quantizer.grid} grid of "
+                f"{name}: {len(values)} different values found where the {quantizer.kind} grid of "
                 f"{quantizer.bits} bits has {len(grid)} levels; the weight is not on its grid"
             )
         most = max(most, len(values))
@@ -182,6 +184,16 @@ def _layer(name: str, module: nn.Module, plan: WeightPlan, flow: LayerFlow) -> L
         reason=plan.reason,
         input_reason=_INPUT_REASONS[source.kind] if flow.macs else "not reached by the example",
     )
+
+
+def _stored(
+    modules: Mapping[str, nn.Module], plans: Mapping[str, WeightPlan]
+) -> dict[str, WeightPlan]:
+    """Plans of the layers that hold a weight of their own: a tied one is its first layer's."""
+    first: dict[int, str] = {}
+    for name in plans:
+        first.setdefault(id(modules[name].weight), name)
+    return {name: plans[name] for name in first.values()}
 
 
 def _scale_groups(module: nn.Module, plan: WeightPlan) -> int:

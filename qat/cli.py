@@ -17,12 +17,6 @@ EXIT_BAD_COMMAND = 2
 EXIT_FAILED = 1
 
 
-def conf_folder() -> Path:
-    """The folder conf/: inside the installed package, or beside it in a checkout."""
-    inside = Path(__file__).resolve().parent / "conf"
-    return inside if inside.is_dir() else inside.parent.parent / "conf"
-
-
 def main() -> None:
     """Entry point of `python train.py` and of the console script `qat-train`."""
     try:
@@ -39,7 +33,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> None:
     from hydra._internal.utils import get_args_parser
 
-    from qat.compose import checked, resumed_overrides
+    from qat.compose import checked, conf_folder, resumed_overrides
 
     args = get_args_parser().parse_args(arguments)
     overrides: list[str] = args.overrides
@@ -65,6 +59,8 @@ def _is_finished(folder: Path, spec: RunSpec) -> bool:
 
 def _hydra_main() -> None:
     import hydra
+
+    from qat.compose import conf_folder
 
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # let exceptions through: ours become one line here, and a bug shows its whole traceback
@@ -144,24 +140,14 @@ def _train(
 
 def _parts(cfg: Any, folder: Path) -> Any:
     """Resolve every `_target_` of the config."""
-    from hydra.utils import instantiate
-
+    from qat.compose import instantiated
     from qat.lit.run import Parts
 
-    def built(node: Any, **extra: Any) -> Any:
-        try:
-            return instantiate(node, **extra)
-        except Exception as error:
-            cause = error.__cause__ or error
-            if isinstance(cause, QatError):
-                raise cause from None
-            raise SpecError(f"{node._target_}: {str(cause).splitlines()[0]}") from error
-
     return Parts(
-        model=lambda **shape: built(cfg.model, **shape),
-        optimizer=built(cfg.optimizer, _partial_=True),
-        callbacks=[built(node) for node in cfg.callbacks.values()],
-        loggers=[built(node, save_dir=str(folder)) for node in cfg.logger.values()],
+        model=lambda **shape: instantiated(cfg.model, **shape),
+        optimizer=instantiated(cfg.optimizer, _partial_=True),
+        callbacks=[instantiated(node) for node in cfg.callbacks.values()],
+        loggers=[instantiated(node, save_dir=str(folder)) for node in cfg.logger.values()],
     )
 
 

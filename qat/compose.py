@@ -15,13 +15,19 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from qat.errors import CheckpointError, SpecError
+from qat.errors import CheckpointError, QatError, SpecError
 from qat.preflight import check_config
 from qat.run_spec import RunSpec
 
 # what a resume may set anew without asking: it does not enter the numbers
 _FREE = ("resume", "resume_allow")
 _LEAST_FREE = 10 * 2**20  # bytes; less does not even hold the smallest network's checkpoints
+
+
+def conf_folder() -> Path:
+    """The folder conf/: inside the installed package, or beside it in a checkout."""
+    inside = Path(__file__).resolve().parent / "conf"
+    return inside if inside.is_dir() else inside.parent.parent / "conf"
 
 
 def checked(conf: Path, overrides: list[str], *, multirun: bool = False) -> list[RunSpec]:
@@ -57,6 +63,42 @@ def resumed_overrides(overrides: list[str]) -> list[str]:
     earlier = [str(o) for o in OmegaConf.load(saved)]
     own = [f"hydra.run.dir={_quoted(folder)}", "hydra.output_subdir=null"]
     return [*earlier, *overrides, *own]
+
+
+def recomposed(conf: Path, folder: Path) -> RunSpec:
+    """The options of a finished or interrupted run, composed anew from `conf`.
+
+    Raises:
+        CheckpointError: the folder is none of a run, or `conf` now composes another config.
+    """
+    overrides = resumed_overrides([f"resume={folder}"])
+    # what the run itself was resumed from is not part of what it is
+    own = ("resume=", "hydra.")
+    with initialize_config_dir(str(conf), version_base="1.3", job_name="train"):
+        config = _plain(compose("config", [o for o in overrides if not o.startswith(own)]))
+    try:
+        _check_same(folder, config, ())
+    except SpecError as error:
+        raise CheckpointError(f"{error}; it was trained by another version of qat") from None
+    config.pop("allow_targets")
+    return RunSpec.from_dict(config)
+
+
+def instantiated(node: Mapping[str, Any], **extra: Any) -> Any:
+    """Call the `_target_` of a config node; its own errors come out as one line.
+
+    Raises:
+        SpecError: the call fails; QatErrors of the callee pass as they are.
+    """
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(node, **extra)
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, QatError):
+            raise cause from None
+        raise SpecError(f"{node['_target_']}: {str(cause).splitlines()[0]}") from error
 
 
 def _quoted(path: str) -> str:

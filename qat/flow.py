@@ -68,7 +68,7 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, LayerFlow]:
     """
     tracer = _Tracer()
     found: dict[str, LayerFlow] = {}
-    with evaluating(model), _hooks(model, tracer, found), torch.no_grad(), tracer:
+    with evaluating(model), _hooks(model, tracer, found, len(example)), torch.no_grad(), tracer:
         tracer.mark(example, Source("image"))
         model(example)
     return found
@@ -114,13 +114,15 @@ def _tensors(value: Any) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _hooks(model: nn.Module, tracer: _Tracer, found: dict[str, LayerFlow]) -> Iterator[None]:
+def _hooks(
+    model: nn.Module, tracer: _Tracer, found: dict[str, LayerFlow], images: int
+) -> Iterator[None]:
     handles = []
     for name, module in model.named_modules():
         if isinstance(module, ActivationQuantizer):
             handles.append(module.register_forward_hook(_marking(tracer, name, module.bits)))
         elif isinstance(module, LAYER_TYPES):
-            handles.append(module.register_forward_hook(_recording(tracer, name, found)))
+            handles.append(module.register_forward_hook(_recording(tracer, name, found, images)))
     try:
         yield
     finally:
@@ -135,12 +137,14 @@ def _marking(tracer: _Tracer, name: str, bits: int) -> Callable[..., None]:
     return hook
 
 
-def _recording(tracer: _Tracer, name: str, found: dict[str, LayerFlow]) -> Callable[..., None]:
+def _recording(
+    tracer: _Tracer, name: str, found: dict[str, LayerFlow], images: int
+) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, out: Tensor) -> None:
         source = tracer.source(args[0])
         weight: Tensor = module.weight  # type: ignore[assignment]
-        # every output position of an image costs one product per weight
-        macs = out.numel() // (out.shape[0] * weight.shape[0]) * weight.numel()
+        # every output position costs one product per weight; axis 0 may hold windows of an image
+        macs = out.numel() // weight.shape[0] * weight.numel() // images
         before = found.get(name)
         if before is not None:
             source = source if source == before.source else FLOAT

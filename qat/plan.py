@@ -47,9 +47,12 @@ def weight_projections(model: nn.Module, spec: QuantSpec) -> dict[Tensor, Weight
     """
     projections: dict[Tensor, WeightQuantizer] = {}
     modules = dict(model.named_modules())
+    seen: set[Tensor] = set()
     for name, plan in weight_plans(model, spec).items():
-        if plan.spec.is_quantized:
-            projections.setdefault(modules[name].weight, weight_quantizer(plan.spec))
+        weight = modules[name].weight
+        if plan.spec.is_quantized and weight not in seen:
+            projections[weight] = weight_quantizer(plan.spec)
+        seen.add(weight)
     return projections
 
 
@@ -67,12 +70,13 @@ def weight_plans(model: nn.Module, spec: QuantSpec) -> dict[str, WeightPlan]:
     """
     check_overrides(model, spec)
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYER_TYPES)]
-    ends = {layers[0][0]: "first", layers[-1][0]: "last"} if layers else {}
-    return {name: _weight_plan(name, module, spec, ends) for name, module in layers}
+    ends = [("first", layers[0][0]), ("last", layers[-1][0])] if layers else []
+    float_ends = {name: end for end, name in ends if getattr(spec.ends, end) == "float"}
+    return {name: _weight_plan(name, module, spec, float_ends) for name, module in layers}
 
 
 def _weight_plan(
-    name: str, module: nn.Module, spec: QuantSpec, ends: Mapping[str, str]
+    name: str, module: nn.Module, spec: QuantSpec, float_ends: Mapping[str, str]
 ) -> WeightPlan:
     floating = WeightSpec(bits=32)
     if "Std" in type(module).__name__:
@@ -82,9 +86,8 @@ def _weight_plan(
         chosen = weight_of(spec, override)
         reason = "" if chosen.is_quantized else f"override match={override.match}"
         return WeightPlan(spec=chosen, reason=reason)
-    end = ends.get(name)
-    if end is not None and getattr(spec.ends, end) == "float":
-        return WeightPlan(spec=floating, reason=f"ends.{end}=float")
+    if name in float_ends:
+        return WeightPlan(spec=floating, reason=f"ends.{float_ends[name]}=float")
     return WeightPlan(spec=spec.weight, reason="" if spec.weight.is_quantized else "weight.bits=32")
 
 

@@ -76,7 +76,8 @@ def check(instance: Any, path: str) -> None:
     hints = get_type_hints(type(instance))
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
-        is_group = dataclasses.is_dataclass(value) or isinstance(value, (tuple, Mapping))
+        items = value if isinstance(value, tuple) else (value,)
+        is_group = isinstance(value, Mapping) or any(map(dataclasses.is_dataclass, items))
         if field.init and not is_group:
             _value(hints[field.name], value, join(path, field.name), field.metadata)
 

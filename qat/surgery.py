@@ -2,7 +2,8 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -39,16 +40,18 @@ def prepare(model: nn.Module, spec: QuantSpec, *, example: Tensor | None = None)
             matches no layer.
     """
     check_overrides(model, spec)
+    relus = {
+        name: options
+        for name, module in model.named_modules()
+        if type(module) in RELU_TYPES and (options := activation_options(spec, name)).is_quantized
+    }
+    _check_names(model, relus)
     if example is not None:
-        _check_uses(model, example)
-    replaced = 0
-    for name, module in list(model.named_modules()):
-        options = activation_options(spec, name)
-        if type(module) in RELU_TYPES and options.is_quantized:
-            _replace(model, name, _quantizer(options))
-            replaced += 1
+        _check_uses(model, relus, example)
+    for name, options in relus.items():
+        _replace(model, name, _quantizer(options))
     added = _quantize_inputs(model, spec, example) if example is not None else 0
-    if spec.activation.is_quantized and replaced + added == 0:
+    if spec.activation.is_quantized and not relus and added == 0:
         warnings.warn(
             "prepare() found no activation to quantize: no nn.ReLU module"
             + ("" if example is not None else "; pass example= to quantize the layers' inputs"),
@@ -116,7 +119,12 @@ def _quantizer(options: ActivationSpec, *, signed: bool = False) -> ActivationQu
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
-    setattr(model.get_submodule(parent), child, module)
+    setattr(model.get_submodule(parent), child, module.to(_device(model)))
+
+
+def _device(model: nn.Module) -> torch.device:
+    """Where the network lives; a quantizer's step has to live there too."""
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
 def _quantize_inputs(model: nn.Module, spec: QuantSpec, example: Tensor) -> int:
@@ -129,7 +137,8 @@ def _quantize_inputs(model: nn.Module, spec: QuantSpec, example: Tensor) -> int:
             options = replace(options, bits=spec.input_bits)
         elif flow.source.kind != "float" or not options.is_quantized:
             continue
-        modules[name].add_module(INPUT_QUANTIZER, _quantizer(options, signed=True))
+        quantizer = _quantizer(options, signed=True).to(_device(model))
+        modules[name].add_module(INPUT_QUANTIZER, quantizer)
         modules[name].register_forward_pre_hook(_quantize_input)
         added += 1
     return added
@@ -141,17 +150,27 @@ def _quantize_input(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]
     return (quantizer(args[0]), *args[1:])
 
 
-def _check_uses(model: nn.Module, example: Tensor) -> None:
+def _check_names(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuse a ReLU module that the network holds under several names."""
+    every = list(model.named_modules(remove_duplicate=False))
+    for name in names:
+        module = model.get_submodule(name)
+        others = [other for other, m in every if m is module and other != name]
+        if others:
+            raise SpecError(
+                f"the activation module {name} is also {others[0]}, so both would share one step; "
+                "give every use a module of its own"
+            )
+
+
+def _check_uses(model: nn.Module, names: Iterable[str], example: Tensor) -> None:
     """Refuse a ReLU module that one forward pass calls several times."""
     calls: Counter[str] = Counter()
-    handles = []
-    for name, module in model.named_modules():
-        if isinstance(module, RELU_TYPES):
-            handles.append(module.register_forward_hook(_counting(calls, name)))
-    with evaluating(model), torch.no_grad():
+    with evaluating(model), torch.no_grad(), ExitStack() as hooks:
+        for name in names:
+            hook = model.get_submodule(name).register_forward_hook(_counting(calls, name))
+            hooks.callback(hook.remove)
         model(example)
-    for handle in handles:
-        handle.remove()
     shared = [name for name, count in calls.items() if count > 1]
     if shared:
         raise SpecError(

@@ -105,7 +105,11 @@ def staircase_ste(
     Source: arXiv:1808.05240 (the staircase and the three derivatives in alpha, as in the authors'
     code); arXiv:1903.05662 (the three derivatives in x). Signed: ours.
     """
-    outputs: tuple[Tensor, ...] = StaircaseSte.apply(x, alpha, stairs, derivative, step_derivative)
+    # asked here and not in the Function, where torch.func shows alpha without its gradient
+    wanted = step_derivative if alpha.requires_grad else None
+    if not torch.is_grad_enabled():
+        derivative, wanted = "identity", None  # evaluation needs no index for a backward pass
+    outputs: tuple[Tensor, ...] = StaircaseSte.apply(x, alpha, stairs, derivative, wanted)
     return outputs[0]
 
 
@@ -120,7 +124,7 @@ class StaircaseSte(torch.autograd.Function):
         alpha: Tensor,
         stairs: Stairs,
         derivative: Derivative,
-        step_derivative: StepDerivative,
+        step_derivative: StepDerivative | None,
     ) -> tuple[Tensor, ...]:
         wide = x if x.dtype == torch.float64 else x.float()
         step = alpha.detach().clamp(STEP_MIN, STEP_MAX).to(wide.dtype)
@@ -128,7 +132,7 @@ class StaircaseSte(torch.autograd.Function):
         if stairs.shift:
             codes = codes.sub_(stairs.shift)
         codes = codes.ceil_()
-        kept = _kept(codes, stairs, derivative, step_derivative if alpha.requires_grad else None)
+        kept = _kept(codes, stairs, derivative, step_derivative)
         y = codes.clamp_(stairs.low, stairs.high).mul_(step)
         return (y.to(x.dtype), *kept)
 
@@ -149,7 +153,8 @@ class StaircaseSte(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             slope = _step_slope(ctx.saved_tensors, ctx.stairs, ctx.step_derivative)
             wide = torch.promote_types(grad.dtype, torch.float32)
-            grad_alpha = (grad * slope).sum(dtype=wide).to(ctx.alpha_dtype)
+            # in half precision the product of a scaled gradient and a code may overflow
+            grad_alpha = (grad.to(wide) * slope).sum().to(ctx.alpha_dtype)
         return grad_x, grad_alpha, None, None, None
 
 

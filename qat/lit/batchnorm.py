@@ -28,16 +28,23 @@ def reestimated_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> Iterat
         norm.reset_running_stats()
         norm.momentum = None  # a cumulative average
         norm.train()
-    with torch.no_grad():
-        for images in batches:
-            model(images)
+    try:
+        with torch.no_grad():
+            for images in batches:
+                model(images)
+        _restore_modes(norms, momenta, modes)
+        yield
+    finally:
+        _restore_modes(norms, momenta, modes)
+        for norm, buffers in zip(norms, saved, strict=True):
+            for name, buffer in norm.named_buffers():
+                buffer.copy_(buffers[name])
+
+
+def _restore_modes(
+    norms: list[_BatchNorm], momenta: list[float | None], modes: dict[nn.Module, bool]
+) -> None:
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     for module, mode in modes.items():
         module.training = mode
-    try:
-        yield
-    finally:
-        for norm, buffers in zip(norms, saved, strict=True):
-            for name, buffer in norm.named_buffers():
-                buffer.copy_(buffers[name])

@@ -101,7 +101,8 @@ class LitClassifier(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Refuse what would train on weights that are not ours, before anything runs."""
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            if type(callback).__name__ in _REFUSED_CALLBACKS:
+            names = {base.__name__ for base in type(callback).__mro__}
+            if not names.isdisjoint(_REFUSED_CALLBACKS):
                 raise QatError(
                     f"{type(callback).__name__} averages forward weights, and averages leave the "
                     "grid; remove the callback"

@@ -59,7 +59,7 @@ class QuantOptimizer(Optimizer):
         super().__setstate__({})
         self.rule = rule
         self._projections = dict(projections)
-        self._check_projections()
+        self._check_projections(self._projections)
         self._latent = {p: p.detach().clone() for p in self._projections}
         self._at = _Position()
         self._write_forward()
@@ -105,10 +105,10 @@ class QuantOptimizer(Optimizer):
         projections: Mapping[Tensor, Projection] | None = None,
     ) -> None:
         """Add a group to the base optimizer, with projections for those of its parameters named."""
-        self._base.add_param_group(param_group)
         new = dict(projections or {})
+        self._base.add_param_group(param_group)
+        self._check_projections(new)
         self._projections |= new
-        self._check_projections()
         self._latent |= {p: p.detach().clone() for p in new}
         self._write_forward(new)
 
@@ -151,10 +151,11 @@ class QuantOptimizer(Optimizer):
     def _blend(self, moved: list[Tensor], rho: float) -> None:
         """Forward weights x in the parameters become (1 - rho) w + rho x."""
         latent = [self._latent[p] for p in moved]
-        if rho == 0:  # exactly the latent weights, as BinaryConnect and float training want
+        if rho not in (0, 1) and moved:
+            # into the latent weights, which the step replaces: 1 - rho would round a small rho
+            torch._foreach_lerp_(latent, moved, rho)
+        if rho != 1:
             _copy(moved, latent)
-        elif rho != 1 and moved:
-            torch._foreach_lerp_(moved, latent, 1 - rho)
 
     @torch.no_grad()
     def _write_forward(self, which: Iterable[Tensor] | None = None) -> None:
@@ -236,22 +237,38 @@ class QuantOptimizer(Optimizer):
         own = rest.pop("qat", None)
         if own is None:
             raise CheckpointError("optimizer state has no 'qat' part: saved by a plain optimizer")
+        latent = self._checked_latent(own)
+        try:
+            self._base.load_state_dict(rest)
+        except (KeyError, ValueError) as error:
+            raise CheckpointError(f"the base optimizer's state does not fit: {error}") from error
+        _copy(self._latent.values(), (latent[p] for p in self._latent))
+        self._at.completed = int(own["step"])
+        self._write_forward()
+
+    def _checked_latent(self, own: Mapping[str, Any]) -> dict[Tensor, Tensor]:
+        """Latent weights of the "qat" part of a state; raises CheckpointError."""
+        absent = {"version", "step", "latent"} - set(own)
+        if absent:
+            raise CheckpointError(f"the 'qat' part of the optimizer state lacks {sorted(absent)}")
         if own["version"] != STATE_VERSION:
             raise CheckpointError(
                 f"optimizer state has version {own['version']}, this qat reads {STATE_VERSION}"
             )
-        keys = self._keys()
-        wanted, found = {keys[p] for p in self._latent}, set(own["latent"])
+        keys, given = self._keys(), own["latent"]
+        wanted, found = {keys[p] for p in self._latent}, set(given)
         if wanted != found:
             raise CheckpointError(
                 f"latent weights differ: missing {sorted(map(str, wanted - found))}, "
                 f"unexpected {sorted(map(str, found - wanted))}"
             )
-        self._base.load_state_dict(rest)
-        for p, w in self._latent.items():
-            w.copy_(own["latent"][keys[p]])
-        self._at.completed = int(own["step"])
-        self._write_forward()
+        for p in self._latent:
+            if given[keys[p]].shape != p.shape:
+                raise CheckpointError(
+                    f"latent weight {keys[p]} has shape {tuple(given[keys[p]].shape)}, the network "
+                    f"wants {tuple(p.shape)}"
+                )
+        return {p: given[keys[p]] for p in self._latent}
 
     def _keys(self) -> dict[Tensor, str | int]:
         keys: dict[Tensor, str | int] = {}
@@ -260,9 +277,9 @@ class QuantOptimizer(Optimizer):
             keys |= dict(zip(group["params"], names, strict=True))
         return keys
 
-    def _check_projections(self) -> None:
+    def _check_projections(self, projections: Iterable[Tensor]) -> None:
         known = {p for group in self.param_groups for p in group["params"]}
-        for p in self._projections:
+        for p in projections:
             if p not in known:
                 raise QatError(
                     f"a projected parameter of shape {tuple(p.shape)} is in no parameter group of "

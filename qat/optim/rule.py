@@ -76,7 +76,7 @@ def binary_relax(initial: float = 1.0, growth: float = 1.02, *, hard_from: int) 
 
     Source: arXiv:1801.06313 (closed form of the Moreau envelope's prox; two phases).
     """
-    if initial <= 0 or growth < 1 or hard_from < 0:
+    if not (initial > 0 and growth >= 1 and hard_from >= 0):
         raise SpecError(
             "binary_relax needs initial > 0, growth >= 1 and hard_from >= 0; "
             f"got initial={initial}, growth={growth}, hard_from={hard_from}"

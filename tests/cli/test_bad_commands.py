@@ -101,7 +101,7 @@ def test_one_line_names_the_key_and_nothing_is_made(command, tmp_path):
 
 def test_torch_is_not_imported_before_the_check():
     code = (
-        "import sys; from pathlib import Path; from qat.cli import conf_folder; "
+        "import sys; from pathlib import Path; from qat.compose import conf_folder; "
         "from qat.compose import checked; checked(conf_folder(), ['debug=quick']); "
         "heavy = {'torch', 'lightning', 'torchvision', 'timm', 'wandb'} & set(sys.modules); "
         "assert not heavy, heavy"

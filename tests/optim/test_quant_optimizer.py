@@ -92,9 +92,11 @@ def test_a_failing_closure_changes_nothing():
     assert optimizer.completed_steps == 0
 
 
+@pytest.mark.parametrize("rho", [0.0, 0.3])
 @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
-def test_without_gradient_the_latent_stays_and_forward_comes_from_it(base):
-    net, optimizer = make(binary_relax(1.0, 3.0, hard_from=4), base=base, weight_decay=0.1)
+def test_without_gradient_the_latent_stays_and_forward_comes_from_it(base, rho):
+    rule = UpdateRule(blend=lambda t: rho, relax=binary_relax(1.0, 3.0, hard_from=4).relax)
+    net, optimizer = make(rule, base=base, weight_decay=0.1)
     start = latent(optimizer)
     for step in range(5):
         assert net.weight.grad is None

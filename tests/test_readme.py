@@ -1,0 +1,62 @@
+"""README.md is true: its example runs, its commands are those that CI and the package have."""
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_python_example_runs(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(blocks) == 1
+    assert len(blocks[0].strip().splitlines()) <= 16
+    subprocess.run([sys.executable, "-c", blocks[0]], check=True, cwd=tmp_path)
+
+
+def test_ci_finds_exactly_one_test_command():
+    lines = [x for x in README.splitlines() if re.match(r"python -m venv .*pytest", x)]
+    assert len(lines) == 1
+    assert "grep -m 1 -E '^python -m venv .*pytest' README.md" in (ROOT / ".ci/run").read_text()
+
+
+def test_every_command_line_of_the_readme_composes():
+    from qat.compose import checked, conf_folder
+
+    commands = re.findall(r"^(?:python|qat-train) (?:train\.py )?([^#\n]*)", README, flags=re.M)
+    runs = [c for c in commands if c.startswith(("quant", "model", "audit", "-m quant"))]
+    assert len(runs) >= 6
+    for command in runs:
+        words = command.split()
+        checked(conf_folder(), [w for w in words if w != "-m"], multirun="-m" in words)
+
+
+def test_the_package_names_what_the_readme_promises():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"qat-train": "qat.cli:main"}
+    names = {re.split(r"[<>=!\[ ]", line)[0] for line in project["dependencies"]}
+    assert {"torch", "torchvision", "lightning", "hydra-core", "timm", "wandb"} <= names
+
+
+def test_constraints_pin_every_direct_dependency():
+    pinned = {
+        line.partition("==")[0].lower().replace("_", "-")
+        for line in (ROOT / "constraints.txt").read_text().splitlines()
+        if "==" in line
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    for requirement in wanted:
+        assert re.split(r"[<>=!\[ ]", requirement)[0].lower() in pinned, requirement
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_pages_name_only_files_that_exist(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for path in re.findall(r"`((?:qat|conf|tests|scripts)/[\w/]+\.(?:py|yaml))`", text):
+        assert (ROOT / path).exists(), path
