@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from qat.surgery import enable_activations as enable_activations
     from qat.surgery import load_weights as load_weights
     from qat.surgery import prepare as prepare
+    from qat.trained import load_trained as load_trained
 
     __version__: str
 
@@ -81,6 +82,7 @@ _MODULES = {
     "binary_relax": "qat.optim.rule",
     "enable_activations": "qat.surgery",
     "float_only": "qat.optim.rule",
+    "load_trained": "qat.trained",
     "load_weights": "qat.surgery",
     "parameter_groups": "qat.optim.groups",
     "prepare": "qat.surgery",

@@ -15,7 +15,7 @@ LAYERS = {
     "lit.data.layout": 4, "preflight": 5,
     "functional": 6, "nn": 7, "optim": 7, "distill": 7, "theory": 7,
     "flow": 8, "plan": 8, "surgery": 8, "calibrate": 8, "audit": 8, "audit_table": 8, "export": 8,
-    "lit": 9, "report": 9, "compose": 9, "cli": 10, "": 11,
+    "lit": 9, "report": 9, "compose": 9, "trained": 10, "cli": 10, "": 11,
 }  # fmt: skip
 PEERS = {("plan", "flow"), ("surgery", "flow"), ("surgery", "plan"), ("audit", "flow")}
 PEERS |= {("audit", "plan"), ("calibrate", "plan"), ("calibrate", "surgery")}
@@ -33,6 +33,7 @@ PACKAGES = {
     "lit": LIGHTNING | {"safetensors", "typing_extensions"},
     "report": LIGHTNING | {"matplotlib"},
     "compose": {"hydra", "omegaconf"},
+    "trained": {"torch"},
     "cli": {"hydra", "omegaconf", "torch"},
     "": set(),
 }
