@@ -62,10 +62,12 @@ class Audit:
         layers: conv and linear layers in the order of execution.
         other: parameters outside of them -> (number, why float).
         bits: mean bits per conv and linear weight.
-        quantized_share: share of the conv and linear weights that lie on a grid, 0..1.
+        quantized_share: share of the conv and linear weights that lie on a grid, 0..1; fused
+            attention projections and transposed convolutions count as float ones.
         bytes: size of all weights packed at their bits, scales and float residue at 4 bytes.
         float_bytes: size of all parameters and statistics at 4 bytes.
-        bops: bit operations per image, sum of MACs * weight bits * input bits, floats 32.
+        bops: bit operations per image of the conv and linear layers, sum of
+            MACs * weight bits * input bits, floats 32.
         ace: arithmetic computation effort per image, the same sum with floats as 16 bits.
 
     Source: BOPs in the short form used by HAWQ-V3; ACE of arXiv:2112.00133.
@@ -115,7 +117,7 @@ def audit(model: nn.Module, spec: QuantSpec, example: Tensor) -> Audit:
         layers=layers,
         other=_other_parameters(model),
         bits=weight_bits / max(1, weights),
-        quantized_share=on_grid / max(1, weights),
+        quantized_share=on_grid / max(1, weights + _out_of_reach(model)),
         bytes=(weight_bits + 7) // 8 + 4 * (elements - weights + scales),
         float_bytes=4 * elements,
         bops=sum(layer.macs * layer.weight_bits * layer.input_bits for layer in layers),
@@ -157,7 +159,8 @@ def _fitting_scale(values: Tensor, grid: Tensor) -> float | None:
         return 0.0
     for level in grid[grid > 0].flip(0):  # the top level itself may be unused
         scale = largest / float(level)
-        distance = (values[:, None] / scale - grid[None, :]).abs().min(dim=1).values
+        nearest = grid[torch.bucketize(values / scale, (grid[1:] + grid[:-1]) / 2)]
+        distance = (values / scale - nearest).abs()
         if float(distance.max()) <= 1e-5 * max(1.0, float(grid.max())):
             return scale
     return None
@@ -204,6 +207,14 @@ def _scale_groups(module: nn.Module, plan: WeightPlan) -> int:
 def _elements(model: nn.Module) -> int:
     statistics = sum(b.numel() for b in model.buffers() if b.is_floating_point())
     return sum(p.numel() for p in model.parameters()) + statistics
+
+
+def _out_of_reach(model: nn.Module) -> int:
+    """Weights that multiply activations but are in no layer type that can be quantized."""
+    fused = [m.in_proj_weight for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+    weights = [*fused, *(m.weight for m in model.modules() if isinstance(m, transposed))]
+    return sum(w.numel() for w in weights if w is not None)
 
 
 def _other_parameters(model: nn.Module) -> dict[str, tuple[int, str]]:

@@ -1,7 +1,7 @@
 """Start the steps of activation quantizers from the first batches."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -41,13 +41,14 @@ def start_steps(model: nn.Module, spec: QuantSpec, batches: Iterable[Tensor]) ->
     }
     moments = {name: torch.zeros(2, dtype=torch.float64) for name in chosen}
     if chosen:
-        enable_activations(model, False)
-        handles = [q.register_forward_pre_hook(_measuring(moments[n])) for n, q in chosen.items()]
-        with _training_mode_without_traces(model):
+        with ExitStack() as undo, _training_mode_without_traces(model):
+            enable_activations(model, False)
+            undo.callback(enable_activations, model, True)
+            for name, quantizer in chosen.items():
+                hook = quantizer.register_forward_pre_hook(_measuring(moments[name]))
+                undo.callback(hook.remove)
             for images in batches:
                 model(images)
-        for handle in handles:
-            handle.remove()
     for name, quantizer in chosen.items():
         squares, count = moments[name].tolist()
         if squares > 0:

@@ -97,12 +97,24 @@ class _Tracer(TorchFunctionMode):
         source = before[0] if before else FLOAT
         if name in _POOLING and source.kind == "quantized":
             self.mark(out, Source("pooled", source.bits, source.name))
+        elif name == "pad" and (kwargs or {}).get("value") not in (None, 0):
+            self.mark(out, FLOAT)
         elif name in _KEEPING or (name in ("cat", "concat") and len(set(before)) == 1):
             self.mark(out, source)
         elif isinstance(out, Tensor):
-            # also for in-place functions, whose output is their marked input
             self.mark(out, FLOAT)
+        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
+            self._spoil(args)
         return out
+
+    def _spoil(self, args: Any) -> None:
+        """After an in-place function: whatever shares the changed storage holds other values."""
+        changed = next(_tensors(args), None)
+        if changed is not None:
+            place = changed.untyped_storage().data_ptr()
+            for tensor, _ in list(self._marks.values()):
+                if tensor.untyped_storage().data_ptr() == place:
+                    self.mark(tensor, FLOAT)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
@@ -122,7 +134,8 @@ def _hooks(
         if isinstance(module, ActivationQuantizer):
             handles.append(module.register_forward_hook(_marking(tracer, name, module.bits)))
         elif isinstance(module, LAYER_TYPES):
-            handles.append(module.register_forward_hook(_recording(tracer, name, found, images)))
+            hook = _recording(tracer, name, found, images)
+            handles.append(module.register_forward_hook(hook, with_kwargs=True))
     try:
         yield
     finally:
@@ -140,8 +153,8 @@ def _marking(tracer: _Tracer, name: str, bits: int) -> Callable[..., None]:
 def _recording(
     tracer: _Tracer, name: str, found: dict[str, LayerFlow], images: int
 ) -> Callable[..., None]:
-    def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-        source = tracer.source(args[0])
+    def hook(module: nn.Module, args: Any, kwargs: Any, out: Tensor) -> None:
+        source = tracer.source(args[0] if args else kwargs["input"])
         weight: Tensor = module.weight  # type: ignore[assignment]
         # every output position costs one product per weight; axis 0 may hold windows of an image
         macs = out.numel() // weight.shape[0] * weight.numel() // images

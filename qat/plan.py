@@ -98,13 +98,19 @@ def activation_options(spec: QuantSpec, name: str) -> ActivationSpec:
 
 
 def check_overrides(model: nn.Module, spec: QuantSpec) -> None:
-    """Raise SpecError for an override whose pattern matches no layer and no activation."""
-    types = (*LAYER_TYPES, *RELU_TYPES, ActivationQuantizer)
-    names = [name for name, module in model.named_modules() if isinstance(module, types)]
+    """Raise SpecError for an override whose pattern matches nothing that it speaks of.
+
+    Weight options need a conv or linear layer; activation options an activation, or a layer whose
+    input may get a signed quantizer.
+    """
+    acts = (*LAYER_TYPES, *RELU_TYPES, ActivationQuantizer)
     for override in spec.overrides:
+        types = LAYER_TYPES if override.weight else acts
+        names = [name for name, module in model.named_modules() if isinstance(module, types)]
         if not fnmatch.filter(names, override.match):
+            kind = "conv or linear layer" if override.weight else "layer or activation"
             raise SpecError(
-                f"quant.overrides: match={override.match!r} matches no layer; "
+                f"quant.overrides: match={override.match!r} matches no {kind}; "
                 f"names look like {', '.join(names[:3])}"
             )
 

@@ -34,7 +34,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
     # sharding strategies are left out: a scale needs whole tensors
     "strategy": ("auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_find_unused_parameters_true"),
-    "precision": ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "64-true"),
+    "precision": ("32-true", "bf16-mixed", "16-mixed"),
     "gradient_clip_algorithm": ("norm", "value"),
 }
 _NUMBERS: dict[str, tuple[float, float]] = {

@@ -156,7 +156,7 @@ class RunSpec:
         epochs = self.trainer.get("max_epochs")
         if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
             raise SpecError(f"trainer.max_epochs must be an integer >= 1; got {epochs!r}")
-        if self.quant.rule.name != "float_only" and self.warm_start.epochs >= epochs:
+        if self.quant.has_quantizers and self.warm_start.epochs >= epochs:
             raise SpecError(
                 f"warm_start.epochs={self.warm_start.epochs} leaves no epoch for the quantized "
                 f"phase: trainer.max_epochs={epochs}; lower the one or raise the other"

@@ -176,10 +176,13 @@ class QuantSpec:
     def __post_init__(self) -> None:
         for override in self.overrides:
             weight_of(self, override)
-            activation_of(self, override)
-        some = self.weight.is_quantized or any(
-            weight_of(self, o).is_quantized for o in self.overrides
-        )
+            rate = activation_of(self, override).step_rate
+            if rate not in (0, self.activation.step_rate):
+                raise SpecError(
+                    f"{_path(override, 'activation')}.step_rate must be 0 (frozen) or that of "
+                    f"quant.activation, {self.activation.step_rate:g}; got {rate:g}"
+                )
+        some = self.has_quantized_weights
         if self.rule.name == "float_only" and some:
             raise SpecError(
                 "quant.rule.name=float_only moves float weights, but quant.weight.bits="
@@ -190,6 +193,22 @@ class QuantSpec:
                 f"quant.rule.name={self.rule.name} has no weight to quantize: "
                 "quant.weight.bits=32; use quant.rule.name=float_only for float weights"
             )
+
+    @property
+    def has_quantized_weights(self) -> bool:
+        """Whether any weight is quantized."""
+        every = [self.weight, *(weight_of(self, override) for override in self.overrides)]
+        return any(weight.is_quantized for weight in every)
+
+    @property
+    def has_quantizers(self) -> bool:
+        """Whether any weight, any activation or the image is quantized."""
+        every = [self.activation, *(activation_of(self, override) for override in self.overrides)]
+        return (
+            self.has_quantized_weights
+            or self.input_bits is not None
+            or any(activation.is_quantized for activation in every)
+        )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "QuantSpec":

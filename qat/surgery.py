@@ -30,7 +30,8 @@ def prepare(model: nn.Module, spec: QuantSpec, *, example: Tensor | None = None)
     Args:
         model: any network whose ReLUs are modules, one per use.
         spec: what to quantize.
-        example: images (N, C, H, W) for the run; without it only ReLUs are found.
+        example: images (N, C, H, W) for the run. Without it only ReLUs are found, and one ReLU
+            module that is called several times gets one step for all its uses.
 
     Returns:
         `model` itself.
@@ -49,7 +50,8 @@ def prepare(model: nn.Module, spec: QuantSpec, *, example: Tensor | None = None)
     if example is not None:
         _check_uses(model, relus, example)
     for name, options in relus.items():
-        _replace(model, name, _quantizer(options))
+        ceiling = 6.0 if isinstance(model.get_submodule(name), nn.ReLU6) else None
+        _replace(model, name, _quantizer(options, ceiling=ceiling))
     added = _quantize_inputs(model, spec, example) if example is not None else 0
     if spec.activation.is_quantized and not relus and added == 0:
         warnings.warn(
@@ -107,13 +109,16 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     return absent
 
 
-def _quantizer(options: ActivationSpec, *, signed: bool = False) -> ActivationQuantizer:
+def _quantizer(
+    options: ActivationSpec, *, signed: bool = False, ceiling: float | None = None
+) -> ActivationQuantizer:
     return ActivationQuantizer(
         options.bits,
         options.derivative,
         step_derivative=options.step_derivative,
         signed=signed,
         learned=options.step_rate > 0,
+        ceiling=ceiling,
     )
 
 

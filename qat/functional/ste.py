@@ -154,7 +154,7 @@ class StaircaseSte(torch.autograd.Function):
             slope = _step_slope(ctx.saved_tensors, ctx.stairs, ctx.step_derivative)
             wide = torch.promote_types(grad.dtype, torch.float32)
             # in half precision the product of a scaled gradient and a code may overflow
-            grad_alpha = (grad.to(wide) * slope).sum().to(ctx.alpha_dtype)
+            grad_alpha = slope.to(wide).mul_(grad).sum().to(ctx.alpha_dtype)
         return grad_x, grad_alpha, None, None, None
 
 
@@ -166,13 +166,22 @@ def _kept(
         return ()
     index = (codes - (stairs.first - 1)).clamp_(0, stairs.count + 1)
     if _fits(stairs):
-        return (index.to(torch.uint8),)
+        return (_small(index, stairs.count + 1),)
     # n + 1 = 256 does not fit: keep only below / inside / above, and the code where it is needed
     region = index.clamp(max=1) + (index - stairs.count).clamp_(min=0)
     if step_derivative != "exact":
-        return (region.to(torch.uint8),)
+        return (_small(region, 2),)
     code = codes.clamp(stairs.low, stairs.high).sub_(stairs.low)
-    return region.to(torch.uint8), code.to(torch.uint8)
+    return _small(region, 2), _small(code, 255)
+
+
+def _small(values: Tensor, largest: int) -> Tensor:
+    """Whole numbers 0 .. largest as uint8, by the conversions that are fast on CPUs."""
+    if torch.compiler.is_compiling():
+        return values.to(torch.uint8)
+    if largest <= torch.iinfo(torch.int8).max:
+        return values.to(torch.int8).view(torch.uint8)
+    return values.to(torch.int32).to(torch.uint8)
 
 
 def _fits(stairs: Stairs) -> bool:
@@ -185,8 +194,10 @@ def _grad_x(
     if derivative == "identity":
         return grad
     if derivative == "relu":
-        return grad * kept[0].clamp(max=1)
-    return grad * _between(kept[0], 1, stairs.count if _fits(stairs) else 1)
+        mask = kept[0].clamp(max=1)
+    else:
+        mask = _between(kept[0], 1, stairs.count if _fits(stairs) else 1)
+    return mask.to(grad.dtype).mul_(grad)  # a product of mixed types is slower
 
 
 def _step_slope(

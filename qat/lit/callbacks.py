@@ -100,7 +100,8 @@ class KeepWarmStart(Callback):
         """Save before the first quantized step; callbacks run before the module switches."""
         optimizer = pl_module.quant_optimizer
         steps: int = pl_module.warm_steps  # type: ignore[assignment]
-        if pl_module.is_quantized or not 0 < steps <= trainer.global_step:
+        done: int = optimizer.completed_steps  # type: ignore[assignment, union-attr]
+        if pl_module.is_quantized or not 0 < steps <= done:
             return
         if trainer.is_global_zero:
             state = {

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
+from itertools import islice
 from typing import Any, Protocol
 
 import lightning as L
@@ -62,6 +63,7 @@ class LitClassifier(L.LightningModule):
         warm_start_epochs: float epochs at the start.
         classes: number of classes.
         class_weights: loss weight per class (K,), or None.
+        measures_steps: False keeps the alphas that were loaded with the weights.
 
     Logs (fractions 0..1): val/acc, val/loss, test/acc, test/loss, train/loss and train/acc per
     epoch, val/acc_relaxed while 0 < theta < 1, quant/theta.
@@ -78,6 +80,7 @@ class LitClassifier(L.LightningModule):
         classes: int,
         warm_start_epochs: int = 0,
         class_weights: Tensor | None = None,
+        measures_steps: bool = True,
     ) -> None:
         super().__init__()
         self.net = net
@@ -86,6 +89,7 @@ class LitClassifier(L.LightningModule):
         self.scheduler_spec = scheduler
         self.warm_start_epochs = warm_start_epochs
         self.register_buffer("class_weights", class_weights, persistent=False)
+        self.measures_steps = measures_steps
         self.last_loss: Tensor | None = None
         self.is_quantized = False
         self.warm_steps = 0
@@ -115,6 +119,7 @@ class LitClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The rule around the base optimizer; the only place where epochs become steps."""
+        self._forget_last_fit()
         per_epoch = self._steps_per_epoch()
         total = per_epoch * (self.trainer.max_epochs or 1)
         self.warm_steps = min(total, self.warm_start_epochs * per_epoch)
@@ -122,7 +127,7 @@ class LitClassifier(L.LightningModule):
         groups = parameter_groups(
             self.net.named_parameters(),
             lr=keywords["lr"],
-            weight_decay=keywords.get("weight_decay", 0.0),
+            weight_decay=keywords.get("weight_decay"),
             step_rate=self.spec.activation.step_rate,
             decay=self.training_spec.decay,
         )
@@ -144,6 +149,15 @@ class LitClassifier(L.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def _forget_last_fit(self) -> None:
+        """Start a further fit from the latent weights that the last one ended with."""
+        self._shown.close()
+        if self.quant_optimizer is not None:
+            with torch.no_grad():
+                for parameter, latent in self.quant_optimizer.latent_weights_by_parameter().items():
+                    parameter.copy_(latent)
+            self.is_quantized = False
+
     def _steps_per_epoch(self) -> int:
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         batches, limit = data.batches_per_epoch, self.trainer.limit_train_batches
@@ -159,14 +173,21 @@ class LitClassifier(L.LightningModule):
         if self.training_spec.compile:
             self.net.compile(fullgraph=True)
 
+    def teardown(self, stage: str) -> None:
+        """Show the forward weights again, also after an exception in an evaluation."""
+        self._shown.close()
+
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Switch from the float phase to the quantized one."""
-        if not self.is_quantized and self.global_step >= self.warm_steps:
+        optimizer = self.quant_optimizer
+        assert optimizer is not None
+        # the optimizer's own clock: Lightning's also counts steps that a gradient scaler skipped
+        if not self.is_quantized and optimizer.completed_steps >= self.warm_steps:
             self.is_quantized = True
-            start_steps(self.net, self.spec, self._images(self.training_spec.start_batches))
+            if self.measures_steps:
+                start_steps(self.net, self.spec, self._images(self.training_spec.start_batches))
+            enable_activations(self.net, True)
             # momentum and moments of the float phase point nowhere on the grid
-            optimizer = self.quant_optimizer
-            assert optimizer is not None
             optimizer.state.clear()
 
     def _images(self, count: int) -> Iterable[Tensor]:
@@ -257,20 +278,28 @@ class LitClassifier(L.LightningModule):
 
     def _relaxed_accuracy(self) -> float:
         correct = count = 0
-        loaders: Any = self.trainer.val_dataloaders
-        for image, label in loaders:
-            predicted = self.net(image.to(self.device)).argmax(dim=1)
-            correct += int((predicted == label.to(self.device)).sum())
-            count += len(label)
+        loader: Any = self.trainer.val_dataloaders
+        # the same images and the same arithmetic as val/acc beside it
+        with self.trainer.precision_plugin.forward_context(), ExitStack() as statistics:
+            if self.training_spec.bn_reestimate:
+                images = self._images(self.training_spec.bn_reestimate)
+                statistics.enter_context(reestimated_batchnorm(self.net, images))
+            for image, label in islice(loader, int(self.trainer.num_val_batches[0])):
+                predicted = self.net(image.to(self.device)).argmax(dim=1)
+                correct += int((predicted == label.to(self.device)).sum())
+                count += len(label)
         return correct / max(1, count)
 
     @property
     def is_selectable(self) -> bool:
-        """Whether this epoch may be selected: theta = 1, or a float run."""
-        if self.spec.rule.name == "float_only":
+        """Whether this epoch may be selected: all that is to be quantized is, or nothing is."""
+        if not self.spec.has_quantizers:
             return True
         optimizer = self.quant_optimizer
-        return self.is_quantized and optimizer is not None and optimizer.theta == 1
+        is_hard = self.spec.rule.name == "float_only" or (
+            optimizer is not None and optimizer.theta == 1
+        )
+        return self.is_quantized and is_hard
 
     # -- checkpoint -------------------------------------------------------------------------------
 

@@ -86,8 +86,10 @@ def build(spec: RunSpec, parts: Parts) -> Built:
     net = parts.model(**shape, image_size=data.image_size)
     example = data.sample_batch()[0][:2]
     prepare(net, spec.quant, example=example)
+    measures_steps = True
     if spec.init_from is not None:
         started = restore(net, spec.quant, read_weights(spec.init_from), weights="latent")
+        measures_steps = bool(started)
         if started:
             _log.info(
                 "init_from: float weights; %d activation steps keep their start", len(started)
@@ -101,6 +103,7 @@ def build(spec: RunSpec, parts: Parts) -> Built:
         classes=data.num_classes,
         warm_start_epochs=spec.warm_start.epochs,
         class_weights=data.class_weights(),
+        measures_steps=measures_steps,
     )
     return Built(data, net, lit, example)
 

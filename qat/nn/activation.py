@@ -29,6 +29,7 @@ class ActivationQuantizer(nn.Module):
         step_derivative: coarse derivative in alpha.
         signed: whether negative inputs have levels of their own.
         learned: False freezes alpha, as in arXiv:1903.05662.
+        ceiling: upper end of the float activation that this one replaces (6 for ReLU6), or None.
 
     Attributes:
         step: the papers' alpha, a 0-dim float32 parameter. It starts at the mean-square optimal
@@ -51,6 +52,7 @@ class ActivationQuantizer(nn.Module):
         step_derivative: StepDerivative = "three_valued",
         signed: bool = False,
         learned: bool = True,
+        ceiling: float | None = None,
     ) -> None:
         super().__init__()
         lowest = 2 if signed else 1
@@ -61,6 +63,7 @@ class ActivationQuantizer(nn.Module):
         self.derivative: Derivative = derivative
         self.step_derivative: StepDerivative = step_derivative
         self.signed = signed
+        self.ceiling = ceiling
         self.enabled = True
         self.stairs = signed_stairs(bits) if signed else relu_stairs(bits)
         self.step = nn.Parameter(torch.tensor(gaussian_step(self.stairs.high)), learned)
@@ -68,7 +71,7 @@ class ActivationQuantizer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Staircase of x (any shape, floating point); the float activation while disabled."""
         if not self.enabled:
-            return x if self.signed else torch.relu(x)
+            return x if self.signed else x.clamp(min=0, max=self.ceiling)
         return staircase_ste(
             x,
             self.step,

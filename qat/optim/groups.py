@@ -12,21 +12,22 @@ def parameter_groups(
     named_parameters: Iterable[tuple[str, Tensor]],
     *,
     lr: float,
-    weight_decay: float,
+    weight_decay: float | None,
     step_rate: float,
     decay: Decay = "all",
 ) -> list[dict[str, Any]]:
     """Groups "step" (alphas), "vector" (biases, normalisation) and "weight" (all else).
 
     The alphas learn with lr * step_rate, and their accumulated gradient is clamped to
-    +-1 / step_rate before the base step: with plain SGD exactly the authors'
-    clip(rate * gradient, -1, 1) at the full rate.
+    +-1 / step_rate before the base step: with plain SGD and without decay exactly the authors'
+    clip(rate * gradient, -1, 1) at the full rate. Unlike there, the rate scales the decay of the
+    alphas as well.
 
     Args:
         named_parameters: of the prepared network; those without requires_grad are left out. A
             parameter named `step` of dimension 0 is the alpha of an activation quantizer.
         lr: learning rate of the weights.
-        weight_decay: decay of the weights.
+        weight_decay: decay of the weights; None leaves it to the optimizer's own default.
         step_rate: fraction of lr for the alphas, > 0 if any of them is learned.
         decay: "all" decays every group, as the papers' code does; "weights" only the third.
 
@@ -36,11 +37,12 @@ def parameter_groups(
 
     Source: arXiv:1808.05240, the authors' code.
     """
-    rest = weight_decay if decay == "all" else 0.0
+    own: dict[str, Any] = {} if weight_decay is None else {"weight_decay": weight_decay}
+    rest = own if decay == "all" else {"weight_decay": 0.0}
     groups: dict[str, dict[str, Any]] = {
-        "step": {"lr": lr * step_rate, "weight_decay": rest},
-        "vector": {"lr": lr, "weight_decay": rest},
-        "weight": {"lr": lr, "weight_decay": weight_decay},
+        "step": {"lr": lr * step_rate, **rest},
+        "vector": {"lr": lr, **rest},
+        "weight": {"lr": lr, **own},
     }
     if step_rate > 0:
         groups["step"]["grad_clip"] = 1 / step_rate

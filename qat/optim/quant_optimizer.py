@@ -48,7 +48,7 @@ class QuantOptimizer(Optimizer):
         rule: schedules of rho and theta.
 
     Raises:
-        QatError: a projected parameter is unknown to `base`, or is a sharded tensor.
+        QatError: a projected parameter is unknown to `base`, sharded, or of half precision.
     """
 
     def __init__(
@@ -95,6 +95,10 @@ class QuantOptimizer(Optimizer):
         """Latent weights (the tensors themselves, for reading) and their projections."""
         return [(self._latent[p], projection) for p, projection in self._projections.items()]
 
+    def latent_weights_by_parameter(self) -> dict[Tensor, Tensor]:
+        """Projected parameter -> its latent weights (the tensors themselves, for reading)."""
+        return dict(self._latent)
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clear the gradients of all parameters."""
         self._base.zero_grad(set_to_none)
@@ -105,6 +109,7 @@ class QuantOptimizer(Optimizer):
         projections: Mapping[Tensor, Projection] | None = None,
     ) -> None:
         """Add a group to the base optimizer, with projections for those of its parameters named."""
+        self._require_forward("add_param_group")
         new = dict(projections or {})
         self._base.add_param_group(param_group)
         self._check_projections(new)
@@ -121,11 +126,7 @@ class QuantOptimizer(Optimizer):
         Raises:
             QatError: called inside `hard_weights` or `latent_weights`.
         """
-        if self._at.shown != "forward":
-            raise QatError(
-                f"step() inside {self._at.shown}_weights(): gradients there belong to other "
-                "weights; leave the context first"
-            )
+        self._require_forward("step")
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -133,12 +134,23 @@ class QuantOptimizer(Optimizer):
         moved = [p for p in self._projections if p.grad is not None]
         self._clip_gradients()
         self._blend(moved, self.rule.blend(self._at.completed))
-        self._base.step()
+        try:
+            self._base.step()
+        except BaseException:
+            self._write_forward()  # never leave float weights behind in the network
+            raise
         # parameters hold the new latent weights here, until _write_forward
         _copy((self._latent[p] for p in moved), moved)
         self._at.completed += 1
         self._write_forward()
         return loss
+
+    def _require_forward(self, name: str) -> None:
+        if self._at.shown != "forward":
+            raise QatError(
+                f"{name}() inside {self._at.shown}_weights(): the parameters do not hold the "
+                "forward weights there; leave the context first"
+            )
 
     def _clip_gradients(self) -> None:
         for group in self.param_groups:
@@ -207,8 +219,7 @@ class QuantOptimizer(Optimizer):
         Raises:
             QatError: called inside `hard_weights` or `latent_weights`.
         """
-        if self._at.shown != "forward":
-            raise QatError(f"sync_latent() inside {self._at.shown}_weights(); leave it first")
+        self._require_forward("sync_latent")
         with torch.no_grad():
             _copy(self._latent.values(), self._projections)
         self._write_forward()
@@ -233,6 +244,7 @@ class QuantOptimizer(Optimizer):
         Raises:
             CheckpointError: no "qat" part, another version, or other parameters.
         """
+        self._require_forward("load_state_dict")
         rest = dict(state_dict)
         own = rest.pop("qat", None)
         if own is None:
@@ -284,6 +296,11 @@ class QuantOptimizer(Optimizer):
                 raise QatError(
                     f"a projected parameter of shape {tuple(p.shape)} is in no parameter group of "
                     "the base optimizer; give the base optimizer all parameters"
+                )
+            if p.dtype in (torch.float16, torch.bfloat16):
+                raise QatError(
+                    f"a projected parameter is {p.dtype}: latent weights would lose most updates; "
+                    "keep parameters in float32 and use mixed precision"
                 )
             if hasattr(p, "placements"):  # DTensor: a scale needs a reduction over all shards
                 raise QatError(

@@ -1,0 +1,81 @@
+"""The papers' recipes compose, and hold the numbers that their sources give."""
+
+import pytest
+
+from qat.compose import checked, conf_folder
+from qat.run_spec import RunSpec
+
+# model, data, rule, bits (weight, activation), ends, epochs (all, float), lr, momentum, batch
+RECIPES = {
+    "bcgd_cifar10_resnet20": (
+        "resnet20", "cifar10", "bcgd", (1, 4), ("quantized", "float"), (400, 200), 0.1, 0.95, 128,
+    ),
+    "bcgd_cifar10_vgg11": (
+        "vgg11", "cifar10", "bcgd", (1, 4), ("quantized", "float"), (400, 200), 0.1, 0.95, 128,
+    ),
+    "bcgd_imagenet_resnet18": (
+        "resnet18", "imagenet", "bcgd", (1, 4), ("quantized", "quantized"), (160, 80), 0.1, 0.9,
+        256,
+    ),
+    "bcgd_imagenet_resnet18_float_ends": (
+        "resnet18", "imagenet", "bcgd", (1, 4), ("float", "float"), (160, 80), 0.1, 0.9, 256,
+    ),
+    "binary_relax_cifar10_vgg11": (
+        "vgg11", "cifar10", "binary_relax", (1, 32), ("quantized", "float"), (400, 200), 0.1, 0.9,
+        128,
+    ),
+    "ste_lenet5_mnist": (
+        "lenet5", "mnist", "float_only", (32, 4), None, (100, 50), 0.1, 0.9, 64,
+    ),
+    "ste_vgg11_cifar10": (
+        "vgg11", "cifar10", "float_only", (32, 4), None, (400, 200), 0.01, 0.9, 128,
+    ),
+    "ste_resnet20_cifar10": (
+        "resnet20", "cifar10", "float_only", (32, 4), None, (400, 200), 0.01, 0.9, 128,
+    ),
+}  # fmt: skip
+
+
+def composed(name: str, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
+    # the images of the recipes are not here; everything else is checked as for a real run
+    monkeypatch.setattr("qat.preflight.check_data", lambda options: None)
+    return checked(conf_folder(), [f"experiment={name}"])[0]
+
+
+def test_every_recipe_is_in_the_table():
+    assert {p.stem for p in (conf_folder() / "experiment").glob("*.yaml")} == set(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_numbers(name, monkeypatch):
+    spec = composed(name, monkeypatch)
+    model, data, rule, bits, ends, epochs, lr, momentum, batch = RECIPES[name]
+    assert (spec.model["name"], spec.data.name, spec.quant.rule.name) == (model, data, rule)
+    assert (spec.quant.weight.bits, spec.quant.activation.bits) == bits
+    assert ends is None or (spec.quant.ends.first, spec.quant.ends.last) == ends
+    assert (spec.trainer["max_epochs"], spec.warm_start.epochs) == epochs
+    assert (spec.optimizer["lr"], spec.optimizer["momentum"]) == (lr, momentum)
+    assert spec.optimizer["weight_decay"] == 1e-4
+    assert spec.data.batch_size == batch
+    assert spec.training.decay == "all"
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("ste_")])
+def test_the_ste_comparison_freezes_alpha_and_has_no_affine_norm(name, monkeypatch):
+    spec = composed(name, monkeypatch)
+    assert spec.quant.activation.step_rate == 0
+    assert spec.quant.activation.step_start == "table"
+    assert spec.model["norm_affine"] is False
+
+
+def test_binary_relax_grows_as_in_the_notebook(monkeypatch):
+    rule = composed("binary_relax_cifar10_vgg11", monkeypatch).quant.rule
+    assert rule.final == pytest.approx(1.04**150, rel=2e-3)
+    assert rule.hard_from == 150 / 200
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if "ste" not in n])
+def test_every_recipe_says_that_it_was_not_run(name):
+    text = (conf_folder() / "experiment" / f"{name}.yaml").read_text()
+    assert text.startswith(f"# @package _global_\n# python train.py experiment={name}")
+    assert "Not run here" in text
