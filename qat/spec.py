@@ -174,6 +174,7 @@ class QuantSpec:
     overrides: tuple[Override, ...] = ()
 
     def __post_init__(self) -> None:
+        check(self, "quant")
         for override in self.overrides:
             weight_of(self, override)
             rate = activation_of(self, override).step_rate

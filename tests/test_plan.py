@@ -90,7 +90,9 @@ def test_override_merges_with_the_defaults():
 def test_a_pattern_that_matches_nothing_is_an_error(match):
     spec = QuantSpec(overrides=(Override(match=match, weight={"bits": 4}),))
     for fun in (weight_plans, weight_projections):
-        with pytest.raises(SpecError, match=r"matches no conv or linear layer; names look like 0, 2\.0"):
+        with pytest.raises(
+            SpecError, match=r"matches no conv or linear layer; names look like 0, 2\.0"
+        ):
             fun(network(), spec)
 
 

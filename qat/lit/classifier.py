@@ -312,6 +312,7 @@ class LitClassifier(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the phase and the epoch's running sums."""
+        self.quant_optimizer = None  # its latent weights are those of another run
         self.is_quantized = checkpoint["qat"]["is_quantized"]
         self._train_sums = torch.tensor(checkpoint["qat"]["train_sums"], dtype=torch.float64)
 
