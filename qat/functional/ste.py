@@ -131,7 +131,8 @@ class StaircaseSte(torch.autograd.Function):
         codes = wide / step
         if stairs.shift:
             codes = codes.sub_(stairs.shift)
-        codes = codes.ceil_()
+        # one interval beyond either end is all that backward tells apart
+        codes = codes.ceil_().clamp_(stairs.first - 1, stairs.high + 1)
         kept = _kept(codes, stairs, derivative, step_derivative)
         y = codes.clamp_(stairs.low, stairs.high).mul_(step)
         return (y.to(x.dtype), *kept)
@@ -164,24 +165,26 @@ def _kept(
     """The uint8 tensors that backward needs: none, the index, or, for 8 bits, region and code."""
     if derivative == "identity" and step_derivative is None:
         return ()
-    index = (codes - (stairs.first - 1)).clamp_(0, stairs.count + 1)
+    below = stairs.first - 1
     if _fits(stairs):
-        return (_small(index, stairs.count + 1),)
+        return (_small(codes, below, stairs.high),)
     # n + 1 = 256 does not fit: keep only below / inside / above, and the code where it is needed
-    region = index.clamp(max=1) + (index - stairs.count).clamp_(min=0)
+    inside = (codes - below).clamp_(max=1)
+    region = _small(inside + (codes - stairs.high).clamp_(min=0), 0, 1)
     if step_derivative != "exact":
-        return (_small(region, 2),)
-    code = codes.clamp(stairs.low, stairs.high).sub_(stairs.low)
-    return _small(region, 2), _small(code, 255)
+        return (region,)
+    return region, _small(codes.clamp(stairs.low, stairs.high), stairs.low, stairs.high)
 
 
-def _small(values: Tensor, largest: int) -> Tensor:
-    """Whole numbers 0 .. largest as uint8, by the conversions that are fast on CPUs."""
+def _small(codes: Tensor, lowest: int, high: int) -> Tensor:
+    """Codes lowest .. high + 1 minus `lowest` as uint8, by conversions that are fast on CPUs."""
     if torch.compiler.is_compiling():
-        return values.to(torch.uint8)
-    if largest <= torch.iinfo(torch.int8).max:
-        return values.to(torch.int8).view(torch.uint8)
-    return values.to(torch.int32).to(torch.uint8)
+        return (codes - lowest).to(torch.uint8)
+    narrow = torch.int8 if high < torch.iinfo(torch.int8).max else torch.int32
+    # a negative code wraps around, and so does the difference: the result is right modulo 256
+    small = codes.to(narrow)
+    small = small.view(torch.uint8) if narrow == torch.int8 else small.to(torch.uint8)
+    return small.sub_(lowest) if lowest else small
 
 
 def _fits(stairs: Stairs) -> bool:
