@@ -204,3 +204,12 @@ def test_help_lists_groups_keys_and_completion(tmp_path):
         env=env, capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
     assert "quant=bcgd_w1a4" in done.stdout
+
+
+def test_a_run_with_workers_ends_and_leaves_no_process(tmp_path):
+    folder = tmp_path / "run"
+    process = start(
+        *SMALL, "debug=quick", "data.workers=2", f"hydra.run.dir={folder}", cwd=tmp_path
+    )
+    out, err = process.communicate(timeout=120)  # waits for every holder of the pipes
+    assert process.returncode == 0, out + err

@@ -71,10 +71,12 @@ def stop(folder, signum, whole_group, words):
 def stopped(tmp_path_factory):
     """Folder, exit code, stdout and stderr of each case; they run side by side."""
 
+    # made here: pytest's factory is not for several threads
+    folders = {case: tmp_path_factory.mktemp(case.replace(" ", "-")) for case in CASES}
+
     def run(case):
         signum, _, whole_group, words = CASES[case]
-        folder = tmp_path_factory.mktemp(case.replace(" ", "-"))
-        return folder, *stop(folder, signum, whole_group, words)
+        return folders[case], *stop(folders[case], signum, whole_group, words)
 
     with ThreadPoolExecutor() as pool:
         return dict(zip(CASES, pool.map(run, CASES), strict=True))

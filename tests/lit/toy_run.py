@@ -6,7 +6,6 @@ python toy_run.py FOLDER [resume] [workers=N] [epochs=N] [delay=SECONDS] [every=
 import hashlib
 import logging
 import os
-import signal
 import sys
 import time
 import warnings
@@ -23,7 +22,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from qat.lit.checkpoint import SafeCheckpointIO, last_good
 from qat.lit.csv_logger import RunCsvLogger
-from qat.lit.data.loader import PositionedLoader, training_position
+from qat.lit.data.loader import PositionedLoader, leave_group, training_position
 from qat.lit.data.sampler import EpochBatchSampler
 from qat.lit.reliability import FiniteGuard, StatelessRandomness
 from qat.lit.run_checkpoint import RunCheckpoint
@@ -48,12 +47,6 @@ class Digits(Dataset):
         return self.data[index].roll((epoch * 31 + index) % 3, dims=-1), self.labels[index]
 
 
-def leave_signals_to_the_parent(worker: int) -> None:
-    """Workers end with their loader; killed before it, they would take the run down unsaved."""
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(signum, signal.SIG_IGN)
-
-
 class Data(L.LightningDataModule):
     def __init__(self, workers: int) -> None:
         super().__init__()
@@ -69,7 +62,7 @@ class Data(L.LightningDataModule):
             batch_sampler=sampler,
             num_workers=self.workers,
             persistent_workers=self.workers > 0,
-            worker_init_fn=leave_signals_to_the_parent,
+            worker_init_fn=leave_group,
             multiprocessing_context="fork" if self.workers else None,
             generator=torch.Generator().manual_seed(0),
         )

@@ -18,7 +18,6 @@ from qat.run_spec import SchedulerSpec, TrainingSpec
 from qat.spec import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
 from qat.surgery import activation_quantizers, prepare
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 
 

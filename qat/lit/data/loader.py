@@ -1,6 +1,6 @@
 """Loaders that leave the global random state alone, and where training goes on after a resume."""
 
-import signal
+import os
 from typing import Any
 
 import torch
@@ -40,21 +40,21 @@ def image_loader(
         dataset,
         num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=ignore_signals,
+        worker_init_fn=leave_group,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),
         **batching,
     )
 
 
-def ignore_signals(worker: int) -> None:
-    """Leave SIGTERM and SIGINT to the parent, which saves and then ends its workers.
+def leave_group(worker: int) -> None:
+    """Take a worker out of its parent's process group.
 
-    A signal to the whole process group (Ctrl-C, a scheduler) would otherwise kill the workers
-    first, and the run would fail before it could save.
+    A signal to the whole group (Ctrl-C, a scheduler's SIGTERM) would otherwise kill the workers
+    first, and the run would fail before it could save. Ignoring the signals instead would make the
+    interpreter wait for ever at its exit, where it ends its children by SIGTERM.
     """
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.setpgrp()
 
 
 def training_position(trainer: Any, batches: int) -> Position:
