@@ -235,7 +235,7 @@ def rule_line(rule: Mapping[str, Any]) -> str:
 def _close_wandb() -> None:
     wandb = sys.modules.get("wandb")
     if wandb is not None and wandb.run is not None:
-        wandb.finish(quiet=True)
+        wandb.finish()
 
 
 def _die(message: str, code: int) -> NoReturn:
