@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from qat.errors import QatError as QatError
     from qat.errors import SpecError as SpecError
     from qat.functional.schedule import Schedule as Schedule
-    from qat.functional.ste import Stairs as Stairs
-    from qat.functional.ste import relu_stairs as relu_stairs
-    from qat.functional.ste import signed_stairs as signed_stairs
-    from qat.functional.ste import staircase_ste as staircase_ste
+    from qat.functional.staircase import staircase_ste as staircase_ste
+    from qat.functional.stairs import Stairs as Stairs
+    from qat.functional.stairs import relu_stairs as relu_stairs
+    from qat.functional.stairs import signed_stairs as signed_stairs
     from qat.lit.classifier import LitClassifier as LitClassifier
     from qat.nn.activation import ActivationQuantizer as ActivationQuantizer
     from qat.nn.weight import WeightQuantizer as WeightQuantizer
@@ -70,7 +70,7 @@ _MODULES = {
     "RuleSpec": "qat.spec",
     "Schedule": "qat.functional.schedule",
     "SpecError": "qat.errors",
-    "Stairs": "qat.functional.ste",
+    "Stairs": "qat.functional.stairs",
     "UpdateRule": "qat.optim.rule",
     "WeightQuantizer": "qat.nn.weight",
     "WeightSpec": "qat.spec",
@@ -86,9 +86,9 @@ _MODULES = {
     "load_weights": "qat.surgery",
     "parameter_groups": "qat.optim.groups",
     "prepare": "qat.surgery",
-    "relu_stairs": "qat.functional.ste",
-    "signed_stairs": "qat.functional.ste",
-    "staircase_ste": "qat.functional.ste",
+    "relu_stairs": "qat.functional.stairs",
+    "signed_stairs": "qat.functional.stairs",
+    "staircase_ste": "qat.functional.staircase",
     "start_steps": "qat.calibrate",
     "weight_projections": "qat.plan",
 }

@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 from qat.errors import SpecError
+from qat.names import Derivative, StepDerivative
 from qat.schema import check, option, read
 
 Bits = Literal[1, 2, 3, 4, 5, 6, 7, 8, 32]
 RuleName = Literal["float_only", "binary_connect", "binary_relax", "bcgd"]
 Grid = Literal["binary", "ternary", "ternary_threshold", "uniform", "power_of_two"]
 Granularity = Literal["tensor", "channel"]
-Derivative = Literal["identity", "relu", "clipped_relu"]
-StepDerivative = Literal["exact", "three_valued", "two_valued"]
 StepStart = Literal["table", "batches"]
 EndPolicy = Literal["quantized", "float"]
 

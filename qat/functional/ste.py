@@ -1,234 +1,332 @@
-"""Staircase activations whose backward pass is a free choice: straight-through estimators.
+"""The family of coarse derivatives: what stands for the derivative of a staircase in backward.
 
-The forward staircase and the coarse derivatives (in x and in the step alpha) are independent
-arguments. Every input falls into one of n + 2 intervals, numbered by `index`:
+A staircase has derivative 0 almost everywhere. A straight-through estimator puts the derivative of
+another function mu in its place, chosen freely and independently of the forward pass. Positions are
+in steps of the staircase, z = x / alpha, and every member looks at z in one of two frames:
 
-    0        below the first level's interval
-    1 .. n   on the interval of one of the n codes `first .. high`
-    n + 1    above the last level's interval
+    range   u = z - start of the range, length L in steps: u <= 0 lies below the range, u > L above.
+            Made for quantized ReLUs: identity, relu, clipped_relu and the monotone class.
+    cell    v = 2 (z - nearest jump): 0 at a jump, -1 and 1 halfway to its neighbours (the outermost
+            cells go on to infinity). Made for the sign, whose only cell has v = x; on a staircase
+            the same function acts around each jump.
 
-Both derivatives are functions of that index alone, so one uint8 per element is all that the
-backward pass needs. Bools are avoided on purpose: on CPUs they cost several times an uint8.
+A slope of 1 in every cell is the identity's: cell members whose integral over (-1, 1) is 2 climb
+exactly as the staircase does. `ESTIMATORS` is the one table of them.
 """
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-Derivative = Literal["identity", "relu", "clipped_relu"]
-StepDerivative = Literal["exact", "three_valued", "two_valued"]
+from qat.functional.stairs import Stairs
+from qat.names import Derivative
 
-# the clamp of the authors' code: a step that leaves this range has stopped meaning anything
-STEP_MIN, STEP_MAX = 1e-3, 5.0
+DERIVATIVES: tuple[Derivative, ...] = get_args(Derivative)
 
+Sharpness = Tensor | float
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stairs:
-    """The codes of a staircase `alpha * clip(ceil(x / alpha - shift), low, high)`.
-
-    Attributes:
-        low: smallest code.
-        high: largest code.
-        first: code of the first interval on which the clipped coarse derivative is 1.
-        shift: 0 for ceil, 1/2 for nearest (halves round down).
-    """
-
-    low: int
-    high: int
-    first: int
-    shift: float
-
-    @property
-    def count(self) -> int:
-        """Number n of codes `first .. high`."""
-        return self.high - self.first + 1
-
-    @property
-    def mean(self) -> int:
-        """Mean of the codes `first .. high`: 2^(b-1) behind a ReLU, 0 if signed."""
-        return (self.first + self.high) // 2
+# ReSTE: the secant replaces the derivative below, and nothing passes above
+_POWER_SMALL, _POWER_END = 0.1, 1.5
+# EDE: sharpness at the start and at the end, as in the authors' CIFAR code
+_TANH_START, _TANH_END = 1e-3, 10.0
+_POWER_LAST = 3.0
 
 
-def relu_stairs(bits: int) -> Stairs:
-    """Codes 0 .. 2^bits - 1 of a quantized ReLU; the interval of code 0 is x <= 0."""
-    return Stairs(low=0, high=2**bits - 1, first=1, shift=0.0)
-
-
-def signed_stairs(bits: int) -> Stairs:
-    """Codes -(2^(bits-1) - 1) .. 2^(bits-1) - 1 for inputs that are not behind a ReLU."""
-    largest = 2 ** (bits - 1) - 1
-    return Stairs(low=-largest, high=largest, first=-largest, shift=0.5)
-
-
-def staircase_ste(
-    x: Tensor,
-    alpha: Tensor,
-    *,
-    stairs: Stairs,
-    derivative: Derivative = "clipped_relu",
-    step_derivative: StepDerivative = "three_valued",
+def coarse_slope(
+    z: Tensor, name: Derivative, *, stairs: Stairs, sharpness: Sharpness | None = None
 ) -> Tensor:
-    """Staircase of x with step alpha and chosen coarse derivatives.
+    """Coarse derivative of a staircase of step 1 at z.
 
-    Forward, with alpha clamped to [1e-3, 5] (the clamp passes the gradient):
+    Args:
+        z: position x / alpha in steps, any shape, floating point.
+        name: member of the family.
+        stairs: the codes.
+        sharpness: 0-dim parameter of a cell member; None takes the start of its schedule.
 
-        y = alpha * clip(ceil(x / alpha - shift), low, high)
+    Returns:
+        Slope of z's shape and dtype.
+    """
+    member = ESTIMATORS[name]
+    if member.frame == "range":
+        return member.slope(z - stairs.start, float(stairs.count))
+    offset = z - stairs.shift
+    jump = offset.round().clamp(stairs.low, stairs.high - 1)
+    return member.slope((offset - jump).mul_(2), _sharpness(member, sharpness))
 
-    Behind a ReLU (`relu_stairs`, L = 2^b - 1): y = 0 for x <= 0, k alpha on ((k-1) alpha, k alpha],
-    L alpha for x > L alpha. Derivative in x, by name:
 
-        identity      1
-        relu          1 if x > 0 else 0
-        clipped_relu  1 if 0 < x <= L alpha else 0
+def sign_slope(x: Tensor, name: Derivative, *, sharpness: Sharpness | None = None) -> Tensor:
+    """Coarse derivative of sign(x): levels -1 and 1, the jump at 0, the range (-1, 1].
 
-    Derivative in alpha, summed over all elements with the upstream gradient:
-
-        exact         0 if x <= 0;  the code ceil(x / alpha) if 0 < x <= L alpha;  L above
-        three_valued  0             2^(b-1), the mean of the codes                 L
-        two_valued    0             0                                              L
-
-    Signed (`signed_stairs`, M = 2^(b-1) - 1): nearest codes -M .. M, "0 < x" reads "not below the
-    interval of -M", the codes' mean is 0 and the derivative in alpha below the range is -M.
+    The step between the levels is 2, so u = (x + 1) / 2, L = 1 and v = x: clipped_relu is the
+    derivative of clip(x, -1, 1).
 
     Args:
         x: any shape, floating point.
-        alpha: step, 0-dim.
-        stairs: the codes.
-        derivative: coarse derivative in x.
-        step_derivative: coarse derivative in alpha.
+        name: member of the family.
+        sharpness: as in `coarse_slope`.
 
     Returns:
-        Tensor of x's shape and dtype; the arithmetic is float32 at least, also under autocast.
-
-    Source: arXiv:1808.05240 (the staircase and the three derivatives in alpha, as in the authors'
-    code); arXiv:1903.05662 (the three derivatives in x). Signed: ours.
+        Slope of x's shape and dtype.
     """
-    # asked here and not in the Function, where torch.func shows alpha without its gradient
-    wanted = step_derivative if alpha.requires_grad else None
-    if not torch.is_grad_enabled():
-        derivative, wanted = "identity", None  # evaluation needs no index for a backward pass
-    outputs: tuple[Tensor, ...] = StaircaseSte.apply(x, alpha, stairs, derivative, wanted)
-    return outputs[0]
+    member = ESTIMATORS[name]
+    if member.frame == "range":
+        return member.slope((x + 1) / 2, 1.0)
+    return member.slope(x, _sharpness(member, sharpness))
 
 
-class StaircaseSte(torch.autograd.Function):
-    """`staircase_ste` as a Function; outputs y and what backward needs, the latter without grad."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(  # noqa: D102
-        x: Tensor,
-        alpha: Tensor,
-        stairs: Stairs,
-        derivative: Derivative,
-        step_derivative: StepDerivative | None,
-    ) -> tuple[Tensor, ...]:
-        wide = x if x.dtype == torch.float64 else x.float()
-        step = alpha.detach().clamp(STEP_MIN, STEP_MAX).to(wide.dtype)
-        codes = wide / step
-        if stairs.shift:
-            codes = codes.sub_(stairs.shift)
-        # one interval beyond either end is all that backward tells apart
-        codes = codes.ceil_().clamp_(stairs.first - 1, stairs.high + 1)
-        kept = _kept(codes, stairs, derivative, step_derivative)
-        y = codes.clamp_(stairs.low, stairs.high).mul_(step)
-        return (y.to(x.dtype), *kept)
-
-    @staticmethod
-    def setup_context(  # noqa: D102
-        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
-    ) -> None:
-        _, alpha, ctx.stairs, ctx.derivative, ctx.step_derivative = inputs
-        ctx.alpha_dtype = alpha.dtype
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(*output[1:])
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        grad_x = grad_alpha = None
-        if ctx.needs_input_grad[0]:
-            grad_x = _grad_x(grad, ctx.saved_tensors, ctx.stairs, ctx.derivative)
-        if ctx.needs_input_grad[1]:
-            slope = _step_slope(ctx.saved_tensors, ctx.stairs, ctx.step_derivative)
-            wide = torch.promote_types(grad.dtype, torch.float32)
-            # in half precision the product of a scaled gradient and a code may overflow
-            grad_alpha = slope.to(wide).mul_(grad).sum().to(ctx.alpha_dtype)
-        return grad_x, grad_alpha, None, None, None
+def _sharpness(member: "Estimator", sharpness: Sharpness | None) -> Sharpness:
+    return member.sharpness(0.0) if sharpness is None else sharpness
 
 
-def _kept(
-    codes: Tensor, stairs: Stairs, derivative: Derivative, step_derivative: StepDerivative | None
-) -> tuple[Tensor, ...]:
-    """The uint8 tensors that backward needs: none, the index, or, for 8 bits, region and code."""
-    if derivative == "identity" and step_derivative is None:
-        return ()
-    below = stairs.first - 1
-    if _fits(stairs):
-        return (_small(codes, below, stairs.high),)
-    # n + 1 = 256 does not fit: keep only below / inside / above, and the code where it is needed
-    inside = (codes - below).clamp_(max=1)
-    region = _small(inside + (codes - stairs.high).clamp_(min=0), 0, 1)
-    if step_derivative != "exact":
-        return (region,)
-    return region, _small(codes.clamp(stairs.low, stairs.high), stairs.low, stairs.high)
+# -- range: slope(u, L) ---------------------------------------------------------------------------
 
 
-def _small(codes: Tensor, lowest: int, high: int) -> Tensor:
-    """Codes lowest .. high + 1 minus `lowest` as uint8, by conversions that are fast on CPUs."""
-    if torch.compiler.is_compiling():
-        return (codes - lowest).to(torch.uint8)
-    narrow = torch.int8 if high < torch.iinfo(torch.int8).max else torch.int32
-    # a negative code wraps around, and so does the difference: the result is right modulo 256
-    small = codes.to(narrow)
-    small = small.view(torch.uint8) if narrow == torch.int8 else small.to(torch.uint8)
-    return small.sub_(lowest) if lowest else small
+def identity(u: Tensor, length: Sharpness) -> Tensor:
+    """Slope of mu(u) = u.
+
+        1
+
+    >>> identity(torch.tensor([-1.0, 0.5, 9.0]), 3.0).tolist()
+    [1.0, 1.0, 1.0]
+
+    Source: arXiv:1903.05662.
+    """
+    return torch.ones_like(u)
 
 
-def _fits(stairs: Stairs) -> bool:
-    return stairs.count + 1 <= torch.iinfo(torch.uint8).max
+def relu(u: Tensor, length: Sharpness) -> Tensor:
+    """Slope of mu(u) = max(u, 0).
+
+        0   u <= 0
+        1   u > 0
+
+    >>> relu(torch.tensor([-1.0, 0.5, 9.0]), 3.0).tolist()
+    [0.0, 1.0, 1.0]
+
+    Source: arXiv:1903.05662.
+    """
+    return (u > 0).to(u.dtype)
 
 
-def _grad_x(
-    grad: Tensor, kept: tuple[Tensor, ...], stairs: Stairs, derivative: Derivative
-) -> Tensor:
-    if derivative == "identity":
-        return grad
-    if derivative == "relu":
-        mask = kept[0].clamp(max=1)
-    else:
-        mask = _between(kept[0], 1, stairs.count if _fits(stairs) else 1)
-    return mask.to(grad.dtype).mul_(grad)  # a product of mixed types is slower
+def clipped_relu(u: Tensor, length: Sharpness) -> Tensor:
+    """Slope of mu(u) = min(max(u, 0), L).
+
+        1   0 < u <= L
+        0   elsewhere
+
+    >>> clipped_relu(torch.tensor([-1.0, 0.5, 9.0]), 3.0).tolist()
+    [0.0, 1.0, 0.0]
+
+    Source: arXiv:1808.05240, arXiv:1903.05662.
+    """
+    return ((u > 0) & (u <= length)).to(u.dtype)
 
 
-def _step_slope(
-    kept: tuple[Tensor, ...], stairs: Stairs, step_derivative: StepDerivative
-) -> Tensor:
-    """Derivative of the staircase in alpha, per element, as small integers."""
-    if step_derivative == "exact":
-        if len(kept) == 2:
-            return kept[1].float() + stairs.low
-        return (kept[0].float() + (stairs.first - 1)).clamp_(stairs.low, stairs.high)
-    count = stairs.count if _fits(stairs) else 1
-    # every value fits into the uint8 behind a ReLU; signed slopes need a wider integer
-    index = kept[0] if stairs.low == 0 else kept[0].short()
-    slope = _between(index, count + 1, count + 1) * stairs.high
-    if stairs.low:
-        slope = slope + _between(index, 0, 0) * stairs.low
-    if step_derivative == "three_valued" and stairs.mean:
-        slope = slope + _between(index, 1, count) * stairs.mean
-    return slope
+def log_tailed_relu(u: Tensor, length: Sharpness) -> Tensor:
+    """Slope of mu(u) = max(u, 0) up to L, then L + log(u - L + 1).
+
+        0                 u <= 0
+        1                 0 < u <= L
+        1 / (u - L + 1)   u > L
+
+    >>> log_tailed_relu(torch.tensor([-1.0, 0.5, 4.0]), 3.0).tolist()
+    [0.0, 1.0, 0.5]
+
+    Source: in the class of arXiv:2011.11256; the tail is that of HWGQ, arXiv:1702.00953.
+    """
+    return relu(u, length) / (u - length).clamp(min=0).add(1)
 
 
-def _between(index: Tensor, low: int, high: int) -> Tensor:
-    """1 where low <= index <= high, else 0, as integers of the index's dtype."""
-    if torch.compiler.is_compiling():
-        # a bool in the graph breaks the vectorised loop of CPU kernels; float arithmetic does not
-        wide = index.float()
-        return (wide - (low - 1)).clamp(0, 1) - (wide - high).clamp(0, 1)
-    if index.dtype == torch.uint8:
-        # uint8 wraps around, so one comparison tests both ends; the view as uint8 is free
-        return (index - low).le_(high - low) if low else index.le(high).view(torch.uint8)
-    return (index.ge(low) & index.le(high)).to(index.dtype)
+def reverse_exponential(u: Tensor, length: Sharpness) -> Tensor:
+    """Slope of mu(u) = L (1 - exp(-u / L)) for u > 0.
+
+        0             u <= 0
+        exp(-u / L)   u > 0
+
+    >>> reverse_exponential(torch.tensor([-1.0, 3.0]), 3.0).mul(math.e).tolist()
+    [0.0, 1.0]
+
+    Source: in the class of arXiv:2011.11256.
+    """
+    return relu(u, length) * torch.exp(-u.clamp(min=0) / length)
+
+
+# -- cell: slope(v, sharpness) --------------------------------------------------------------------
+
+
+def piecewise_quadratic(v: Tensor, sharpness: Sharpness) -> Tensor:
+    """Slope of mu(v) = 2 v + v^2 on [-1, 0) and 2 v - v^2 on [0, 1].
+
+        2 - 2 |v|   |v| <= 1
+        0           elsewhere
+
+    The sharpness is not used.
+
+    >>> piecewise_quadratic(torch.tensor([0.0, -0.5, 2.0]), 0.0).tolist()
+    [2.0, 1.0, 0.0]
+
+    Source: Bi-Real Net, arXiv:1808.00278.
+    """
+    return (2 - 2 * v.abs()).clamp(min=0)
+
+
+def tanh(v: Tensor, sharpness: Sharpness) -> Tensor:
+    """Slope of the hyperbolic tangent mu(v) = k tanh(t v), k = max(1 / t, 1), sharpness t.
+
+        k t (1 - tanh(t v)^2)
+
+    At 0 it is max(1, t): the identity's early, peaked late. t grows geometrically from 0.001 to 10
+    (`tanh_schedule`).
+
+    >>> tanh(torch.tensor([0.0]), 4.0).tolist(), tanh(torch.tensor([0.0]), 0.5).tolist()
+    ([4.0], [1.0])
+
+    Source: the error decay estimator of IR-Net, arXiv:1909.10788; the ends as in the authors' code.
+    """
+    return _max_with_one(sharpness) * (1 - torch.tanh(sharpness * v).square())
+
+
+def power(v: Tensor, sharpness: Sharpness) -> Tensor:
+    """Slope of mu(v) = sign(v) |v|^(1/o), sharpness o >= 1, with m = 0.1 and an end at 1.5.
+
+        m^(1/o) / m             |v| <= m   (the secant: the derivative has no bound at 0)
+        (1/o) |v|^(1/o - 1)     m < |v| <= 1.5
+        0                       |v| > 1.5
+
+    o = 1 is the clipped identity; o grows from 1 to 3 (`power_schedule`).
+
+    >>> power(torch.tensor([0.5, 1.4, 1.6]), 1.0).tolist()
+    [1.0, 1.0, 0.0]
+
+    Source: ReSTE, arXiv:2308.06689.
+    """
+    size = v.abs()
+    exponent = 1 / sharpness - 1  # m^(1/o) / m is m^exponent as well
+    slope = size.clamp(min=_POWER_SMALL).pow(exponent)
+    slope = torch.where(size > _POWER_SMALL, slope / sharpness, slope)
+    return torch.where(size > _POWER_END, torch.zeros_like(slope), slope)
+
+
+def periodic(v: Tensor, sharpness: Sharpness) -> Tensor:
+    """Slope of mu(v) = sin(om v), sharpness om (pi / 2: half a period fills the cell).
+
+        om cos(om v)   |v| <= 1
+        0              elsewhere
+
+    Unlike the paper, which binarizes sin(om w) of a weight with om = 20 (`qat.nn.parametrization`
+    has that pair), this is the slope around a jump of any staircase.
+
+    >>> [round(slope, 4) for slope in periodic(torch.tensor([0.0, 0.5]), math.pi / 2).tolist()]
+    [1.5708, 1.1107]
+
+    Source: after BiPer, arXiv:2404.01278.
+    """
+    return sharpness * torch.cos(sharpness * v) * _inside(v)
+
+
+def dsq(v: Tensor, sharpness: Sharpness) -> Tensor:
+    """Slope of mu(v) = s tanh(k v) with s = 1 / (1 - a), k = log(2 / a - 1) / 2, sharpness a.
+
+        s k (1 - tanh(k v)^2)   |v| <= 1
+        0                       elsewhere
+
+    s tanh(k) = 1, so neighbouring cells join: the integral over a cell is exact. a in (0, 0.5) is
+    1 - tanh(k): small is a hard step, 0.5 nearly straight. Unlike the paper, a is fixed (0.2).
+
+    >>> [round(slope, 4) for slope in dsq(torch.tensor([0.0, 2.0]), 0.2).tolist()]
+    [1.3733, 0.0]
+
+    Source: arXiv:1908.05033.
+    """
+    a = torch.as_tensor(sharpness, dtype=v.dtype, device=v.device)
+    k = torch.log(2 / a - 1) / 2
+    return k / (1 - a) * (1 - torch.tanh(k * v).square()) * _inside(v)
+
+
+def swish_sign(v: Tensor, sharpness: Sharpness) -> Tensor:
+    """Slope of mu(v) = 2 sg(b v) (1 + b v (1 - sg(b v))) - 1, sg the logistic function.
+
+        b (2 - b v tanh(b v / 2)) / (1 + cosh(b v)),   sharpness b = 5
+
+    Negative where |b v| > 2.4: mu overshoots the levels.
+
+    >>> swish_sign(torch.tensor([0.0]), 5.0).tolist()
+    [5.0]
+
+    Source: BNN+, arXiv:1812.11800.
+    """
+    t = (sharpness * v).clamp(-60, 60)  # cosh overflows soon after, where the slope is long 0
+    return sharpness * (2 - t * torch.tanh(t / 2)) / (1 + torch.cosh(t))
+
+
+def _inside(v: Tensor) -> Tensor:
+    return (v.abs() <= 1).to(v.dtype)
+
+
+def _max_with_one(value: Sharpness) -> Sharpness:
+    return value.clamp(min=1) if isinstance(value, Tensor) else max(value, 1.0)
+
+
+# -- schedules: progress of the quantized phase, 0 .. 1 -> sharpness ------------------------------
+
+
+def tanh_schedule(progress: float) -> float:
+    """T = 0.001 * 10^(4 progress): geometric from 0.001 to 10.
+
+    Source: arXiv:1909.10788, ends as in the authors' code.
+    """
+    return float(_TANH_START * (_TANH_END / _TANH_START) ** progress)
+
+
+def power_schedule(progress: float) -> float:
+    """O = 1 + 2 (1 - cos(pi progress / 2)): from 1 to 3.
+
+    Source: arXiv:2308.06689.
+    """
+    return 1 + (_POWER_LAST - 1) * (1 - math.cos(math.pi * progress / 2))
+
+
+def _constant(value: float) -> Callable[[float], float]:
+    return lambda progress: value
+
+
+_UNUSED = _constant(0.0)
+
+
+# -- the table ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Estimator:
+    """A member of the family.
+
+    Attributes:
+        slope: (u, L) -> slope in frame "range", (v, sharpness) -> slope in frame "cell".
+        frame: which position the slope looks at.
+        sharpness: progress of the quantized phase, 0 .. 1 -> parameter of a cell member.
+        is_scheduled: whether the sharpness moves.
+    """
+
+    slope: Callable[[Tensor, Sharpness], Tensor]
+    frame: Literal["range", "cell"] = "range"
+    sharpness: Callable[[float], float] = _UNUSED
+    is_scheduled: bool = False
+
+
+ESTIMATORS: dict[Derivative, Estimator] = {
+    "identity": Estimator(identity),
+    "relu": Estimator(relu),
+    "clipped_relu": Estimator(clipped_relu),
+    "log_tailed_relu": Estimator(log_tailed_relu),
+    "reverse_exponential": Estimator(reverse_exponential),
+    "piecewise_quadratic": Estimator(piecewise_quadratic, "cell"),
+    "tanh": Estimator(tanh, "cell", tanh_schedule, is_scheduled=True),
+    "power": Estimator(power, "cell", power_schedule, is_scheduled=True),
+    "periodic": Estimator(periodic, "cell", _constant(math.pi / 2)),
+    "dsq": Estimator(dsq, "cell", _constant(0.2)),
+    "swish_sign": Estimator(swish_sign, "cell", _constant(5.0)),
+}

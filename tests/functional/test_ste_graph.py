@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from qat.functional.ste import relu_stairs, signed_stairs, staircase_ste
+from qat.functional.staircase import staircase_ste
+from qat.functional.stairs import relu_stairs, signed_stairs
 
 DERIVATIVES = ["identity", "relu", "clipped_relu"]
 STEP_DERIVATIVES = ["exact", "three_valued", "two_valued"]

@@ -1,0 +1,18 @@
+"""Names that config and tensor code share; standard library only."""
+
+from typing import Literal
+
+Derivative = Literal[
+    "identity",
+    "relu",
+    "clipped_relu",
+    "log_tailed_relu",
+    "reverse_exponential",
+    "piecewise_quadratic",
+    "tanh",
+    "power",
+    "periodic",
+    "dsq",
+    "swish_sign",
+]
+StepDerivative = Literal["exact", "three_valued", "two_valued"]
