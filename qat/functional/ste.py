@@ -175,8 +175,9 @@ def piecewise_quadratic(v: Tensor, sharpness: Sharpness) -> Tensor:
 
 
 def tanh(v: Tensor, sharpness: Sharpness) -> Tensor:
-    """Slope of the hyperbolic tangent mu(v) = k tanh(t v), k = max(1 / t, 1), sharpness t.
+    """Slope of a scaled hyperbolic tangent of sharpness t.
 
+        mu(v) = k tanh(t v),   k = max(1 / t, 1)
         k t (1 - tanh(t v)^2)
 
     At 0 it is max(1, t): the identity's early, peaked late. t grows geometrically from 0.001 to 10
