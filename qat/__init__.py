@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from qat.spec import RuleSpec as RuleSpec
     from qat.spec import WeightSpec as WeightSpec
     from qat.surgery import activation_quantizers as activation_quantizers
-    from qat.surgery import enable_activations as enable_activations
+    from qat.surgery import enable_quantizers as enable_quantizers
     from qat.surgery import load_weights as load_weights
     from qat.surgery import prepare as prepare
     from qat.trained import load_trained as load_trained
@@ -80,7 +80,7 @@ _MODULES = {
     "bcgd": "qat.optim.rule",
     "binary_connect": "qat.optim.rule",
     "binary_relax": "qat.optim.rule",
-    "enable_activations": "qat.surgery",
+    "enable_quantizers": "qat.surgery",
     "float_only": "qat.optim.rule",
     "load_trained": "qat.trained",
     "load_weights": "qat.surgery",

@@ -8,9 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from qat.errors import NotOnGridError
-from qat.flow import FLOAT, LAYER_TYPES, LayerFlow, Source, trace
+from qat.flow import CONV_TYPES, FLOAT, LAYER_TYPES, LayerFlow, Source, trace
+from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
-from qat.plan import WeightPlan, weight_plans, weight_quantizer
+from qat.plan import (
+    WeightPlan,
+    latent_weight,
+    layer_quantizer,
+    weight_parametrizations,
+    weight_plans,
+)
 from qat.spec import FLOAT_BITS, QuantSpec
 
 # ACE counts floats as bfloat16, the narrowest float that trains and runs without loss
@@ -38,7 +45,7 @@ class LayerAudit:
         input_bits: bits of that input (32 unless quantized).
         macs: multiply-accumulates per image.
         reason: why the weight is float, "" if it is not.
-        input_reason: why the input is float, "" if it is not.
+        input_reason: why the input is float, or holds more values than its bits say; else "".
     """
 
     name: str
@@ -128,7 +135,9 @@ def audit(model: nn.Module, spec: QuantSpec, example: Tensor) -> Audit:
     )
 
 
-def check_on_grid(name: str, weight: Tensor, quantizer: WeightQuantizer) -> tuple[int, float]:
+def check_on_grid(
+    name: str, weight: Tensor, quantizer: WeightQuantizer | WeightParametrization
+) -> tuple[int, float]:
     """Number of different values per scale group (the largest) and mean scale of a hard weight.
 
     Raises:
@@ -170,8 +179,8 @@ def _layer(name: str, module: nn.Module, plan: WeightPlan, flow: LayerFlow) -> L
     weight: Tensor = module.weight  # type: ignore[assignment]
     grid, levels, scale = "", len(torch.unique(weight)), float(weight.detach().abs().mean())
     if plan.spec.is_quantized:
-        quantizer = weight_quantizer(plan.spec)
-        grid = str(quantizer.grid)
+        quantizer = layer_quantizer(module, plan.spec)
+        grid = str(quantizer.kind)
         levels, scale = check_on_grid(name, weight, quantizer)
     source: Source = flow.source
     return LayerAudit(
@@ -185,8 +194,22 @@ def _layer(name: str, module: nn.Module, plan: WeightPlan, flow: LayerFlow) -> L
         input_bits=source.bits if source.kind == "quantized" else FLOAT_BITS,
         macs=flow.macs,
         reason=plan.reason,
-        input_reason=_INPUT_REASONS[source.kind] if flow.macs else "not reached by the example",
+        input_reason=_input_reason(module, flow),
     )
+
+
+def _input_reason(module: nn.Module, flow: LayerFlow) -> str:
+    if not flow.macs:
+        return "not reached by the example"
+    if flow.source.kind == "quantized" and not flow.source.has_zero and _pads_zeros(module):
+        return "zero padding adds a third value to the signs"
+    return _INPUT_REASONS[flow.source.kind]
+
+
+def _pads_zeros(module: nn.Module) -> bool:
+    if not isinstance(module, CONV_TYPES) or module.padding_mode != "zeros":
+        return False
+    return isinstance(module.padding, str) or any(module.padding)
 
 
 def _stored(
@@ -195,7 +218,7 @@ def _stored(
     """Plans of the layers that hold a weight of their own: a tied one is its first layer's."""
     first: dict[int, str] = {}
     for name in plans:
-        first.setdefault(id(modules[name].weight), name)
+        first.setdefault(id(latent_weight(modules[name])), name)
     return {name: plans[name] for name in first.values()}
 
 
@@ -205,8 +228,10 @@ def _scale_groups(module: nn.Module, plan: WeightPlan) -> int:
 
 
 def _elements(model: nn.Module) -> int:
-    statistics = sum(b.numel() for b in model.buffers() if b.is_floating_point())
-    return sum(p.numel() for p in model.parameters()) + statistics
+    """Parameters and statistics of the network; scales of in-graph weights are counted apart."""
+    every = [*model.parameters(), *model.buffers()]
+    scales = [t for _, w in weight_parametrizations(model) for t in (*w.parameters(), *w.buffers())]
+    return sum(t.numel() for t in every if t.is_floating_point()) - sum(t.numel() for t in scales)
 
 
 def _out_of_reach(model: nn.Module) -> int:
@@ -219,7 +244,7 @@ def _out_of_reach(model: nn.Module) -> int:
 
 def _other_parameters(model: nn.Module) -> dict[str, tuple[int, str]]:
     """Parameters that are no conv or linear weight, by the reason why they stay float."""
-    weights = {id(m.weight) for m in model.modules() if isinstance(m, LAYER_TYPES)}
+    weights = {id(latent_weight(m)) for m in model.modules() if isinstance(m, LAYER_TYPES)}
     other: dict[str, tuple[int, str]] = {}
     for name, p in model.named_parameters():
         if id(p) in weights:

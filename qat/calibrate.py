@@ -1,4 +1,4 @@
-"""Start the steps of activation quantizers from the first batches."""
+"""Start what quantizers learn: steps from the first batches, scales from the weights."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,24 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qat.nn.activation import ActivationQuantizer
-from qat.plan import activation_options
+from qat.nn.activation import QuantizedActivation
+from qat.plan import activation_options, latent_weight, weight_parametrizations
 from qat.spec import QuantSpec
-from qat.surgery import activation_quantizers, enable_activations
+from qat.surgery import activation_quantizers, enable_quantizers
 
 
 @torch.no_grad()
 def start_steps(model: nn.Module, spec: QuantSpec, batches: Iterable[Tensor]) -> list[str]:
-    """Start alpha of the quantizers that measure their inputs, and enable all quantizers.
+    """Start what the quantizers learn from data and weights, and enable all of them.
 
-    Those with `step_start="batches"` and all signed ones (no theory says that their inputs have
-    deviation 1) get
+    Activation quantizers with `step_start="batches"`, all signed ones (no theory says that their
+    inputs have deviation 1) and all lsq ones measure their inputs; a staircase gets
 
         alpha = deviation * (optimal step for deviation 1)
 
     where the deviation is the root mean square of the positive inputs (signed: of all inputs) of
-    the network with float activations. BatchNorm uses the batches' own statistics, as in training;
-    its buffers are left as they were. The others start from the half-normal table.
+    the float network. BatchNorm uses the batches' own statistics, as in training; its buffers are
+    left as they were. The others start from the half-normal table. The scales of in-graph weights
+    start from the weights as they are now.
 
     Args:
         model: prepared network.
@@ -32,39 +33,41 @@ def start_steps(model: nn.Module, spec: QuantSpec, batches: Iterable[Tensor]) ->
         batches: training images; a few batches suffice.
 
     Returns:
-        Names of the quantizers that were measured.
+        Names of the activation quantizers that were measured.
     """
     chosen = {
         name: quantizer
         for name, quantizer in activation_quantizers(model).items()
-        if quantizer.signed or activation_options(spec, name).step_start == "batches"
+        if quantizer.signed
+        or quantizer.needs_batches
+        or activation_options(spec, name).step_start == "batches"
     }
-    moments = {name: torch.zeros(2, dtype=torch.float64) for name in chosen}
+    moments = {name: [0.0, 0] for name in chosen}
     if chosen:
         with ExitStack() as undo, _training_mode_without_traces(model):
-            enable_activations(model, False)
-            undo.callback(enable_activations, model, True)
+            enable_quantizers(model, False)
             for name, quantizer in chosen.items():
                 hook = quantizer.register_forward_pre_hook(_measuring(moments[name]))
                 undo.callback(hook.remove)
             for images in batches:
                 model(images)
     for name, quantizer in chosen.items():
-        squares, count = moments[name].tolist()
-        if squares > 0:
-            quantizer.start_step((squares / count) ** 0.5)
-    enable_activations(model, True)
+        total, count = moments[name]
+        if total > 0:
+            quantizer.start_from(total / count)
+    for name, weight in weight_parametrizations(model):
+        weight.start(latent_weight(model.get_submodule(name)))
+    enable_quantizers(model, True)
     return list(chosen)
 
 
-def _measuring(moment: Tensor) -> Callable[..., None]:
-    """A hook that adds (sum of squares, count) of the inputs that the levels have to cover."""
+def _measuring(moment: list[float]) -> Callable[..., None]:
+    """A hook that adds (sum, count) of what the quantizer starts from."""
 
-    def hook(module: ActivationQuantizer, args: tuple[Any, ...]) -> None:
-        x = args[0].double()
-        covered = x if module.signed else x.clamp(min=0)
-        count = x.numel() if module.signed else int((x > 0).sum())
-        moment.add_(torch.tensor([float(covered.square().sum()), count], dtype=torch.float64))
+    def hook(module: QuantizedActivation, args: tuple[Any, ...]) -> None:
+        total, count = module.measure(args[0])
+        moment[0] += total
+        moment[1] += count
 
     return hook
 

@@ -220,6 +220,10 @@ def _result_lines(summary: Mapping[str, Any], folder: Path) -> str:
 
 def rule_line(rule: Mapping[str, Any]) -> str:
     """What the update rule's numbers amounted to in this run, in plain words."""
+    if rule["method"] != "update":
+        return (
+            f"weights by {rule['method']}, in the graph: {rule['quantized_steps']} quantized steps"
+        )
     numbers = ", ".join(f"{k}={v:g}" for k, v in rule["numbers"].items())
     text = f"rule {rule['name']}({numbers}): {rule['quantized_steps']} quantized steps"
     if rule["name"] == "bcgd":

@@ -1,21 +1,22 @@
 """What feeds each layer: follows quantized values through one forward pass of any network."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from qat.nn.activation import ActivationQuantizer
+from qat.nn.activation import QuantizedActivation
 
 SourceKind = Literal["image", "quantized", "pooled", "float"]
 
-LAYER_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+CONV_TYPES = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LAYER_TYPES = (*CONV_TYPES, nn.Linear)
 
-# functions whose output holds only values of their input (or zeros, which every staircase has)
+# functions whose output holds only values of their input, or zeros
 _KEEPING = {
     *("flatten", "view", "reshape", "permute", "transpose", "swapaxes", "squeeze", "unsqueeze"),
     *("unflatten", "contiguous", "clone", "detach", "to", "float", "expand", "repeat", "roll"),
@@ -37,11 +38,13 @@ class Source:
             of such levels), float (anything else).
         bits: bits of the quantizer behind "quantized" and "pooled", else 32.
         name: dotted name of that quantizer, else "".
+        has_zero: whether 0 is one of its levels.
     """
 
     kind: SourceKind
     bits: int = 32
     name: str = ""
+    has_zero: bool = True
 
 
 FLOAT = Source("float")
@@ -97,8 +100,8 @@ class _Tracer(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         source = before[0] if before else FLOAT
         if name in _POOLING and source.kind == "quantized":
-            self.mark(out, Source("pooled", source.bits, source.name))
-        elif name == "pad" and (kwargs or {}).get("value") not in (None, 0):
+            self.mark(out, replace(source, kind="pooled"))
+        elif name == "pad" and not _pads_with_a_level(source, kwargs or {}):
             self.mark(out, FLOAT)
         elif name in _KEEPING or (name in ("cat", "concat") and len(set(before)) == 1):
             self.mark(out, source)
@@ -132,8 +135,9 @@ def _hooks(
 ) -> Iterator[None]:
     handles = []
     for name, module in model.named_modules():
-        if isinstance(module, ActivationQuantizer):
-            handles.append(module.register_forward_hook(_marking(tracer, name, module.bits)))
+        if isinstance(module, QuantizedActivation):
+            source = Source("quantized", module.bits, name, module.has_zero)
+            handles.append(module.register_forward_hook(_marking(tracer, source)))
         elif isinstance(module, LAYER_TYPES):
             hook = _recording(tracer, name, found, images)
             handles.append(module.register_forward_hook(hook, with_kwargs=True))
@@ -144,9 +148,14 @@ def _hooks(
             handle.remove()
 
 
-def _marking(tracer: _Tracer, name: str, bits: int) -> Callable[..., None]:
+def _pads_with_a_level(source: Source, options: Mapping[str, Any]) -> bool:
+    """Whether padding adds no value: zeros where 0 is a level."""
+    return source.has_zero and options.get("value") in (None, 0)
+
+
+def _marking(tracer: _Tracer, source: Source) -> Callable[..., None]:
     def hook(module: nn.Module, args: Any, out: Tensor) -> None:
-        tracer.mark(out, Source("quantized", bits, name))
+        tracer.mark(out, source)
 
     return hook
 

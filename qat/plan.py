@@ -1,15 +1,18 @@
 """What becomes of each layer: the spec's defaults, ends policy and overrides, resolved by name."""
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from qat.errors import SpecError
 from qat.flow import LAYER_TYPES
-from qat.nn.activation import ActivationQuantizer
+from qat.nn.activation import QuantizedActivation
+from qat.nn.binary_parametrization import METHODS
+from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
 from qat.spec import (
     ActivationSpec,
@@ -38,9 +41,10 @@ class WeightPlan:
 
 
 def weight_projections(model: nn.Module, spec: QuantSpec) -> dict[Tensor, WeightQuantizer]:
-    """Projection of every weight that is quantized, for `QuantOptimizer`.
+    """Projection of every weight that the update rule quantizes, for `QuantOptimizer`.
 
-    A parameter shared by several layers gets the first one's projection.
+    A parameter shared by several layers gets the first one's projection. Weights with an in-graph
+    method are left out: the base optimizer alone moves them.
 
     Raises:
         SpecError: an override matches no layer.
@@ -49,15 +53,45 @@ def weight_projections(model: nn.Module, spec: QuantSpec) -> dict[Tensor, Weight
     modules = dict(model.named_modules())
     seen: set[Tensor] = set()
     for name, plan in weight_plans(model, spec).items():
-        weight = modules[name].weight
-        if plan.spec.is_quantized and weight not in seen:
+        weight = latent_weight(modules[name])
+        if plan.spec.is_quantized and not plan.spec.is_in_graph and weight not in seen:
             projections[weight] = weight_quantizer(plan.spec)
         seen.add(weight)
     return projections
 
 
+def latent_weight(module: nn.Module) -> Tensor:
+    """The parameter behind a conv or linear weight, also where a parametrization computes it."""
+    holder: Any = module
+    if parametrize.is_parametrized(module, "weight"):
+        return cast(Tensor, holder.parametrizations.weight.original)
+    return cast(Tensor, holder.weight)
+
+
+def layer_quantizer(module: nn.Module, spec: WeightSpec) -> WeightQuantizer | WeightParametrization:
+    """What quantizes the weight of `module`: encode, decode and levels, whatever the method."""
+    found = dict(weight_parametrizations(module)).get("")
+    return weight_quantizer(spec) if found is None else found
+
+
+def weight_parametrizations(model: nn.Module) -> Iterator[tuple[str, WeightParametrization]]:
+    """Dotted layer name and in-graph quantizer of every parametrized weight in `model`."""
+    for name, module in model.named_modules():
+        if isinstance(module, LAYER_TYPES) and parametrize.is_parametrized(module, "weight"):
+            holder: Any = module
+            first = holder.parametrizations.weight[0]
+            if isinstance(first, WeightParametrization):
+                yield name, first
+
+
+def parametrization(spec: WeightSpec) -> WeightParametrization:
+    """A new in-graph quantizer of these options."""
+    own = {} if spec.derivative is None else {"derivative": spec.derivative}
+    return METHODS[spec.method](spec.bits, granularity=spec.granularity, **own)
+
+
 def weight_quantizer(spec: WeightSpec) -> WeightQuantizer:
-    """The quantizer of these options."""
+    """The projection of these options."""
     grid = spec.grid or default_grid(spec.bits)
     return WeightQuantizer(spec.bits, spec.granularity, grid, mu=spec.mu)
 
@@ -103,7 +137,7 @@ def check_overrides(model: nn.Module, spec: QuantSpec) -> None:
     Weight options need a conv or linear layer; activation options an activation, or a layer whose
     input may get a signed quantizer.
     """
-    acts = (*LAYER_TYPES, *RELU_TYPES, ActivationQuantizer)
+    acts = (*LAYER_TYPES, *RELU_TYPES, QuantizedActivation)
     for override in spec.overrides:
         types = LAYER_TYPES if override.weight else acts
         names = [name for name, module in model.named_modules() if isinstance(module, types)]

@@ -17,6 +17,9 @@ RuleName = Literal["float_only", "binary_connect", "binary_relax", "bcgd"]
 Grid = Literal["binary", "ternary", "ternary_threshold", "uniform", "power_of_two"]
 Granularity = Literal["tensor", "channel"]
 StepStart = Literal["table", "batches"]
+WeightMethod = Literal["update", "lsq", "dorefa", "reste", "biper"]
+ActivationKind = Literal["staircase", "sign", "lsq", "pact", "dorefa"]
+Shift = Literal["none", "channel"]
 EndPolicy = Literal["quantized", "float"]
 
 Group = TypeVar("Group", "WeightSpec", "ActivationSpec")
@@ -28,6 +31,13 @@ GRID_BITS: dict[Grid, tuple[int, ...]] = {
     "ternary_threshold": (2,),
     "uniform": (2, 3, 4, 5, 6, 7, 8),
     "power_of_two": (2, 3, 4, 5, 6),
+}
+# in-graph methods and their bit widths; the update rule leaves their tensors alone
+METHOD_BITS: dict[WeightMethod, tuple[int, ...]] = {
+    "lsq": (2, 3, 4, 5, 6, 7, 8),
+    "dorefa": (1, 2, 3, 4, 5, 6, 7, 8),
+    "reste": (1,),
+    "biper": (1,),
 }
 _FLOAT_HINT = "use 32 for float, or quant=float for a float run"
 
@@ -71,21 +81,31 @@ class WeightSpec:
     """How a conv or linear weight is quantized.
 
     Attributes:
-        method: update (the rule projects the latent weights; the only method of this version).
+        method: update (the rule projects the latent weights), or a quantizer inside the graph:
+            lsq, dorefa, reste, biper (`qat.nn.parametrization`), trained by the base optimizer.
         bits: 1..8, or 32 for float.
-        grid: null chooses by bits, see `default_grid`.
-        granularity: one scale per tensor or per output channel.
+        grid: null chooses by bits, see `default_grid`; update only.
+        granularity: one scale per tensor or per output channel (dorefa: tensor).
         mu: free parameter of power_of_two as a fraction of max|w|, in (0, 1].
+        derivative: coarse derivative of an in-graph method's rounding; null for the method's own.
     """
 
-    method: Literal["update"] = "update"
+    method: WeightMethod = "update"
     bits: Bits = option(1, hint=_FLOAT_HINT)
     grid: Grid | None = None
     granularity: Granularity = "tensor"
     mu: float = option(0.75, above=0, high=1)
+    derivative: Derivative | None = None
 
     def __post_init__(self) -> None:
         check(self, "quant.weight")
+        if self.is_in_graph:
+            self._check_in_graph()
+        elif self.derivative is not None and self.method == "update":
+            raise SpecError(
+                f"quant.weight.derivative={self.derivative} needs an in-graph quant.weight.method "
+                f"({', '.join(METHOD_BITS)}); the update rules take the gradient at Q(w) as it is"
+            )
         if self.grid is not None and self.is_quantized and self.bits not in GRID_BITS[self.grid]:
             allowed = ", ".join(str(b) for b in GRID_BITS[self.grid])
             raise SpecError(
@@ -93,35 +113,71 @@ class WeightSpec:
                 f"got {self.bits}"
             )
 
+    def _check_in_graph(self) -> None:
+        if self.bits not in METHOD_BITS[self.method]:
+            allowed = ", ".join(str(b) for b in METHOD_BITS[self.method])
+            raise SpecError(
+                f"quant.weight.method={self.method} needs quant.weight.bits in {allowed}; "
+                f"got {self.bits}"
+            )
+        if self.grid is not None:
+            raise SpecError(
+                f"quant.weight.grid={self.grid} is for quant.weight.method=update; "
+                f"{self.method} has levels of its own, set quant.weight.grid=null"
+            )
+        if self.method == "dorefa" and self.granularity == "channel":
+            raise SpecError(
+                "quant.weight.granularity=channel is not offered by quant.weight.method=dorefa, "
+                "whose scale is the layer's; use tensor"
+            )
+
     @property
     def is_quantized(self) -> bool:
         """Whether the weight lives on a grid at all."""
         return self.bits < FLOAT_BITS
 
+    @property
+    def is_in_graph(self) -> bool:
+        """Whether a parametrization quantizes the weight, instead of the update rule."""
+        return self.is_quantized and self.method != "update"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ActivationSpec:
-    """How an activation is quantized (`qat.nn.activation.ActivationQuantizer`).
+    """How an activation is quantized (`qat.nn.activation`, `sign_activation`, `learned_clip`).
 
     Attributes:
-        kind: staircase (quantized ReLU; the only kind of this version).
+        kind: staircase (the papers' quantized ReLU), sign (levels -1 and 1, one bit), lsq (learned
+            step by its own gradient), pact (learned clip) or dorefa (clip at 1).
         bits: 1..8, or 32 to leave activations alone.
         derivative: coarse derivative in x.
-        step_derivative: coarse derivative in alpha.
-        step_start: table (half-normal fixed point), or batches (the table times the deviation
-            measured on the first batches).
+        step_derivative: coarse derivative in alpha; staircase only.
+        step_start: table (half-normal fixed point; pact: its paper's clip of 10), or batches (the
+            fixed point times the deviation measured on the first batches).
         step_rate: learning rate of alpha as a fraction of the weights'; 0 freezes alpha.
+        shift: channel gives a sign a learned shift per channel.
     """
 
-    kind: Literal["staircase"] = "staircase"
+    kind: ActivationKind = "staircase"
     bits: Bits = option(4, hint="use 32 to leave activations alone")
     derivative: Derivative = "clipped_relu"
     step_derivative: StepDerivative = "three_valued"
     step_start: StepStart = "table"
     step_rate: float = option(0.01, low=0, high=1)
+    shift: Shift = "none"
 
     def __post_init__(self) -> None:
         check(self, "quant.activation")
+        if self.kind == "sign" and self.bits not in (1, FLOAT_BITS):
+            raise SpecError(
+                f"quant.activation.kind=sign has one bit, got quant.activation.bits={self.bits}; "
+                "set quant.activation.bits=1 or quant.activation.kind=staircase"
+            )
+        if self.shift != "none" and self.kind != "sign":
+            raise SpecError(
+                f"quant.activation.shift={self.shift} needs quant.activation.kind=sign; "
+                f"got {self.kind}"
+            )
 
     @property
     def is_quantized(self) -> bool:
@@ -182,23 +238,29 @@ class QuantSpec:
                     f"{_path(override, 'activation')}.step_rate must be 0 (frozen) or that of "
                     f"quant.activation, {self.activation.step_rate:g}; got {rate:g}"
                 )
-        some = self.has_quantized_weights
-        if self.rule.name == "float_only" and some:
+        self._check_rule()
+
+    def _check_rule(self) -> None:
+        projected = any(w.is_quantized and not w.is_in_graph for w in self._every_weight())
+        if self.rule.name == "float_only" and projected:
             raise SpecError(
                 "quant.rule.name=float_only moves float weights, but quant.weight.bits="
                 f"{self.weight.bits}; set quant.weight.bits=32 or choose another rule"
             )
-        if self.rule.name != "float_only" and not some:
+        if self.rule.name != "float_only" and not projected:
             raise SpecError(
-                f"quant.rule.name={self.rule.name} has no weight to quantize: "
-                "quant.weight.bits=32; use quant.rule.name=float_only for float weights"
+                f"quant.rule.name={self.rule.name} has no weight to quantize: quant.weight.bits="
+                f"{self.weight.bits}, quant.weight.method={self.weight.method}; use "
+                "quant.rule.name=float_only"
             )
+
+    def _every_weight(self) -> list[WeightSpec]:
+        return [self.weight, *(weight_of(self, override) for override in self.overrides)]
 
     @property
     def has_quantized_weights(self) -> bool:
         """Whether any weight is quantized."""
-        every = [self.weight, *(weight_of(self, override) for override in self.overrides)]
-        return any(weight.is_quantized for weight in every)
+        return any(weight.is_quantized for weight in self._every_weight())
 
     @property
     def has_quantizers(self) -> bool:

@@ -8,7 +8,7 @@ from torch import nn
 from qat.calibrate import start_steps
 from qat.lit.batchnorm import reestimated_batchnorm
 from qat.spec import ActivationSpec, Override, QuantSpec
-from qat.surgery import activation_quantizers, enable_activations, prepare
+from qat.surgery import activation_quantizers, enable_quantizers, prepare
 
 BATCHES = torch.randn(3, 8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 TABLE4, TABLE_SIGNED4 = 0.193249, 0.353411
@@ -69,7 +69,7 @@ def test_nothing_but_the_steps_changes():
     net = network(measured())
     net[1].eval()
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    enable_activations(net, False)
+    enable_quantizers(net, False)
     start_steps(net, measured(), BATCHES)
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
     assert changed == {"2.step", "6.input_quantizer.step"}

@@ -41,7 +41,7 @@ PUBLIC = [
     "bcgd",
     "binary_connect",
     "binary_relax",
-    "enable_activations",
+    "enable_quantizers",
     "float_only",
     "load_trained",
     "load_weights",

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from qat.errors import SpecError
 from qat.nn.activation import ActivationQuantizer
 from qat.spec import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
-from qat.surgery import activation_quantizers, enable_activations, prepare
+from qat.surgery import activation_quantizers, enable_quantizers, prepare
 
 IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 WEIGHTS_ONLY = QuantSpec(activation=ActivationSpec(bits=32))
@@ -88,9 +88,9 @@ def test_disabled_it_is_the_float_network():
     net = convnet()
     net[4] = nn.ReLU()
     twin = prepare(copy.deepcopy(net), QuantSpec(), example=IMAGES)
-    enable_activations(twin, False)
+    enable_quantizers(twin, False)
     assert torch.equal(twin(IMAGES), net(IMAGES))
-    enable_activations(twin, True)
+    enable_quantizers(twin, True)
     assert not torch.equal(twin(IMAGES), net(IMAGES))
 
 

@@ -75,7 +75,8 @@ class RoundSte(torch.autograd.Function):
         if stairs is None:
             # a NaN passes the clamp, and must: the loss shows it and the run is stopped there
             return torch.where(x < 0, -1.0, x.clamp(1, 1))
-        return (x - stairs.shift).ceil_().clamp_(stairs.low, stairs.high)
+        codes = (x - stairs.shift).ceil_().clamp_(stairs.low, stairs.high)
+        return codes.add_(0.0)  # -0.0 to 0.0, as codes decode
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: D102

@@ -1,7 +1,7 @@
 """LitClassifier: trains a prepared network with an update rule, judged on hard weights."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import islice
 from typing import Any, Protocol
@@ -17,23 +17,20 @@ from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
 from qat.calibrate import start_steps
-from qat.errors import QatError
-from qat.functional.schedule import Schedule, constant, cosine, delayed, stepwise
 from qat.lit.batchnorm import reestimated_batchnorm
 from qat.lit.data.first import first_batches
 from qat.lit.data.module import ImageData
+from qat.lit.phase_factor import phase_factor
+from qat.lit.refused import refuse_unsupported
 from qat.optim.groups import parameter_groups
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import rule_from_numbers
 from qat.plan import weight_projections
 from qat.run_spec import SchedulerSpec, TrainingSpec
 from qat.spec import QuantSpec
-from qat.surgery import enable_activations
+from qat.surgery import enable_quantizers, set_progress
 
 Batch = tuple[Tensor, Tensor]
-
-_REFUSED_CALLBACKS = ("WeightAveraging", "EMAWeightAveraging", "StochasticWeightAveraging")
-_REFUSED_STRATEGIES = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
 class OptimizerFactory(Protocol):
@@ -92,7 +89,7 @@ class LitClassifier(L.LightningModule):
         self.measures_steps = measures_steps
         self.last_loss: Tensor | None = None
         self.is_quantized = False
-        self.warm_steps = 0
+        self.warm_steps = self.total_steps = 0
         self.quant_optimizer: QuantOptimizer | None = None
         self._make_base = optimizer
         self._train_sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
@@ -104,24 +101,13 @@ class LitClassifier(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Refuse what would train on weights that are not ours, before anything runs."""
-        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
-            names = {base.__name__ for base in type(callback).__mro__}
-            if not names.isdisjoint(_REFUSED_CALLBACKS):
-                raise QatError(
-                    f"{type(callback).__name__} averages forward weights, and averages leave the "
-                    "grid; remove the callback"
-                )
-        if type(self.trainer.strategy).__name__ in _REFUSED_STRATEGIES:
-            raise QatError(
-                f"{type(self.trainer.strategy).__name__} shards weights, and a scale needs whole "
-                "tensors; use trainer.strategy=auto or ddp"
-            )
+        refuse_unsupported(self.trainer)
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The rule around the base optimizer; the only place where epochs become steps."""
         self._forget_last_fit()
         per_epoch = self._steps_per_epoch()
-        total = per_epoch * (self.trainer.max_epochs or 1)
+        total = self.total_steps = per_epoch * (self.trainer.max_epochs or 1)
         self.warm_steps = min(total, self.warm_start_epochs * per_epoch)
         keywords = self._make_base.keywords
         groups = parameter_groups(
@@ -169,7 +155,7 @@ class LitClassifier(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Compile in place, so that names in checkpoints stay those of the plain network."""
-        enable_activations(self.net, self.is_quantized)
+        enable_quantizers(self.net, self.is_quantized)
         if self.training_spec.compile:
             self.net.compile(fullgraph=True)
 
@@ -186,9 +172,12 @@ class LitClassifier(L.LightningModule):
             self.is_quantized = True
             if self.measures_steps:
                 start_steps(self.net, self.spec, self._images(self.training_spec.start_batches))
-            enable_activations(self.net, True)
+            enable_quantizers(self.net, True)
             # momentum and moments of the float phase point nowhere on the grid
             optimizer.state.clear()
+        if self.is_quantized:
+            done = optimizer.completed_steps - self.warm_steps
+            set_progress(self.net, min(1.0, done / max(1, self.total_steps - self.warm_steps)))
 
     def _images(self, count: int) -> Iterable[Tensor]:
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -315,23 +304,3 @@ class LitClassifier(L.LightningModule):
         self.quant_optimizer = None  # its latent weights are those of another run
         self.is_quantized = checkpoint["qat"]["is_quantized"]
         self._train_sums = torch.tensor(checkpoint["qat"]["train_sums"], dtype=torch.float64)
-
-
-def phase_factor(spec: SchedulerSpec, warm_steps: int, total: int) -> Callable[[int], float]:
-    """Factor of the learning rate at each optimizer step; each phase runs the whole schedule."""
-    quantized = _factor(spec, total - warm_steps)
-    if warm_steps == 0:
-        return quantized
-    warm = _factor(spec, warm_steps)
-    restarted = delayed(quantized, warm_steps)
-    return lambda step: warm(step) if step < warm_steps else restarted(step)
-
-
-def _factor(spec: SchedulerSpec, steps: int) -> Schedule:
-    warmup = round(spec.warmup * steps)
-    if spec.name == "cosine":
-        return cosine(max(1, steps), warmup=warmup, final=spec.final)
-    if spec.name == "step":
-        milestones = tuple(round(m * steps) for m in spec.milestones)
-        return stepwise(milestones, gamma=spec.gamma, warmup=warmup)
-    return constant(1.0) if warmup == 0 else stepwise((), gamma=1.0, warmup=warmup)

@@ -32,7 +32,7 @@ from qat.lit.run_checkpoint import RunCheckpoint
 from qat.lit.signals import Signals
 from qat.plan import weight_projections
 from qat.run_spec import RunSpec
-from qat.surgery import enable_activations, prepare
+from qat.surgery import enable_quantizers, prepare
 
 _log = logging.getLogger(__name__)
 _PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "timm", "qat")
@@ -92,7 +92,7 @@ def build(spec: RunSpec, parts: Parts) -> Built:
         measures_steps = bool(started)
         if started:
             _log.info(
-                "init_from: float weights; %d activation steps keep their start", len(started)
+                "init_from: float weights; %d entries of quantizers keep their start", len(started)
             )
     lit = LitClassifier(
         net,
@@ -190,7 +190,7 @@ def _summary(
     results = {name: _evaluate(name, path, built, spec) for name, path in states.items()}
     # the audit speaks of the network that a user would take home
     restore(built.net, spec.quant, load(states.get("selected", last)))
-    enable_activations(built.net, True)
+    enable_quantizers(built.net, True)
     found = audit(built.net.cpu(), spec.quant, built.example)
     totals = {k: v for k, v in found.to_dict().items() if k not in ("layers", "other")}
     summary = {
@@ -214,7 +214,7 @@ def _evaluate(name: str, path: Path, built: Built, spec: RunSpec) -> dict[str, A
     checkpoint = load(path)
     is_float = name == "warm_start"
     restore(built.net, spec.quant, checkpoint, weights="latent" if is_float else "hard")
-    enable_activations(built.net, not is_float)
+    enable_quantizers(built.net, not is_float)
     built.lit.quant_optimizer = None  # the weights to judge are in the network itself
     built.lit.is_quantized = not is_float
     judge = L.Trainer(
@@ -243,6 +243,7 @@ def _rule(spec: RunSpec, steps: int) -> dict[str, Any]:
     own = {"bcgd": ("rho",), "binary_relax": ("initial", "final", "hard_from")}
     return {
         "name": rule.name,
+        "method": spec.quant.weight.method,
         "numbers": {key: getattr(rule, key) for key in own.get(rule.name, ())},
         "quantized_steps": steps,
         "relaxed_steps": round(rule.hard_from * steps) if rule.name == "binary_relax" else 0,

@@ -25,6 +25,7 @@ class QuantizedActivation(nn.Module):
 
     Attributes:
         has_zero: whether 0 is a level, so that zero padding adds no value.
+        needs_batches: whether it cannot start without having seen inputs.
         sharpness: parameter of a scheduled derivative, a 0-dim buffer; None for the others.
 
     Raises:
@@ -32,6 +33,7 @@ class QuantizedActivation(nn.Module):
     """
 
     has_zero = True
+    needs_batches = False
     lowest_signed = 2
     sharpness: Tensor | None
 
@@ -62,6 +64,12 @@ class QuantizedActivation(nn.Module):
         if self.enabled:
             return self.quantize(x)
         return x if self.signed else x.clamp(min=0, max=self.ceiling)
+
+    def set_progress(self, progress: float) -> None:
+        """Move a scheduled derivative to this place of the quantized phase, 0 .. 1."""
+        if self.sharpness is not None:
+            # in place, so that a compiled network sees the same buffer
+            self.sharpness.fill_(ESTIMATORS[self.derivative].sharpness(progress))
 
     def quantize(self, x: Tensor) -> Tensor:
         """Levels for x, with the coarse derivatives in backward."""

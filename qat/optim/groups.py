@@ -16,7 +16,7 @@ def parameter_groups(
     step_rate: float,
     decay: Decay = "all",
 ) -> list[dict[str, Any]]:
-    """Groups "step" (alphas), "vector" (biases, normalisation) and "weight" (all else).
+    """Groups "step" (alphas), "vector" (biases, normalisation, clips, scales) and "weight".
 
     The alphas learn with lr * step_rate, and their accumulated gradient is clamped to
     +-1 / step_rate before the base step: with plain SGD and without decay exactly the authors'
@@ -60,4 +60,6 @@ def parameter_groups(
 def _kind(name: str, parameter: Tensor) -> str:
     if parameter.ndim == 0 and name.rpartition(".")[2] == "step":
         return "step"
-    return "vector" if parameter.ndim <= 1 else "weight"
+    # what a parametrization learns beside the weight itself: scales, also those of shape (O, 1, ..)
+    is_scale = ".parametrizations." in f".{name}" and not name.endswith(".original")
+    return "vector" if parameter.ndim <= 1 or is_scale else "weight"

@@ -1,0 +1,91 @@
+"""In-graph weight quantizers of one bit: ReSTE and BiPer."""
+
+import torch
+from torch import Tensor, nn
+
+from qat.functional.sign import sign_ste
+from qat.names import Derivative
+from qat.nn.parametrization import DorefaWeight, LsqWeight, WeightParametrization
+from qat.spec import Granularity, WeightMethod
+
+_OMEGA = 20.0  # the authors' frequency
+
+
+class ResteWeight(WeightParametrization):
+    """ReSTE weights: Q(w) = sign(w) mean|w|, backward by the power function of exponent 1 / o.
+
+    The slope is that of `qat.functional.ste.power` at v = w / mean|w|, and the mean passes no
+    gradient: d Q / d w = slope(v). Dividing by the mean is ours: the power function has its secant
+    on |v| <= 0.1 and its end at 1.5, numbers for weights of size 1, and a layer's weights are of
+    any size. o = 1 is then the clipped identity on |w| <= 1.5 mean|w|.
+
+    Args:
+        bits: 1.
+        granularity: tensor (the paper's) or channel.
+        derivative: coarse derivative of the sign at v; None is power.
+
+    Source: arXiv:2308.06689.
+    """
+
+    kind = "reste"
+    own_derivative = "power"
+
+    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Signs and mean|w|."""
+        return self._signs(w)
+
+
+class BiperWeight(WeightParametrization):
+    """BiPer weights: Q(w) = s sign(sin(om w)), om = 20, the sign with the identity behind it.
+
+        d Q / d w = s om cos(om w),   d Q / d s = sign(sin(om w))
+
+    s is learned and starts at mean|w|. Unlike the authors' code, whose scale per channel follows
+    the convolution, it belongs to the weight. Their first stage, sin(om w) without the sign, is not
+    offered.
+
+    Args:
+        bits: 1.
+        granularity: tensor or channel (the authors').
+        derivative: coarse derivative of the sign at sin(om w); None is the identity.
+
+    Attributes:
+        scale: s, a parameter of shape () or (O, 1, ..., 1) once `start` has seen a weight.
+
+    Source: arXiv:2404.01278.
+    """
+
+    kind = "biper"
+
+    def __init__(
+        self,
+        bits: int,
+        granularity: Granularity = "tensor",
+        *,
+        derivative: Derivative | None = None,
+    ) -> None:
+        super().__init__(bits, granularity, derivative=derivative)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    @torch.no_grad()
+    def start(self, w: Tensor) -> None:
+        """Set s to mean|w| of each scale group."""
+        start = self._mean_size(w.detach().float())
+        if self.scale.shape == start.shape:
+            self.scale.copy_(start)
+        else:
+            self.scale = nn.Parameter(start)
+
+    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Signs of the sine, and s."""
+        wave = torch.sin(_OMEGA * w)
+        signs = sign_ste(wave, self.derivative, sharpness=self.sharpness)
+        return signs, self.scale.to(w.dtype)
+
+
+METHODS: dict[WeightMethod, type[WeightParametrization]] = {
+    "lsq": LsqWeight,
+    "dorefa": DorefaWeight,
+    "reste": ResteWeight,
+    "biper": BiperWeight,
+}

@@ -1,0 +1,258 @@
+"""Weight quantizers inside the graph: LSQ, DoReFa, ReSTE, BiPer.
+
+They are parametrizations (`torch.nn.utils.parametrize`) of a layer's weight: the network keeps the
+float weight w as the parameter, the layer sees Q(w), and autograd goes through Q with a coarse
+derivative for its rounding. The base optimizer alone moves w and what is learned besides. Codes and
+scale come from the same arithmetic as the forward pass, so that Q(w) == decode(*encode(w)) bitwise.
+"""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from qat.errors import SpecError
+from qat.functional.gradient import positive, scaled_gradient
+from qat.functional.sign import round_ste, sign_ste
+from qat.functional.stairs import Stairs
+from qat.functional.ste import ESTIMATORS
+from qat.names import Derivative
+from qat.spec import METHOD_BITS, Granularity, WeightMethod
+
+# a learned scale below this has no inverse worth taking
+_SCALE_MIN = 1e-8
+
+
+class WeightParametrization(nn.Module):
+    """Base of the in-graph weight quantizers: Q(w) = value(code) * scale.
+
+    While `enabled` is False (the float warm start) Q(w) is w itself.
+
+    Args:
+        bits: bit width, see `METHOD_BITS`.
+        granularity: one scale per "tensor" or per output "channel" (axis 0).
+        derivative: coarse derivative of the rounding; None for the method's own.
+
+    Attributes:
+        kind: name of the method.
+        sharpness: parameter of a scheduled derivative, a 0-dim buffer; None for the others.
+
+    Raises:
+        SpecError: the method has no such bit width or granularity.
+    """
+
+    kind: ClassVar[WeightMethod]
+    own_derivative: ClassVar[Derivative] = "identity"
+    sharpness: Tensor | None
+
+    def __init__(
+        self,
+        bits: int,
+        granularity: Granularity = "tensor",
+        *,
+        derivative: Derivative | None = None,
+    ) -> None:
+        super().__init__()
+        if bits not in METHOD_BITS[self.kind]:
+            allowed = ", ".join(str(b) for b in METHOD_BITS[self.kind])
+            raise SpecError(f"{self.kind} needs bits in {allowed}; got {bits!r}")
+        if granularity not in ("tensor", "channel"):
+            raise SpecError(f"granularity must be tensor or channel, got {granularity!r}")
+        self.bits = bits
+        self.granularity: Granularity = granularity
+        self.derivative: Derivative = derivative or self.own_derivative
+        self.enabled = True
+        member = ESTIMATORS[self.derivative]
+        start = torch.tensor(member.sharpness(0.0)) if member.is_scheduled else None
+        self.register_buffer("sharpness", start)
+
+    def forward(self, w: Tensor) -> Tensor:
+        """Q(w) of w's shape and dtype with its coarse gradient; w while disabled."""
+        if not self.enabled:
+            return w
+        codes, scale = self.quantize(w if w.dtype == torch.float64 else w.float())
+        return (codes * scale).to(w.dtype)
+
+    def start(self, w: Tensor) -> None:
+        """Start what is learned from a float weight; nothing here.
+
+        Raises:
+            SpecError: w is empty.
+        """
+
+    def set_progress(self, progress: float) -> None:
+        """Move a scheduled derivative to this place of the quantized phase, 0 .. 1."""
+        if self.sharpness is not None:
+            # in place, so that a compiled network sees the same buffer
+            self.sharpness.fill_(ESTIMATORS[self.derivative].sharpness(progress))
+
+    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Values in units of the scale (w's shape) and scale (broadcasts), both with gradients."""
+        raise TypeError(f"{type(self).__name__} must define quantize")
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The values in units of the scale, rising."""
+        return (-1.0, 1.0)
+
+    @torch.no_grad()
+    def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes int8 of w's shape, scale float32 of shape () or (O, 1, ..., 1)."""
+        values, scale = self.quantize(w.detach().float())
+        return self._to_codes(values).to(torch.int8), scale.reshape(self._scale_shape(w))
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, scale: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Values of codes and scale as `encode` gives them, computed in float32, in `dtype`."""
+        return self._to_values(codes.float()).mul_(scale).to(dtype)
+
+    def extra_repr(self) -> str:
+        """Options that distinguish two quantizers."""
+        return f"{self.kind}, {self.bits} bits, per {self.granularity}, {self.derivative}"
+
+    def _to_codes(self, values: Tensor) -> Tensor:
+        return values
+
+    def _to_values(self, codes: Tensor) -> Tensor:
+        return codes
+
+    def _scale_shape(self, w: Tensor) -> tuple[int, ...]:
+        if w.numel() == 0:
+            raise SpecError(f"a weight of shape {tuple(w.shape)} is empty; leave it float")
+        if self.granularity == "tensor":
+            return ()
+        return (w.shape[0], *(1 for _ in w.shape[1:]))
+
+    def _signs(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """sign(w) and mean|w|, so that d Q / d w is the slope at v = w / mean|w|."""
+        scale = self._mean_size(w.detach())
+        # a group of zeros has scale 0, whatever its signs
+        v = w / torch.where(scale > 0, scale, torch.ones_like(scale))
+        return sign_ste(v, self.derivative, sharpness=self.sharpness), scale
+
+    def _mean_size(self, w: Tensor) -> Tensor:
+        """Mean |w| of each scale group, of the scale's shape."""
+        shape = self._scale_shape(w)
+        return w.abs().reshape(math.prod(shape), -1).mean(dim=1).reshape(shape)
+
+
+class LsqWeight(WeightParametrization):
+    """Learned step size: Q(w) = s round(clip(w / s, -Qn, Qp)), Qn = 2^(b-1), Qp = 2^(b-1) - 1.
+
+    Gradients, with v = w / s and the identity for the rounding:
+
+        d Q / d w = 1 if -Qn <= v <= Qp else 0
+        d Q / d s = round(v) - v inside, -Qn below, Qp above; times 1 / sqrt(N Qp)
+
+    N counts the weights of a scale. s starts at 2 mean|w| / sqrt(Qp). Unlike the paper, s is kept
+    from 1e-8 on by a clamp that passes the gradient, so that a step across zero does not end a run.
+
+    Args:
+        bits: 2..8.
+        granularity: tensor (the paper's) or channel.
+        derivative: coarse derivative of the rounding inside the clip; None is the identity.
+
+    Attributes:
+        scale: s, a parameter of shape () or (O, 1, ..., 1) once `start` has seen a weight.
+
+    Source: arXiv:1902.08153.
+    """
+
+    kind = "lsq"
+
+    def __init__(
+        self,
+        bits: int,
+        granularity: Granularity = "tensor",
+        *,
+        derivative: Derivative | None = None,
+    ) -> None:
+        super().__init__(bits, granularity, derivative=derivative)
+        half = 2 ** (bits - 1)
+        self.stairs = Stairs(low=-half, high=half - 1, first=-half, shift=0.5)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    @torch.no_grad()
+    def start(self, w: Tensor) -> None:
+        """Set s to 2 mean|w| / sqrt(Qp) of each scale group."""
+        start = self._mean_size(w.detach().float()) * 2 / self.stairs.high**0.5
+        start = start.clamp_(min=_SCALE_MIN)
+        if self.scale.shape == start.shape:
+            self.scale.copy_(start)
+        else:
+            self.scale = nn.Parameter(start)
+
+    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and s, s with its own gradient scale."""
+        factor = (self.scale.numel() / (w.numel() * self.stairs.high)) ** 0.5
+        s = positive(scaled_gradient(self.scale, factor), _SCALE_MIN).to(w.dtype)
+        v = (w / s).clamp(self.stairs.low, self.stairs.high)
+        return round_ste(v, self.stairs, self.derivative, sharpness=self.sharpness), s
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The codes -Qn .. Qp."""
+        return tuple(float(code) for code in range(self.stairs.low, self.stairs.high + 1))
+
+
+class DorefaWeight(WeightParametrization):
+    """DoReFa weights: Q(w) = 2 round(n r) / n - 1, r = tanh(w) / (2 max|tanh(w)|) + 1/2.
+
+    n = 2^b - 1 for b > 1; the gradient goes through tanh and the maximum as it is, and through the
+    rounding with the coarse derivative. One bit: Q(w) = sign(w) mean|w|, the mean without gradient.
+
+    Codes of b > 1 are round(n r) - 2^(b-1), so that eight bits fit; levels are the odd integers
+    -n .. n in units of 1 / n.
+
+    Args:
+        bits: 1..8.
+        granularity: tensor.
+        derivative: coarse derivative of the rounding; None is the identity.
+
+    Raises:
+        SpecError: granularity=channel; the normalisation is the layer's.
+
+    Source: arXiv:1606.06160.
+    """
+
+    kind = "dorefa"
+
+    def __init__(
+        self,
+        bits: int,
+        granularity: Granularity = "tensor",
+        *,
+        derivative: Derivative | None = None,
+    ) -> None:
+        super().__init__(bits, granularity, derivative=derivative)
+        if granularity == "channel":
+            raise SpecError("granularity=channel is not offered by dorefa; use tensor")
+        self.stairs = Stairs(low=0, high=2**bits - 1, first=0, shift=0.5)
+
+    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Odd integers and 1 / n, or signs and mean|w|."""
+        if self.bits == 1:
+            return self._signs(w)
+        n = self.stairs.high
+        t = torch.tanh(w)
+        largest = t.abs().amax()
+        # all weights zero: r = 1/2, and no division by 0
+        r = t / (2 * torch.where(largest > 0, largest, torch.ones_like(largest))) + 0.5
+        codes = round_ste(r * n, self.stairs, self.derivative, sharpness=self.sharpness)
+        return 2 * codes - n, torch.full((), 1 / n, dtype=w.dtype, device=w.device)
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Signs, or the odd integers -n .. n."""
+        n = self.stairs.high
+        return tuple(float(level) for level in range(-n, n + 1, 2))
+
+    def _to_codes(self, values: Tensor) -> Tensor:
+        if self.bits == 1:
+            return values
+        half: int = 2 ** (self.bits - 1)
+        return (values + self.stairs.high) / 2 - half
+
+    def _to_values(self, codes: Tensor) -> Tensor:
+        return codes if self.bits == 1 else codes * 2 + 1
