@@ -43,22 +43,29 @@ def panels(
         The figure, and its axes as an array of shape (rows, columns).
     """
     import matplotlib as mpl
-    from cycler import cycler
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    style: Any = {**_STYLE, "axes.prop_cycle": cycler(color=COLORS)}
-    with mpl.rc_context(style):
+    with mpl.rc_context(_style()):
         figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, figure.subplots(rows, columns, squeeze=False)
 
 
+def _style() -> Any:
+    from cycler import cycler
+
+    return {**_STYLE, "axes.prop_cycle": cycler(color=COLORS)}
+
+
 def save_figure(figure: "Figure", path: Path) -> list[Path]:
     """Write `path`.png and `path`.svg (the suffix of `path` is replaced); returns both."""
+    import matplotlib as mpl
+
     path.parent.mkdir(parents=True, exist_ok=True)
     paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
-    for target in paths:
-        # the date would make equal figures differ
-        figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
+    with mpl.rc_context(_style()):
+        for target in paths:
+            # the date would make equal figures differ
+            figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
     return paths

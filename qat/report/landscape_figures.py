@@ -1,4 +1,4 @@
-"""Figures of the laboratory's experiments on the loss landscape: convergence, correlation, blending."""
+"""Figures of the experiments on the loss landscape: convergence, correlation, blending."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -14,14 +14,14 @@ def draw_convergence(result: Result) -> "Figure":
     """Loss and ||w|| beside the spurious minimum; the ratio of lemma 8 towards it."""
     curves = result.curves
     names = [name for name in curves if name not in ("spurious_loss", "ratio")]
-    with panels(1, 3, width=3.7) as (figure, axes):
+    with panels(1, 3, width=3.8, height=3.1) as (figure, axes):
         loss, size, ratio = axes[0]
         for name, style in zip(names, ("-", "--", ":"), strict=True):
             loss.plot(curves[name]["loss"][:801], style, label=name)
             size.semilogy(curves[name]["size"][:801], style, label=name)
             ratio.loglog(curves["ratio"]["gap"], curves["ratio"][name], style, label=name)
         loss.axhline(curves["spurious_loss"], color="0.5", linewidth=0.8)
-        note = (0.02, curves["spurious_loss"] + 0.01)
+        note = (0.02, curves["spurious_loss"] + 0.015)
         loss.annotate("f at the spurious minimum", note, xycoords=("axes fraction", "data"))
         loss.set(xlabel="step", ylabel="f", title="start beside the spurious minimum")
         size.set(xlabel="step", ylabel="||w||", title="the same runs")

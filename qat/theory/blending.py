@@ -47,9 +47,9 @@ def run(*, seed: int = 0) -> Result:
         name="blending",
         claims=_claims(rows, coarse),
         columns=(
-            "rho", "premise eta <= rho / L", "share of steps that raise f", "steps that break "
-            "the inequality",
-            "mean f at the end / f(0)", "mean of the least f / f(0)",
+            "rho", "premise eta <= rho / L", "share of steps that raise f",
+            "steps that break the inequality", "mean f at the end / f(0)",
+            "mean of the least f / f(0)",
         ),
         rows=tuple(rows),
         curves={

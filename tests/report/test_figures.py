@@ -1,0 +1,45 @@
+"""Figures: in the house style, the same file for the same numbers, nothing outside the picture."""
+
+import pytest
+
+from qat.functional.stairs import relu_stairs, signed_stairs
+from qat.functional.ste import DERIVATIVES
+from qat.report.estimator_figure import draw_estimators
+from qat.report.figure import panels, save_figure
+from qat.report.laboratory_figures import FIGURES
+from qat.theory.laboratory import EXPERIMENTS
+
+
+@pytest.mark.parametrize("stairs", [None, relu_stairs(2), signed_stairs(3)])
+def test_every_estimator_has_a_panel(stairs):
+    figure = draw_estimators(stairs)
+    titles = [ax.get_title() for ax in figure.axes if ax.lines]
+    assert titles == list(DERIVATIVES)
+    legend = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
+    assert legend[:2] == ["forward pass", "coarse derivative"]
+
+
+def test_every_experiment_has_a_figure():
+    assert set(FIGURES) == set(EXPERIMENTS)
+
+
+def test_the_same_numbers_give_the_same_files(tmp_path):
+    files = []
+    for name in ("a", "b"):
+        with panels(1, 2) as (figure, axes):
+            axes[0, 0].plot([0, 1], [2, 3], label="line")
+            axes[0, 0].legend()
+        files.append(save_figure(figure, tmp_path / name / "x.png"))
+    for one, other in zip(*files, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert [path.suffix for path in files[0]] == [".png", ".svg"]
+
+
+def test_the_style_stays_inside():
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    with panels() as (_, axes):
+        assert axes.shape == (1, 1)
+        assert mpl.rcParams["legend.frameon"] is False
+    assert dict(mpl.rcParams) == before
