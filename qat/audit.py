@@ -166,7 +166,8 @@ def _fitting_scale(values: Tensor, grid: Tensor) -> float | None:
     largest = float(values.abs().max())
     if largest == 0:
         return 0.0
-    for level in grid[grid > 0].flip(0):  # the top level itself may be unused
+    # the largest level itself may be unused; on a grid that is not symmetric it is negative
+    for level in grid[grid != 0].abs().unique().flip(0):
         scale = largest / float(level)
         nearest = grid[torch.bucketize(values / scale, (grid[1:] + grid[:-1]) / 2)]
         distance = (values / scale - nearest).abs()

@@ -44,7 +44,7 @@ def start_steps(model: nn.Module, spec: QuantSpec, batches: Iterable[Tensor]) ->
     }
     moments = {name: [0.0, 0] for name in chosen}
     if chosen:
-        with ExitStack() as undo, _training_mode_without_traces(model):
+        with ExitStack() as undo, training_mode_without_traces(model):
             enable_quantizers(model, False)
             for name, quantizer in chosen.items():
                 hook = quantizer.register_forward_pre_hook(_measuring(moments[name]))
@@ -73,7 +73,7 @@ def _measuring(moment: list[float]) -> Callable[..., None]:
 
 
 @contextmanager
-def _training_mode_without_traces(model: nn.Module) -> Iterator[None]:
+def training_mode_without_traces(model: nn.Module) -> Iterator[None]:
     """Training mode inside; modes and buffers (BatchNorm statistics) as before on exit."""
     modes = {module: module.training for module in model.modules()}
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qat.functional.stairs import Stairs
-from qat.functional.ste import Sharpness, coarse_slope, sign_slope
+from qat.functional.ste import Sharpness, coarse_slope, estimator, sign_slope
 from qat.names import Derivative
 
 
@@ -25,6 +25,9 @@ def sign_ste(
         derivative: coarse derivative.
         sharpness: 0-dim parameter of a scheduled derivative; None takes its start.
 
+    Raises:
+        SpecError: no such derivative.
+
     Returns:
         Tensor of x's shape and dtype.
 
@@ -35,6 +38,7 @@ def sign_ste(
     >>> y.tolist(), torch.autograd.grad(y.sum(), x)[0].tolist()
     ([-1.0, 1.0, 1.0], [1.5, 2.0, 0.0])
     """
+    estimator(derivative)  # a wrong name is answered here and not in backward
     result: Tensor = RoundSte.apply(x, sharpness, None, derivative)
     return result
 
@@ -56,9 +60,13 @@ def round_ste(
         derivative: coarse derivative in z, see `qat.functional.ste.coarse_slope`.
         sharpness: 0-dim parameter of a scheduled derivative; None takes its start.
 
+    Raises:
+        SpecError: no such derivative.
+
     Returns:
         Codes as floats, of z's shape and dtype.
     """
+    estimator(derivative)
     result: Tensor = RoundSte.apply(z, sharpness, stairs, derivative)
     return result
 
@@ -96,4 +104,5 @@ class RoundSte(torch.autograd.Function):
             slope = sign_slope(x, ctx.derivative, sharpness=sharpness)
         else:
             slope = coarse_slope(x, ctx.derivative, stairs=ctx.stairs, sharpness=sharpness)
-        return slope.to(grad.dtype).mul_(grad), None, None, None
+        # not in place: under vmap the gradients of a weight are batched and its slopes are not
+        return grad * slope.to(grad.dtype), None, None, None

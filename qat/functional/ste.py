@@ -22,6 +22,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from qat.errors import SpecError
 from qat.functional.stairs import Stairs
 from qat.names import Derivative
 
@@ -50,7 +51,7 @@ def coarse_slope(
     Returns:
         Slope of z's shape and dtype.
     """
-    member = ESTIMATORS[name]
+    member = estimator(name)
     if member.frame == "range":
         return member.slope(z - stairs.start, float(stairs.count))
     offset = z - stairs.shift
@@ -72,7 +73,7 @@ def sign_slope(x: Tensor, name: Derivative, *, sharpness: Sharpness | None = Non
     Returns:
         Slope of x's shape and dtype.
     """
-    member = ESTIMATORS[name]
+    member = estimator(name)
     if member.frame == "range":
         return member.slope((x + 1) / 2, 1.0)
     return member.slope(x, _sharpness(member, sharpness))
@@ -226,7 +227,8 @@ def periodic(v: Tensor, sharpness: Sharpness) -> Tensor:
 
     Source: after BiPer, arXiv:2404.01278.
     """
-    return sharpness * torch.cos(sharpness * v) * _inside(v)
+    # the clamp: cos(inf) is NaN, and NaN * 0 as well
+    return sharpness * torch.cos(sharpness * v.clamp(-1, 1)) * _inside(v)
 
 
 def dsq(v: Tensor, sharpness: Sharpness) -> Tensor:
@@ -243,9 +245,8 @@ def dsq(v: Tensor, sharpness: Sharpness) -> Tensor:
 
     Source: arXiv:1908.05033.
     """
-    a = torch.as_tensor(sharpness, dtype=v.dtype, device=v.device)
-    k = torch.log(2 / a - 1) / 2
-    return k / (1 - a) * (1 - torch.tanh(k * v).square()) * _inside(v)
+    k = _log(2 / sharpness - 1) / 2
+    return k / (1 - sharpness) * (1 - torch.tanh(k * v).square()) * _inside(v)
 
 
 def swish_sign(v: Tensor, sharpness: Sharpness) -> Tensor:
@@ -266,6 +267,10 @@ def swish_sign(v: Tensor, sharpness: Sharpness) -> Tensor:
 
 def _inside(v: Tensor) -> Tensor:
     return (v.abs() <= 1).to(v.dtype)
+
+
+def _log(value: Sharpness) -> Sharpness:
+    return value.log() if isinstance(value, Tensor) else math.log(value)
 
 
 def _max_with_one(value: Sharpness) -> Sharpness:
@@ -331,3 +336,14 @@ ESTIMATORS: dict[Derivative, Estimator] = {
     "dsq": Estimator(dsq, "cell", _constant(0.2)),
     "swish_sign": Estimator(swish_sign, "cell", _constant(5.0)),
 }
+
+
+def estimator(name: Derivative) -> Estimator:
+    """The member of this name.
+
+    Raises:
+        SpecError: there is none.
+    """
+    if name not in ESTIMATORS:
+        raise SpecError(f"derivative must be one of {', '.join(ESTIMATORS)}; got {name!r}")
+    return ESTIMATORS[name]

@@ -11,8 +11,7 @@ from torch.optim import Optimizer
 
 from qat.errors import SpecError
 from qat.lit.checkpoint_file import save
-from qat.nn.weight import WeightQuantizer
-from qat.optim.quant_optimizer import QuantOptimizer
+from qat.lit.level_window import quantized_weights
 
 
 class QuantStats(Callback):
@@ -42,10 +41,10 @@ class QuantStats(Callback):
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
     ) -> None:
         """Remember the codes before a step that is to be measured."""
-        wrapper = getattr(pl_module, "quant_optimizer", None)
         due = (trainer.global_step + 1) % self._every == 0
-        if due and wrapper is not None and wrapper.theta > 0:
-            self._codes = [quantizer.encode(w)[0] for w, quantizer in _pairs(wrapper)]
+        if due and pl_module.is_quantized:
+            pairs = quantized_weights(pl_module)
+            self._codes = [quantizer.encode(w)[0] for w, quantizer in pairs] or None
 
     def on_train_batch_end(
         self,
@@ -59,10 +58,9 @@ class QuantStats(Callback):
         if self._codes is None:
             return
         before, self._codes = self._codes, None
-        wrapper: QuantOptimizer = pl_module.quant_optimizer  # type: ignore[assignment]
         flips = count = 0
         squares = torch.zeros(2, dtype=torch.float64)
-        for old, (w, quantizer) in zip(before, _pairs(wrapper), strict=True):
+        for old, (w, quantizer) in zip(before, quantized_weights(pl_module), strict=True):
             codes, scale = quantizer.encode(w)
             flips += int((codes != old).sum())
             count += codes.numel()
@@ -73,15 +71,6 @@ class QuantStats(Callback):
         # straight to the loggers: Lightning would repeat the numbers in later rows
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
-
-
-def _pairs(wrapper: QuantOptimizer) -> list[tuple[Tensor, WeightQuantizer]]:
-    """Latent weights and their quantizers."""
-    return [
-        (w, quantizer)
-        for w, quantizer in wrapper.latent_pairs()
-        if isinstance(quantizer, WeightQuantizer)
-    ]
 
 
 class KeepWarmStart(Callback):

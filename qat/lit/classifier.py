@@ -187,12 +187,7 @@ class LitClassifier(L.LightningModule):
         """Cross-entropy of a batch; class weights and label smoothing applied."""
         image, label = batch
         logits = self.net(image)
-        loss = F.cross_entropy(
-            logits,
-            label,
-            weight=self.class_weights,  # type: ignore[arg-type]
-            label_smoothing=self.training_spec.label_smoothing,
-        )
+        loss = self.criterion(logits, label)
         self.last_loss = loss.detach()
         with torch.no_grad():
             correct = (logits.argmax(dim=1) == label).sum()
@@ -201,6 +196,15 @@ class LitClassifier(L.LightningModule):
             self._train_sums[:2] += sums
             self._train_sums[2] += len(label)
         return loss
+
+    def criterion(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Loss of logits (N, K) and labels (N,), as in training."""
+        return F.cross_entropy(
+            logits,
+            label,
+            weight=self.class_weights,  # type: ignore[arg-type]
+            label_smoothing=self.training_spec.label_smoothing,
+        )
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means; kept by hand, because Lightning's do not survive a resume."""

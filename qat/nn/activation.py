@@ -7,7 +7,7 @@ from qat.errors import SpecError
 from qat.functional.gaussian import gaussian_step
 from qat.functional.staircase import STEP_MAX, STEP_MIN, staircase_ste
 from qat.functional.stairs import relu_stairs, signed_stairs
-from qat.functional.ste import ESTIMATORS
+from qat.functional.ste import estimator
 from qat.names import Derivative, StepDerivative
 
 
@@ -29,7 +29,7 @@ class QuantizedActivation(nn.Module):
         sharpness: parameter of a scheduled derivative, a 0-dim buffer; None for the others.
 
     Raises:
-        SpecError: bits out of range.
+        SpecError: bits out of range, or no such derivative.
     """
 
     has_zero = True
@@ -55,9 +55,10 @@ class QuantizedActivation(nn.Module):
         self.signed = signed
         self.ceiling = ceiling
         self.enabled = True
-        start = torch.tensor(ESTIMATORS[derivative].sharpness(0.0))
+        member = estimator(derivative)
+        start = torch.tensor(member.sharpness(0.0))
         # a buffer and not a number, which a compiled network would be compiled anew for
-        self.register_buffer("sharpness", start if ESTIMATORS[derivative].is_scheduled else None)
+        self.register_buffer("sharpness", start if member.is_scheduled else None)
 
     def forward(self, x: Tensor) -> Tensor:
         """Levels for x (any shape, floating point); the float activation while disabled."""
@@ -69,7 +70,7 @@ class QuantizedActivation(nn.Module):
         """Move a scheduled derivative to this place of the quantized phase, 0 .. 1."""
         if self.sharpness is not None:
             # in place, so that a compiled network sees the same buffer
-            self.sharpness.fill_(ESTIMATORS[self.derivative].sharpness(progress))
+            self.sharpness.fill_(estimator(self.derivative).sharpness(progress))
 
     def quantize(self, x: Tensor) -> Tensor:
         """Levels for x, with the coarse derivatives in backward."""

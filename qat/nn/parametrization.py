@@ -16,7 +16,7 @@ from qat.errors import SpecError
 from qat.functional.gradient import positive, scaled_gradient
 from qat.functional.sign import round_ste, sign_ste
 from qat.functional.stairs import Stairs
-from qat.functional.ste import ESTIMATORS
+from qat.functional.ste import estimator
 from qat.names import Derivative
 from qat.spec import METHOD_BITS, Granularity, WeightMethod
 
@@ -63,7 +63,7 @@ class WeightParametrization(nn.Module):
         self.granularity: Granularity = granularity
         self.derivative: Derivative = derivative or self.own_derivative
         self.enabled = True
-        member = ESTIMATORS[self.derivative]
+        member = estimator(self.derivative)
         start = torch.tensor(member.sharpness(0.0)) if member.is_scheduled else None
         self.register_buffer("sharpness", start)
 
@@ -85,7 +85,7 @@ class WeightParametrization(nn.Module):
         """Move a scheduled derivative to this place of the quantized phase, 0 .. 1."""
         if self.sharpness is not None:
             # in place, so that a compiled network sees the same buffer
-            self.sharpness.fill_(ESTIMATORS[self.derivative].sharpness(progress))
+            self.sharpness.fill_(estimator(self.derivative).sharpness(progress))
 
     def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Values in units of the scale (w's shape) and scale (broadcasts), both with gradients."""

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from qat.errors import SpecError
 from qat.functional.sign import sign_ste
 from qat.names import Derivative
 from qat.nn.activation import QuantizedActivation
@@ -49,6 +50,11 @@ class SignActivation(QuantizedActivation):
     def quantize(self, x: Tensor) -> Tensor:
         """Signs of x."""
         if self.shift is not None:
+            if x.shape[1] != len(self.shift):
+                raise SpecError(
+                    f"a sign with a shift of {len(self.shift)} channels got inputs of shape "
+                    f"{tuple(x.shape)}; prepare the network with an example of its own images"
+                )
             x = x + self.shift.view(-1, *(1 for _ in x.shape[2:])).to(x.dtype)
         return sign_ste(x, self.derivative, sharpness=self.sharpness)
 

@@ -122,7 +122,7 @@ def coarse_gradient(
     """
     z = problem.x @ w.mT
     own = torch.nn.functional.one_hot(problem.label, classes).to(z.dtype)
-    outputs = _sigma(z).unflatten(-1, (classes, -1)).sum(-1)
+    outputs = _sigma(z).view(*z.shape[:-1], classes, -1).sum(dim=-1)
     right = (outputs * own).sum(-1)
     rival = outputs.masked_fill(own.bool(), -torch.inf).max(dim=-1)
     active = (1 - right + rival.values > 0).to(z.dtype)

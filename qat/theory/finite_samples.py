@@ -136,7 +136,8 @@ def watch(samples: int, *, seed: int) -> tuple[float, float, float]:
 
 
 def _signs(u: Tensor) -> Tensor:
-    return torch.where(u < 0, -1.0, 1.0).to(u.dtype) / u.shape[-1] ** 0.5
+    size: float = u.shape[-1] ** 0.5
+    return torch.where(u < 0, -1.0, 1.0).to(u.dtype) / size
 
 
 def _step(x: Tensor) -> Tensor:

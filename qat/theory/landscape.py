@@ -28,7 +28,7 @@ def reduced_loss(c: Tensor, v_star: Tensor) -> Tensor:
 
 def has_spurious_minimum(v_star: Tensor) -> Tensor:
     """Whether saddles and spurious minima exist: s^2 < (m + 1) / 2 ||v*||^2, bool (...,)."""
-    return _lift(v_star) < v_star.square().sum(-1) / 2
+    return _lift(v_star) < v_star.square().sum(dim=-1) / 2
 
 
 def spurious_v(v_star: Tensor) -> Tensor:
@@ -47,7 +47,8 @@ def saddle_angle(v_star: Tensor) -> Tensor:
     theta = (pi / 2) (m + 1) ||v*||^2 / ((m + 1) ||v*||^2 - s^2)
     """
     energy = v_star.square().sum(-1)
-    return math.pi / 2 * energy / (energy - _lift(v_star))
+    theta: Tensor = math.pi / 2 * energy / (energy - _lift(v_star))
+    return theta
 
 
 def direction(w_star: Tensor, theta: Tensor) -> Tensor:
@@ -56,7 +57,8 @@ def direction(w_star: Tensor, theta: Tensor) -> Tensor:
     axis.scatter_(-1, w_star.abs().argmin(dim=-1, keepdim=True), 1.0)
     across = axis - (axis * w_star).sum(-1, keepdim=True) * w_star
     across = across / across.norm(dim=-1, keepdim=True)
-    return torch.cos(theta)[..., None] * w_star + torch.sin(theta)[..., None] * across
+    turned: Tensor = torch.cos(theta)[..., None] * w_star + torch.sin(theta)[..., None] * across
+    return turned
 
 
 def _lift(v_star: Tensor) -> Tensor:

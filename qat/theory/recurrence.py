@@ -74,7 +74,8 @@ def perturbed(n: int, noise: float, *, seed: int) -> Tensor:
 
 def project_binary(y: Tensor) -> Tensor:
     """Unit direction of the nearest binary vector, sign(y) / sqrt(n), (..., n)."""
-    return torch.where(y < 0, -1.0, 1.0).to(y.dtype) / y.shape[-1] ** 0.5
+    size: float = y.shape[-1] ** 0.5
+    return torch.where(y < 0, -1.0, 1.0).to(y.dtype) / size
 
 
 def project_ternary(y: Tensor) -> Tensor:
@@ -120,7 +121,9 @@ def simulate(w_star: Tensor, project: Any, *, seed: int, steps: int = STEPS) -> 
 
 def lower_bound(w_star: Tensor) -> Tensor:
     """1 - sum_j max(0, (1 - sqrt(n) |w*_j|) / 2): least share of time at the binary optimum."""
-    return 1 - ((1 - w_star.shape[-1] ** 0.5 * w_star.abs()) / 2).clamp(min=0).sum(-1)
+    wrong = (1 - w_star.shape[-1] ** 0.5 * w_star.abs()) / 2
+    share: Tensor = 1 - wrong.clamp(min=0).sum(dim=-1)
+    return share
 
 
 def average_error(w_star: Tensor, *, seed: int) -> tuple[Tensor, Tensor]:

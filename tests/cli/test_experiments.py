@@ -30,6 +30,9 @@ RECIPES = {
     "ste_vgg11_cifar10": (
         "vgg11", "cifar10", "float_only", (32, 4), None, (400, 200), 0.01, 0.9, 128,
     ),
+    "ste_resnet20_digits": (
+        "resnet20", "digits", "float_only", (32, 4), None, (24, 0), 0.1, 0.9, 64,
+    ),
     "ste_resnet20_cifar10": (
         "resnet20", "cifar10", "float_only", (32, 4), None, (400, 200), 0.01, 0.9, 128,
     ),

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from qat.errors import SpecError
-from qat.nn.activation import ActivationQuantizer
+from qat.functional.ste import DERIVATIVES, ESTIMATORS, coarse_slope
+from qat.nn.activation import ActivationQuantizer, QuantizedActivation
 
 # optimal steps of nearest rounding on a half-normal, computed elsewhere
 STARTS = {1: 1.224006, 2: 0.650770, 3: 0.353411, 4: 0.193249}
@@ -94,3 +95,63 @@ def test_copies_and_pickles():
     for twin in (copy.deepcopy(quantizer), pickle.loads(pickle.dumps(quantizer))):
         assert torch.equal(twin(x), quantizer(x))
         assert twin.step is not quantizer.step
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_every_member_with_its_schedule(name, signed):
+    quantizer = ActivationQuantizer(3, name, signed=signed)
+    x = torch.linspace(-3, 3, 61, requires_grad=True)
+    z = x.detach() / quantizer.step.detach()
+    grads = []
+    for progress in (0.0, 0.3, 1.0):
+        quantizer.set_progress(progress)
+        sharpness = torch.tensor(ESTIMATORS[name].sharpness(progress))
+        (grad,) = torch.autograd.grad(quantizer(x).sum(), x)
+        assert torch.equal(
+            grad, coarse_slope(z, name, stairs=quantizer.stairs, sharpness=sharpness)
+        )
+        grads.append(grad)
+    assert torch.equal(grads[0], grads[2]) == (name not in ("tanh", "power"))
+    assert name in repr(quantizer)
+
+
+@pytest.mark.parametrize("name", DERIVATIVES)
+def test_the_schedule_travels_with_the_state(name):
+    quantizer = ActivationQuantizer(3, name)
+    scheduled = name in ("tanh", "power")
+    assert set(quantizer.state_dict()) == {"step"} | ({"sharpness"} if scheduled else set())
+    start = quantizer.sharpness
+    quantizer.set_progress(0.6)
+    assert quantizer.sharpness is start  # in place: a compiled network reads this very buffer
+    twins = [copy.deepcopy(quantizer), pickle.loads(pickle.dumps(quantizer))]
+    twins.append(ActivationQuantizer(3, name))
+    twins[2].load_state_dict(quantizer.state_dict())
+    for twin in twins:
+        assert (twin.sharpness is None) == (not scheduled)
+        if scheduled:
+            assert twin.sharpness is not quantizer.sharpness
+            assert torch.equal(twin.sharpness, quantizer.sharpness)
+            assert not twin.sharpness.requires_grad
+
+
+def test_a_ceiling_holds_while_disabled_only():
+    quantizer = ActivationQuantizer(2, ceiling=0.5)
+    x = torch.tensor([-1.0, 0.3, 4.0])
+    assert quantizer(x).max() > 1
+    quantizer.enabled = False
+    assert torch.equal(quantizer(x), torch.tensor([0.0, 0.3, 0.5]))
+
+
+def test_measure_is_the_sum_of_squares_of_what_the_levels_cover():
+    x = torch.tensor([[-3.0, 0.0], [1.0, 2.0]])
+    assert ActivationQuantizer(2).measure(x) == (5.0, 2)
+    assert ActivationQuantizer(2, signed=True).measure(x) == (14.0, 4)
+    quantizer = ActivationQuantizer(4)
+    quantizer.start_from(6.25)
+    assert quantizer.step.item() == pytest.approx(2.5 * STARTS[4], abs=2e-6)
+
+
+def test_the_base_quantizes_nothing():
+    with pytest.raises(TypeError, match="must define quantize"):
+        QuantizedActivation(2)(torch.zeros(1))

@@ -2,29 +2,34 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from qat.functional.staircase import staircase_ste
 from qat.functional.stairs import relu_stairs, signed_stairs
+from qat.functional.ste import DERIVATIVES, ESTIMATORS
 
-DERIVATIVES = ["identity", "relu", "clipped_relu"]
+INDEXED = ["identity", "relu", "clipped_relu"]
 STEP_DERIVATIVES = ["exact", "three_valued", "two_valued"]
 STAIRS = {"relu4": relu_stairs(4), "relu8": relu_stairs(8), "signed4": signed_stairs(4)}
 
 
 def saved_tensors(stairs, derivative, step_derivative, *, learned, shape=(7, 5)):
     saved = []
-
-    def pack(tensor):
-        saved.append(tensor)
-        return tensor
-
     x = torch.randn(shape, requires_grad=True)
     alpha = torch.tensor(0.3, requires_grad=learned)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    sharpness = torch.tensor(ESTIMATORS[derivative].sharpness(0.5))
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
         staircase_ste(
-            x, alpha, stairs=stairs, derivative=derivative, step_derivative=step_derivative
+            x,
+            alpha,
+            stairs=stairs,
+            derivative=derivative,
+            step_derivative=step_derivative,
+            sharpness=sharpness,
         )
-    return saved, x.numel()
+    own = {t.data_ptr() for t in (x, alpha, sharpness)}
+    new = [t for t in saved if t.data_ptr() not in own]
+    return x, new, x.data_ptr() in {t.data_ptr() for t in saved}  # inputs aside, what is kept
 
 
 @pytest.mark.parametrize("learned", [True, False])
@@ -33,10 +38,11 @@ def saved_tensors(stairs, derivative, step_derivative, *, learned, shape=(7, 5))
 @pytest.mark.parametrize("bits", [1, 4, 7, 8])
 def test_bytes_kept_for_backward(bits, derivative, step_derivative, learned):
     for stairs in (relu_stairs(bits), *([signed_stairs(bits)] if bits > 1 else [])):
-        saved, count = saved_tensors(stairs, derivative, step_derivative, learned=learned)
-        assert {t.dtype for t in saved} <= {torch.uint8}
-        per_element = sum(t.nbytes for t in saved) / count
-        if derivative == "identity" and not learned:
+        x, new, keeps_x = saved_tensors(stairs, derivative, step_derivative, learned=learned)
+        assert {t.dtype for t in new} <= {torch.uint8}
+        assert keeps_x == (derivative not in INDEXED)
+        per_element = sum(t.nbytes for t in new) / x.numel()
+        if (derivative == "identity" or keeps_x) and not learned:
             assert per_element == 0
         elif bits == 8 and learned and step_derivative == "exact":
             assert per_element <= 2  # 257 intervals do not fit into one byte
@@ -44,10 +50,33 @@ def test_bytes_kept_for_backward(bits, derivative, step_derivative, learned):
             assert per_element == 1
 
 
-def test_nothing_is_recorded_without_grad():
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_nothing_is_recorded_without_grad(derivative):
     with torch.no_grad():
-        saved, _ = saved_tensors(relu_stairs(4), "relu", "exact", learned=True)
-    assert saved == []
+        _, new, keeps_x = saved_tensors(relu_stairs(4), derivative, "exact", learned=True)
+    assert new == []
+    assert not keeps_x
+
+
+class Widths(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        self.seen |= {result.dtype}
+        return result
+
+
+def test_evaluation_computes_no_index():
+    x, alpha = torch.randn(5, requires_grad=True), torch.tensor(0.3, requires_grad=True)
+    with Widths() as training:
+        staircase_ste(x, alpha, stairs=relu_stairs(4))
+    with torch.no_grad(), Widths() as evaluation:
+        staircase_ste(x, alpha, stairs=relu_stairs(4))
+    assert torch.uint8 in training.seen
+    assert evaluation.seen == {torch.float32}
 
 
 def test_frozen_inputs_get_no_gradient():
@@ -76,9 +105,16 @@ def test_per_sample_gradients_by_vmap(stairs, derivative, step_derivative):
     alpha = torch.tensor(0.3)
     weights = torch.arange(1.0, 10.0)
 
+    sharpness = torch.tensor(ESTIMATORS[derivative].sharpness(0.5))
+
     def loss(row, step):
         y = staircase_ste(
-            row, step, stairs=stairs, derivative=derivative, step_derivative=step_derivative
+            row,
+            step,
+            stairs=stairs,
+            derivative=derivative,
+            step_derivative=step_derivative,
+            sharpness=sharpness,
         )
         return (y * weights).sum()
 
@@ -103,7 +139,7 @@ def test_vmap_over_steps():
 )
 @pytest.mark.parametrize(
     ("derivative", "step_derivative"),
-    [*zip(DERIVATIVES, STEP_DERIVATIVES, strict=True), ("identity", "three_valued")],
+    [*zip(INDEXED, STEP_DERIVATIVES, strict=True), ("identity", "three_valued")],
 )
 def test_compiled_equals_eager(stairs, derivative, step_derivative, learned):
     torch._dynamo.reset()

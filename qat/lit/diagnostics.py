@@ -1,0 +1,168 @@
+"""Diagnostics: what the coarse gradient and the quantized weights do while a network trains."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from qat.errors import SpecError
+from qat.lit.data.first import first_batches
+from qat.lit.level_window import occupancy, oscillation, quantized_weights, sampled_codes
+from qat.lit.probe import Look, look
+from qat.report.diagnostics_figure import METRICS, read_rows
+
+_log = logging.getLogger(__name__)
+
+
+class Diagnostics(Callback):
+    """Logs, every n optimizer steps of the quantized phase, and draws at the end of the fit:
+
+        quant/dead_gradients   share of the activation quantizers' inputs whose coarse gradient is
+                               exactly 0, on a probe batch of training images
+        quant/gradient_cosine  cosine of the coarse gradient with finite differences of the loss
+                               (`qat.lit.probe.gradient_cosine`), on the same batch
+        quant/oscillation      share of the weights' steps that flip back within the last w steps
+        quant/occupancy        mean share of the last w steps that a weight spends at its most
+                               visited level, 1 / w .. 1
+        quant/settled          share of the weights that stayed at one level all that time
+
+    The last three follow a fixed sample of weights (`qat.lit.level_window`). Training is bit for
+    bit the same with and without the callback, and a resumed run logs the same numbers.
+
+    Args:
+        every_n_steps: n, >= window.
+        window: w, optimizer steps, >= 2.
+        images: size of the probe batch, >= 2.
+        directions: random directions of the finite differences, >= 1.
+        width: of the finite differences, relative to the weights of each layer, in (0, 1].
+
+    Raises:
+        SpecError: an option is out of range.
+    """  # noqa: D415
+
+    def __init__(
+        self,
+        every_n_steps: int = 100,
+        *,
+        window: int = 10,
+        images: int = 16,
+        directions: int = 4,
+        width: float = 0.01,
+    ) -> None:
+        wrong = {
+            f"window={window}": not window >= 2,
+            f"every_n_steps={every_n_steps}": every_n_steps < window,
+            f"images={images}": images < 2,
+            f"directions={directions}": directions < 1,
+            f"width={width}": not 0 < width <= 1,
+        }
+        for option, is_wrong in wrong.items():
+            if is_wrong:
+                raise SpecError(
+                    f"callbacks.diagnostics.{option} is out of range; needed are window >= 2, "
+                    "every_n_steps >= window, images >= 2, directions >= 1 and width in (0, 1]"
+                )
+        self._every, self._window = every_n_steps, window
+        self._images, self._directions, self._width = images, directions, width
+        self._codes: list[Tensor] = []
+        self._histogram: list[int] = []
+        self._seen = 0
+
+    # -- state: an open window goes into the checkpoint -------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """The codes of the open window and the last histogram."""
+        return {"codes": list(self._codes), "histogram": list(self._histogram)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on in the open window."""
+        self._codes = [codes.cpu() for codes in state_dict["codes"]]
+        self._histogram = list(state_dict["histogram"])
+
+    # -- measuring --------------------------------------------------------------------------------
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Count steps from where the run stands."""
+        self._seen = trainer.global_step
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Follow the window, and measure at its end."""
+        step = trainer.global_step
+        if step == self._seen or not pl_module.is_quantized:
+            return
+        self._seen = step
+        to_go = -step % self._every
+        if to_go >= self._window:
+            return
+        weights = quantized_weights(pl_module)
+        if weights:
+            self._codes.append(sampled_codes(weights))
+        if to_go == 0:
+            logged = {**self._window_metrics(), **self._probe_metrics(trainer, pl_module)}
+            # straight to the loggers: Lightning would repeat the numbers in later rows
+            for logger in trainer.loggers if logged else []:
+                logger.log_metrics(logged, step=step)
+
+    def _window_metrics(self) -> dict[str, float]:
+        codes, self._codes = self._codes, []
+        if len(codes) < self._window:  # the phase began inside the window
+            return {}
+        stacked = torch.stack(codes)
+        stays = occupancy(stacked)
+        counts = torch.bincount((stays * self._window).round().long(), minlength=self._window + 1)
+        self._histogram = counts.tolist()
+        return {
+            "quant/oscillation": oscillation(stacked),
+            "quant/occupancy": float(stays.mean()),
+            "quant/settled": float((stays == 1).float().mean()),
+        }
+
+    def _probe_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
+        image, label = next(iter(first_batches(trainer.datamodule, 1)))  # type: ignore[attr-defined]
+        image = image[: self._images].to(module.device)
+        label = label[: self._images].to(module.device)
+        net: Any = module.net
+
+        def loss() -> Tensor:
+            with trainer.precision_plugin.forward_context():
+                value: Tensor = module.criterion(net(image), label)  # type: ignore[operator]
+            return value.float()
+
+        seen: Look = look(
+            net,
+            loss,
+            width=self._width,
+            directions=self._directions,
+            seed=trainer.global_step,
+        )
+        found = {"quant/dead_gradients": seen.dead, "quant/gradient_cosine": seen.cosine}
+        return {name: value for name, value in found.items() if value is not None}
+
+    # -- the figure -------------------------------------------------------------------------------
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw figures/diagnostics.png and .svg from metrics.csv."""
+        folder = Path(trainer.default_root_dir)
+        if not trainer.is_global_zero or not (folder / "metrics.csv").is_file():
+            return
+        rows = read_rows(folder / "metrics.csv")
+        if not any(row.get(name) for row in rows for name in METRICS):
+            return
+        from qat.report.diagnostics_figure import draw_diagnostics
+        from qat.report.figure import save_figure
+
+        try:
+            save_figure(draw_diagnostics(rows, self._histogram), folder / "figures" / "diagnostics")
+        except (OSError, ImportError) as error:  # the trained network matters more than its picture
+            _log.warning("no figure of the diagnostics: %s", error)
