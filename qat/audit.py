@@ -167,8 +167,8 @@ def _fitting_scale(values: Tensor, grid: Tensor) -> float | None:
     if largest == 0:
         return 0.0
     # the largest level itself may be unused; on a grid that is not symmetric it is negative
-    for level in grid[grid != 0].abs().unique().flip(0):
-        scale = largest / float(level)
+    for level in sorted({abs(float(k)) for k in grid if k != 0}, reverse=True):
+        scale = largest / level
         nearest = grid[torch.bucketize(values / scale, (grid[1:] + grid[:-1]) / 2)]
         distance = (values / scale - nearest).abs()
         if float(distance.max()) <= 1e-5 * max(1.0, float(grid.max())):
