@@ -8,17 +8,11 @@ from torch.autograd import Function
 
 from qat.functional.stairs import relu_stairs
 from qat.functional.ste import coarse_slope
-from qat.theory import blending, classification, convergence, finite_samples, recurrence
+from qat.theory import classification, finite_samples, recurrence
 from qat.theory import two_layer as model
-from qat.theory.experiment import Result, verdict
+from qat.theory.experiment import verdict
 from qat.theory.general_estimator import family_slope
 from qat.theory.laboratory import EXPERIMENTS, run_experiment
-
-
-def claims(result, word):
-    found = [claim for claim in result.claims if word in claim.text]
-    assert found, word
-    return found
 
 
 def test_verdicts():
@@ -31,82 +25,6 @@ def test_names():
     assert len(EXPERIMENTS) == 6
     with pytest.raises(KeyError):
         run_experiment("nothing")
-
-
-# -- a: convergence -------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def short(monkeypatch):
-    monkeypatch.setattr(convergence, "STEPS", 1500)
-    monkeypatch.setattr(convergence, "STARTS", 20)
-
-
-def test_convergence_tells_the_estimators_apart(short):
-    result = convergence.run()
-    assert isinstance(result, Result)
-    assert [c.verdict for c in claims(result, "identity: descent and convergence fail")] == ["held"]
-    assert "not held" not in {c.verdict for c in claims(result, "relu: f decreases")}
-
-
-def test_convergence_notices_a_wrong_gradient(short, monkeypatch):
-    """With the sign turned round, f rises and nothing converges: the claims must say so."""
-    wrong = {**convergence.COARSE, "relu": lambda *a: -model.coarse_relu(*a)}
-    monkeypatch.setattr(convergence, "COARSE", wrong)
-    result = convergence.run()
-    assert {c.verdict for c in claims(result, "relu: ") if not c.text.startswith("clipped")} == {
-        "not held"
-    }
-
-
-def test_a_restless_run_is_not_called_converged():
-    v_star = torch.tensor(convergence.V_STAR, dtype=torch.float64)
-    resting, restless = torch.zeros(100), torch.zeros(100)
-    restless[::7] = 0.5
-    restless[-1] = 0
-    path = {"loss": torch.stack([resting, restless], dim=1).double()}
-    path["theta"] = torch.zeros(2, dtype=torch.float64)
-    assert convergence.classify(path, v_star) == (1, 0, 0, 1)
-
-
-# -- c: blending ----------------------------------------------------------------------------------
-
-
-def test_blending_against_a_literal_loop(monkeypatch):
-    monkeypatch.setattr(blending, "PROBLEMS", 3)
-    monkeypatch.setattr(blending, "STEPS", 30)
-    generator = torch.Generator().manual_seed(0)
-    h, a = blending.random_quadratics(generator)
-    start = torch.randn(3, blending.DIMENSION, generator=generator, dtype=torch.float64)
-    path, _ = blending.descend(h, a, start, rho=0.2, eta=0.1)
-    for p in range(3):
-        latent = start[p].clone()
-        w = latent.abs().mean() * torch.where(latent < 0, -1.0, 1.0).double()
-        for t in range(31):
-            f = 0.5 * (w - a[p]) @ h[p] @ (w - a[p])
-            assert path[t, p].item() == pytest.approx(f.item(), rel=1e-12)
-            latent = 0.8 * latent + 0.2 * w - 0.1 * h[p] @ (w - a[p])
-            w = latent.abs().mean() * torch.where(latent < 0, -1.0, 1.0).double()
-
-
-def test_projection_is_the_nearest_binary_point():
-    generator = torch.Generator().manual_seed(1)
-    w = torch.randn(50, 6, generator=generator, dtype=torch.float64)
-    signs = torch.tensor([[1.0 if k >> i & 1 else -1.0 for i in range(6)] for k in range(64)])
-    scale = (w @ signs.double().T / 6).clamp(min=0)
-    distance = (w[:, None] - scale[..., None] * signs).norm(dim=-1).amin(dim=1)
-    mine = (w - blending.project(w)).norm(dim=-1)
-    torch.testing.assert_close(mine, distance)
-
-
-def test_the_inequality_fails_without_the_exact_projection(monkeypatch):
-    """With a scale that is not the least-squares one the proof breaks, and so does the claim."""
-    monkeypatch.setattr(blending, "PROBLEMS", 20)
-    monkeypatch.setattr(blending, "STEPS", 100)
-    assert claims(blending.run(), "sufficient descent")[0].verdict == "held"
-    exact = blending.project
-    monkeypatch.setattr(blending, "project", lambda w: 1.5 * exact(w))
-    assert claims(blending.run(), "sufficient descent")[0].verdict == "not held"
 
 
 # -- d: recurrence --------------------------------------------------------------------------------
