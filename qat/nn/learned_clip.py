@@ -23,7 +23,7 @@ class LsqActivation(QuantizedActivation):
 
     Codes 0 .. 2^b - 1 behind a ReLU, -2^(b-1) .. 2^(b-1) - 1 if signed. With v = x / s
 
-        d y / d x = 1 if low <= v <= high else 0
+        d y / d x = 1 if low < v < high else 0
         d y / d s = round(v) - v inside, low below, high above; times 1 / sqrt(N high)
 
     N counts the elements of one image, so that the rate of s does not depend on the batch size;
@@ -120,7 +120,8 @@ class PactActivation(QuantizedActivation):
         wide = x if x.dtype == torch.float64 else x.float()
         a = positive(self.clip, _LEAST).to(wide.dtype)
         low = -a if self.signed else torch.zeros_like(a)
-        clipped = torch.where(wide < a, torch.where(wide < low, low, wide), a)
+        # in this order a NaN stays one
+        clipped = torch.where(wide >= a, a, torch.where(wide < low, low, wide))
         step = a.detach() / self.stairs.high
         # in the paper the levels move with a only where x is clipped
         z = replaced(clipped, clipped / step)

@@ -142,7 +142,7 @@ class LsqWeight(WeightParametrization):
 
     Gradients, with v = w / s and the identity for the rounding:
 
-        d Q / d w = 1 if -Qn <= v <= Qp else 0
+        d Q / d w = 1 if -Qn < v < Qp else 0
         d Q / d s = round(v) - v inside, -Qn below, Qp above; times 1 / sqrt(N Qp)
 
     N counts the weights of a scale. s starts at 2 mean|w| / sqrt(Qp). Unlike the paper, s is kept

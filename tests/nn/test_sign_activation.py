@@ -61,7 +61,7 @@ def test_no_shift_until_asked_for_and_none_at_the_start():
     fresh = SignActivation(channels=3)
     assert fresh.shift.tolist() == [0, 0, 0]
     assert torch.equal(fresh(x), SignActivation()(x))
-    with pytest.raises(RuntimeError):
+    with pytest.raises(SpecError, match=r"3 channels got inputs of shape .4, 5, 2."):
         fresh(torch.randn(4, 5, 2))
 
 
