@@ -99,7 +99,8 @@ class Diagnostics(Callback):
     ) -> None:
         """Follow the window, and measure at its end."""
         step = trainer.global_step
-        if step == self._seen or not pl_module.is_quantized:
+        quantizes: bool = pl_module.spec.has_quantizers  # type: ignore[assignment, union-attr]
+        if step == self._seen or not pl_module.is_quantized or not quantizes:
             return
         self._seen = step
         to_go = -step % self._every

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from qat.functional.gradient import scaled_gradient
 from qat.functional.sign import sign_ste
 from qat.names import Derivative
 from qat.nn.parametrization import DorefaWeight, LsqWeight, WeightParametrization
@@ -38,10 +39,11 @@ class ResteWeight(WeightParametrization):
 class BiperWeight(WeightParametrization):
     """BiPer weights: Q(w) = s sign(sin(om w)), om = 20, the sign with the identity behind it.
 
-        d Q / d w = s om cos(om w),   d Q / d s = sign(sin(om w))
+        d Q / d w = s om cos(om w),   d Q / d s = sign(sin(om w)) / sqrt(N)
 
     s is learned and starts at mean|w|. Unlike the authors' code, whose scale per channel follows
-    the convolution, it belongs to the weight. Their first stage, sin(om w) without the sign, is not
+    the convolution, it belongs to the weight; its gradient is divided by sqrt(N) as LSQ's is, N the
+    weights of a scale, for the sum over a whole layer makes a common learning rate diverge. Their first stage, sin(om w) without the sign, is not
     offered.
 
     Args:
@@ -80,7 +82,8 @@ class BiperWeight(WeightParametrization):
         """Signs of the sine, and s."""
         wave = torch.sin(_OMEGA * w)
         signs = sign_ste(wave, self.derivative, sharpness=self.sharpness)
-        return signs, self.scale.to(w.dtype)
+        s = scaled_gradient(self.scale, (self.scale.numel() / w.numel()) ** 0.5)
+        return signs, s.to(w.dtype)
 
 
 METHODS: dict[WeightMethod, type[WeightParametrization]] = {

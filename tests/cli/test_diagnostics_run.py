@@ -107,5 +107,4 @@ def test_other_networks(quant, tmp_path):
     header = (folder / "metrics.csv").read_text().splitlines()[0]
     assert ("quant/gradient_cosine" in header) == (quant != "float")
     assert ("quant/occupancy" in header) == (quant != "float")
-    assert ("quant/flip_rate" in header) == (quant != "float" and 34 > 50)
     assert (folder / "figures").exists() == (quant != "float")
