@@ -54,7 +54,7 @@ class LsqActivation(QuantizedActivation):
         super().__init__(bits, derivative, signed=signed, ceiling=ceiling)
         low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
         self.stairs = Stairs(low=low, high=high, first=low, shift=0.5)
-        self.scale = nn.Parameter(torch.tensor(gaussian_step(2**bits - 1)))
+        self.scale = nn.Parameter(torch.tensor(gaussian_step(high)))
 
     def quantize(self, x: Tensor) -> Tensor:
         """Codes of x times s."""
@@ -80,7 +80,7 @@ class PactActivation(QuantizedActivation):
     """Learned clip a: y = clip(x, 0, a) rounded to the nearest of the 2^b levels 0 .. a.
 
         d y / d x = 1 if 0 <= x < a else 0      (times the slope of the rounding)
-        d y / d a = 1 if x >= a else 0
+        d y / d a = 1 if x >= a else 0          (whatever that slope)
 
     Signed: clip(x, -a, a) on 2^b - 1 levels, d y / d a = -1 where x < -a. The L2 penalty on a is
     the optimizer's weight decay. a is kept from 1e-6 on by a clamp that passes the gradient.
@@ -120,13 +120,16 @@ class PactActivation(QuantizedActivation):
         wide = x if x.dtype == torch.float64 else x.float()
         a = positive(self.clip, _LEAST).to(wide.dtype)
         low = -a if self.signed else torch.zeros_like(a)
+        above, below = wide >= a, wide < low
         # in this order a NaN stays one
-        clipped = torch.where(wide >= a, a, torch.where(wide < low, low, wide))
+        clipped = torch.where(above, a.detach(), torch.where(below, low.detach(), wide))
         step = a.detach() / self.stairs.high
-        # in the paper the levels move with a only where x is clipped
         z = replaced(clipped, clipped / step)
         codes = round_ste(z, self.stairs, self.derivative, sharpness=self.sharpness)
-        return replaced(codes, codes * step).to(x.dtype)
+        # in the paper the levels move with a only where x is clipped; there the gradient of a
+        # passes the rounding by, as some coarse derivatives vanish or turn at the end levels
+        ends = torch.where(above, a, torch.where(below, low, torch.zeros_like(a)))
+        return replaced(codes + ends, codes * step).to(x.dtype)
 
     @torch.no_grad()
     def start_from(self, mean: float) -> None:

@@ -75,11 +75,12 @@ class WeightParametrization(nn.Module):
         return (codes * scale).to(w.dtype)
 
     def start(self, w: Tensor) -> None:
-        """Start what is learned from a float weight; nothing here.
+        """Start what is learned from a float weight; here only check that it has a scale.
 
         Raises:
-            SpecError: w is empty.
+            SpecError: w is empty, or has no axis to take channels from.
         """
+        self._scale_shape(w)
 
     def set_progress(self, progress: float) -> None:
         """Move a scheduled derivative to this place of the quantized phase, 0 .. 1."""
@@ -100,7 +101,8 @@ class WeightParametrization(nn.Module):
     def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Codes int8 of w's shape, scale float32 of shape () or (O, 1, ..., 1)."""
         values, scale = self.quantize(w.detach().float())
-        return self._to_codes(values).to(torch.int8), scale.reshape(self._scale_shape(w))
+        # a copy: a learned scale must not move under codes that were taken from it
+        return self._to_codes(values).to(torch.int8), scale.clone().reshape(self._scale_shape(w))
 
     @torch.no_grad()
     def decode(self, codes: Tensor, scale: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -122,6 +124,8 @@ class WeightParametrization(nn.Module):
             raise SpecError(f"a weight of shape {tuple(w.shape)} is empty; leave it float")
         if self.granularity == "tensor":
             return ()
+        if w.ndim == 0:
+            raise SpecError("a scalar weight has no output channels; use granularity=tensor")
         return (w.shape[0], *(1 for _ in w.shape[1:]))
 
     def _signs(self, w: Tensor) -> tuple[Tensor, Tensor]:

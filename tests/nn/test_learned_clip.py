@@ -1,12 +1,14 @@
 """LSQ, PACT and DoReFa activations against their formulas, written again by hand."""
 
+import copy
 import math
 
 import pytest
 import torch
 
 from qat.functional.gaussian import gaussian_step
-from qat.functional.ste import DERIVATIVES
+from qat.functional.stairs import Stairs
+from qat.functional.ste import DERIVATIVES, ESTIMATORS, coarse_slope
 from qat.nn.learned_clip import DorefaActivation, LsqActivation, PactActivation
 
 KINDS = [LsqActivation, PactActivation, DorefaActivation]
@@ -123,3 +125,70 @@ def test_float_phase_half_precision_and_nan(kind):
     signed = kind(4, signed=True)
     signed.enabled = False
     assert signed(X) is X
+
+
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_the_slope_of_the_rounding_is_for_x_and_the_clip_counts_what_it_holds(derivative, signed):
+    quantizer = PactActivation(3, derivative, signed=signed, start=1.25)
+    quantizer.set_progress(0.6)
+    _, grad_x, grad_a = run(quantizer)
+    low, n = (-1.25, 3) if signed else (0.0, 7)
+    stairs = Stairs(low=-n if signed else 0, high=n, first=-n if signed else 0, shift=0.5)
+    sharpness = torch.tensor(ESTIMATORS[derivative].sharpness(0.6))
+    slope = coarse_slope(X * n / 1.25, derivative, stairs=stairs, sharpness=sharpness)
+    above, below = X >= 1.25, low > X
+    inside = ~(above | below)
+    torch.testing.assert_close(grad_x, UP * slope * inside, rtol=1e-4, atol=1e-5)
+    # also where the slope vanishes or turns at the end levels, as piecewise_quadratic's does
+    assert grad_a.item() == (UP[above].sum() - (UP[below].sum() if signed else 0)).item()
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_lsq_learns_its_step_through_the_chosen_slope(derivative):
+    quantizer = LsqActivation(3, derivative)
+    quantizer.scale.data.fill_(0.3)
+    quantizer.set_progress(0.6)
+    points = X - 0.01
+    y, grad_x, grad_s = run(quantizer, points)
+    stairs = Stairs(low=0, high=7, first=0, shift=0.5)
+    sharpness = torch.tensor(ESTIMATORS[derivative].sharpness(0.6))
+    v = points / 0.3
+    slope = coarse_slope(v, derivative, stairs=stairs, sharpness=sharpness) * ((v > 0) & (v < 7))
+    torch.testing.assert_close(grad_x, UP * slope, rtol=1e-4, atol=1e-5)
+    total = (UP * (y / 0.3 - slope * v)).sum() / math.sqrt(4 * 7)
+    torch.testing.assert_close(grad_s, total, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_signed_steps_start_from_their_own_number_of_codes(bits):
+    start = LsqActivation(bits, signed=True).scale.item()
+    assert start == pytest.approx(gaussian_step(2 ** (bits - 1) - 1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_state_and_copies(kind):
+    quantizer = kind(3, "power")
+    quantizer.set_progress(0.4)
+    for p in quantizer.parameters():
+        p.data.mul_(0.7)
+    twin = kind(3, "power")
+    twin.load_state_dict(quantizer.state_dict())
+    for other in (twin, copy.deepcopy(quantizer)):
+        for one, same in zip(run(other), run(quantizer), strict=True):
+            assert torch.equal(one, same)
+        assert all(
+            a is not b for a, b in zip(other.parameters(), quantizer.parameters(), strict=True)
+        )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_compiled_is_eager(kind):
+    torch._dynamo.reset()
+    quantizer, twin = kind(3, "dsq", signed=True), kind(3, "dsq", signed=True)
+    compiled = torch.compile(twin, fullgraph=True, backend="aot_eager")
+    for batch in (4, 6):  # the second one with another number of images
+        x = torch.randn(batch, 3, 2, generator=torch.Generator().manual_seed(batch))
+        upstream = torch.ones_like(x)
+        for one, same in zip(run(quantizer, x, upstream), run(compiled, x, upstream), strict=True):
+            torch.testing.assert_close(one, same, rtol=1e-6, atol=1e-6)

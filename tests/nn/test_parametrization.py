@@ -1,5 +1,6 @@
 """In-graph weight quantizers against their formulas, written again by hand."""
 
+import copy
 import math
 
 import pytest
@@ -10,7 +11,8 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from qat import SpecError
-from qat.functional.ste import DERIVATIVES
+from qat.functional.stairs import Stairs
+from qat.functional.ste import DERIVATIVES, ESTIMATORS, coarse_slope, sign_slope
 from qat.nn.binary_parametrization import METHODS
 from qat.spec import METHOD_BITS
 
@@ -245,3 +247,104 @@ def test_a_parametrized_layer_learns(name, bits):
         losses.append(loss.item())
     assert min(losses[-5:]) < losses[0]
     assert len(layer.weight.unique()) <= len(quantizer.levels)
+
+
+@pytest.mark.parametrize("progress", [0.0, 0.6])
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_the_chosen_slope_is_the_one_in_the_gradient(derivative, progress):
+    w, upstream = weight(4, 5, seed=6), weight(4, 5, seed=7)
+    sharpness = torch.tensor(ESTIMATORS[derivative].sharpness(progress))
+
+    def gradient(name, bits):
+        quantizer = made(name, bits, w, derivative=derivative)
+        quantizer.set_progress(progress)
+        return quantizer, gradients(quantizer, w, upstream)
+
+    relative = sign_slope(w / w.abs().mean(), derivative, sharpness=sharpness)
+    for name in ("dorefa", "reste"):
+        torch.testing.assert_close(gradient(name, 1)[1][0], upstream * relative)
+    quantizer, (grad, _) = gradient("biper", 1)
+    wave = sign_slope(torch.sin(20 * w), derivative, sharpness=sharpness)
+    expected = upstream * wave * quantizer.scale.detach() * 20 * torch.cos(20 * w)
+    torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-6)
+
+    stairs = Stairs(low=-4, high=3, first=-4, shift=0.5)
+    quantizer, (grad, grad_s) = gradient("lsq", 3)
+    s = quantizer.scale.detach()
+    v, codes = (w / s).clamp(-4, 3), quantizer.encode(w)[0]
+    slope = coarse_slope(v, derivative, stairs=stairs, sharpness=sharpness)
+    slope = slope * ((w / s > -4) & (w / s < 3))
+    torch.testing.assert_close(grad, upstream * slope)
+    by_scale = (upstream * (codes - slope * v)).sum() / math.sqrt(20 * 3)
+    torch.testing.assert_close(grad_s, by_scale, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("derivative", DERIVATIVES)
+def test_dorefa_puts_the_slope_between_the_rounding_and_the_tanh(derivative):
+    w, upstream = weight(4, 5, seed=8, size=1.0), weight(4, 5, seed=9, size=1.0)
+    (grad,) = gradients(made("dorefa", 2, w, derivative=derivative), w, upstream)
+    w = w.clone().requires_grad_()
+    t = torch.tanh(w)
+    normal = t / t.abs().max()  # Q = 2 round(3 r) / 3 - 1 with r = normal / 2 + 1 / 2
+    z = (3 * (normal / 2 + 0.5)).detach()
+    slope = coarse_slope(z, derivative, stairs=Stairs(low=0, high=3, first=0, shift=0.5))
+    expected = torch.autograd.grad((normal * slope * upstream).sum(), w)[0]
+    torch.testing.assert_close(grad, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "bits", "granularity"), GRANULARITIES)
+def test_codes_and_scale_stay_as_they_were_taken(name, bits, granularity):
+    w = weight(6, 5)
+    quantizer = made(name, bits, w, granularity)
+    codes, scale = quantizer.encode(w)
+    before = quantizer.decode(codes, scale)
+    for p in quantizer.parameters():
+        p.data.mul_(2)
+    assert not scale.requires_grad
+    assert torch.equal(quantizer.decode(codes, scale), before)
+
+
+@pytest.mark.parametrize(("name", "bits", "granularity"), GRANULARITIES)
+def test_state_and_copies_hold_all_that_is_learned(name, bits, granularity):
+    w = weight(6, 5, seed=3)
+    quantizer = made(name, bits, w, granularity, derivative="power")
+    quantizer.set_progress(0.4)
+    for p in quantizer.parameters():
+        p.data.mul_(1.5)
+    twin = made(name, bits, torch.ones(6, 5), granularity, derivative="power")
+    twin.load_state_dict(quantizer.state_dict())
+    for other in (twin, copy.deepcopy(quantizer)):
+        assert all(
+            a is not b for a, b in zip(other.parameters(), quantizer.parameters(), strict=True)
+        )
+        for one, same in zip(gradients(other, w, w), gradients(quantizer, w, w), strict=True):
+            assert torch.equal(one, same)
+        assert torch.equal(other(w), quantizer(w))
+
+
+@pytest.mark.parametrize("factor", [0.25, 8.0])
+@pytest.mark.parametrize(("bits", "granularity"), [(2, "tensor"), (4, "channel")])
+def test_lsq_and_its_start_scale_with_the_weight(bits, granularity, factor):
+    w = weight(4, 6)
+    quantizer = made("lsq", bits, w, granularity)
+    scaled = made("lsq", bits, factor * w, granularity)  # a power of two: exact
+    assert torch.equal(scaled.scale, factor * quantizer.scale)
+    assert torch.equal(scaled(factor * w), factor * quantizer(w))
+
+
+@pytest.mark.parametrize(("name", "bits"), CASES)
+def test_half_precision_weights_are_quantized_in_float32(name, bits):
+    w = weight(4, 5).bfloat16()
+    quantizer = made(name, bits, w)
+    assert torch.equal(quantizer(w), quantizer(w.float()).bfloat16())
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(quantizer(w.float()), quantizer.decode(*quantizer.encode(w)))
+
+
+@pytest.mark.parametrize(("name", "bits"), CASES)
+def test_a_weight_without_elements_or_without_channels_cannot_start(name, bits):
+    with pytest.raises(SpecError, match=r"shape \(0, 3\) is empty; leave it float"):
+        METHODS[name](bits).start(torch.empty(0, 3))
+    if name != "dorefa":
+        with pytest.raises(SpecError, match="no output channels; use granularity=tensor"):
+            METHODS[name](bits, "channel").start(torch.tensor(0.5))
