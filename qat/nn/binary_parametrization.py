@@ -1,13 +1,12 @@
 """In-graph weight quantizers of one bit: ReSTE and BiPer."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qat.functional.gradient import scaled_gradient
 from qat.functional.sign import sign_ste
-from qat.names import Derivative
-from qat.nn.parametrization import DorefaWeight, LsqWeight, WeightParametrization
-from qat.spec import Granularity, WeightMethod
+from qat.nn.parametrization import DorefaWeight, LearnedScale, LsqWeight, WeightParametrization
+from qat.spec import WeightMethod
 
 _OMEGA = 20.0  # the authors' frequency
 
@@ -36,47 +35,25 @@ class ResteWeight(WeightParametrization):
         return self._signs(w)
 
 
-class BiperWeight(WeightParametrization):
+class BiperWeight(LearnedScale):
     """BiPer weights: Q(w) = s sign(sin(om w)), om = 20, the sign with the identity behind it.
 
         d Q / d w = s om cos(om w),   d Q / d s = sign(sin(om w)) / sqrt(N)
 
     s is learned and starts at mean|w|. Unlike the authors' code, whose scale per channel follows
     the convolution, it belongs to the weight; its gradient is divided by sqrt(N) as LSQ's is, N the
-    weights of a scale, for the sum over a whole layer makes a common learning rate diverge. Their first stage, sin(om w) without the sign, is not
-    offered.
+    weights of a scale, for the sum over a whole layer makes a common learning rate diverge. Their
+    first stage, sin(om w) without the sign, is not offered.
 
     Args:
         bits: 1.
         granularity: tensor or channel (the authors').
         derivative: coarse derivative of the sign at sin(om w); None is the identity.
 
-    Attributes:
-        scale: s, a parameter of shape () or (O, 1, ..., 1) once `start` has seen a weight.
-
     Source: arXiv:2404.01278.
     """
 
     kind = "biper"
-
-    def __init__(
-        self,
-        bits: int,
-        granularity: Granularity = "tensor",
-        *,
-        derivative: Derivative | None = None,
-    ) -> None:
-        super().__init__(bits, granularity, derivative=derivative)
-        self.scale = nn.Parameter(torch.ones(()))
-
-    @torch.no_grad()
-    def start(self, w: Tensor) -> None:
-        """Set s to mean|w| of each scale group."""
-        start = self._mean_size(w.detach().float())
-        if self.scale.shape == start.shape:
-            self.scale.copy_(start)
-        else:
-            self.scale = nn.Parameter(start)
 
     def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Signs of the sine, and s."""

@@ -44,6 +44,7 @@ class WeightParametrization(nn.Module):
 
     kind: ClassVar[WeightMethod]
     own_derivative: ClassVar[Derivative] = "identity"
+    granularities: ClassVar[tuple[Granularity, ...]] = ("tensor", "channel")
     sharpness: Tensor | None
 
     def __init__(
@@ -57,8 +58,9 @@ class WeightParametrization(nn.Module):
         if bits not in METHOD_BITS[self.kind]:
             allowed = ", ".join(str(b) for b in METHOD_BITS[self.kind])
             raise SpecError(f"{self.kind} needs bits in {allowed}; got {bits!r}")
-        if granularity not in ("tensor", "channel"):
-            raise SpecError(f"granularity must be tensor or channel, got {granularity!r}")
+        if granularity not in self.granularities:
+            offered = " or ".join(self.granularities)
+            raise SpecError(f"granularity of {self.kind} must be {offered}, got {granularity!r}")
         self.bits = bits
         self.granularity: Granularity = granularity
         self.derivative: Derivative = derivative or self.own_derivative
@@ -141,7 +143,40 @@ class WeightParametrization(nn.Module):
         return w.abs().reshape(math.prod(shape), -1).mean(dim=1).reshape(shape)
 
 
-class LsqWeight(WeightParametrization):
+class LearnedScale(WeightParametrization):
+    """In-graph weight quantizers that learn their scale s.
+
+    Attributes:
+        scale: s, a parameter of shape () or (O, 1, ..., 1) once `start` has seen a weight.
+    """
+
+    scale: Tensor
+
+    def __init__(
+        self,
+        bits: int,
+        granularity: Granularity = "tensor",
+        *,
+        derivative: Derivative | None = None,
+    ) -> None:
+        super().__init__(bits, granularity, derivative=derivative)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    @torch.no_grad()
+    def start(self, w: Tensor) -> None:
+        """Set s from the mean |w| of each scale group."""
+        start = self.first_scale(self._mean_size(w.detach().float()))
+        if self.scale.shape == start.shape:
+            self.scale.copy_(start)
+        else:
+            self.scale = nn.Parameter(start)
+
+    def first_scale(self, mean_size: Tensor) -> Tensor:
+        """The start of s for this mean |w|: the mean itself."""
+        return mean_size
+
+
+class LsqWeight(LearnedScale):
     """Learned step size: Q(w) = s round(clip(w / s, -Qn, Qp)), Qn = 2^(b-1), Qp = 2^(b-1) - 1.
 
     Gradients, with v = w / s and the identity for the rounding:
@@ -157,35 +192,21 @@ class LsqWeight(WeightParametrization):
         granularity: tensor (the paper's) or channel.
         derivative: coarse derivative of the rounding inside the clip; None is the identity.
 
-    Attributes:
-        scale: s, a parameter of shape () or (O, 1, ..., 1) once `start` has seen a weight.
-
     Source: arXiv:1902.08153.
     """
 
     kind = "lsq"
 
-    def __init__(
-        self,
-        bits: int,
-        granularity: Granularity = "tensor",
-        *,
-        derivative: Derivative | None = None,
-    ) -> None:
-        super().__init__(bits, granularity, derivative=derivative)
-        half = 2 ** (bits - 1)
-        self.stairs = Stairs(low=-half, high=half - 1, first=-half, shift=0.5)
-        self.scale = nn.Parameter(torch.ones(()))
+    @property
+    def stairs(self) -> Stairs:
+        """The codes -Qn .. Qp, nearest."""
+        half = 2 ** (self.bits - 1)
+        return Stairs(low=-half, high=half - 1, first=-half, shift=0.5)
 
-    @torch.no_grad()
-    def start(self, w: Tensor) -> None:
-        """Set s to 2 mean|w| / sqrt(Qp) of each scale group."""
-        start = self._mean_size(w.detach().float()) * 2 / self.stairs.high**0.5
-        start = start.clamp_(min=_SCALE_MIN)
-        if self.scale.shape == start.shape:
-            self.scale.copy_(start)
-        else:
-            self.scale = nn.Parameter(start)
+    def first_scale(self, mean_size: Tensor) -> Tensor:
+        """2 mean|w| / sqrt(Qp)."""
+        start: Tensor = mean_size * 2 / self.stairs.high**0.5
+        return start.clamp(min=_SCALE_MIN)
 
     def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and s, s with its own gradient scale."""
@@ -211,28 +232,19 @@ class DorefaWeight(WeightParametrization):
 
     Args:
         bits: 1..8.
-        granularity: tensor.
+        granularity: tensor; the normalisation is the layer's.
         derivative: coarse derivative of the rounding; None is the identity.
-
-    Raises:
-        SpecError: granularity=channel; the normalisation is the layer's.
 
     Source: arXiv:1606.06160.
     """
 
     kind = "dorefa"
+    granularities = ("tensor",)
 
-    def __init__(
-        self,
-        bits: int,
-        granularity: Granularity = "tensor",
-        *,
-        derivative: Derivative | None = None,
-    ) -> None:
-        super().__init__(bits, granularity, derivative=derivative)
-        if granularity == "channel":
-            raise SpecError("granularity=channel is not offered by dorefa; use tensor")
-        self.stairs = Stairs(low=0, high=2**bits - 1, first=0, shift=0.5)
+    @property
+    def stairs(self) -> Stairs:
+        """The codes 0 .. n of r, nearest."""
+        return Stairs(low=0, high=2**self.bits - 1, first=0, shift=0.5)
 
     def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Odd integers and 1 / n, or signs and mean|w|."""

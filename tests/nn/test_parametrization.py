@@ -214,8 +214,8 @@ def test_zeros(name, bits):
         ("lsq", 1, "tensor", "lsq needs bits in 2, 3, .*; got 1"),
         ("reste", 2, "tensor", "reste needs bits in 1; got 2"),
         ("dorefa", 9, "tensor", "dorefa needs bits"),
-        ("dorefa", 2, "channel", "not offered by dorefa; use tensor"),
-        ("lsq", 2, "row", "granularity must be tensor or channel, got 'row'"),
+        ("dorefa", 2, "channel", "granularity of dorefa must be tensor, got 'channel'"),
+        ("lsq", 2, "row", "granularity of lsq must be tensor or channel, got 'row'"),
     ],
 )
 def test_refusals(name, bits, granularity, message):
