@@ -103,8 +103,7 @@ class WeightParametrization(nn.Module):
     def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Codes int8 of w's shape, scale float32 of shape () or (O, 1, ..., 1)."""
         values, scale = self.quantize(w.detach().float())
-        # a copy: a learned scale must not move under codes that were taken from it
-        return self._to_codes(values).to(torch.int8), scale.clone().reshape(self._scale_shape(w))
+        return self._to_codes(values).to(torch.int8), scale.reshape(self._scale_shape(w))
 
     @torch.no_grad()
     def decode(self, codes: Tensor, scale: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:

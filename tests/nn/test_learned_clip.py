@@ -192,3 +192,14 @@ def test_compiled_is_eager(kind):
         upstream = torch.ones_like(x)
         for one, same in zip(run(quantizer, x, upstream), run(compiled, x, upstream), strict=True):
             torch.testing.assert_close(one, same, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_pact_at_the_ends_of_its_clip(signed):
+    quantizer = PactActivation(2, signed=signed, start=1.25)
+    below = torch.nextafter(torch.tensor(1.25), torch.tensor(0.0)).item()
+    x = torch.tensor([[1.25, below, 0.0, -1.25]])
+    _, grad_x, grad_a = run(quantizer, x, torch.tensor([[1.0, 2.0, 4.0, 8.0]]))
+    # 0 <= x < a learns through x, x = a through the clip; signed: -a is the last that x owns
+    assert grad_x.tolist() == [[0.0, 2.0, 4.0, 8.0 if signed else 0.0]]
+    assert grad_a.item() == 1.0
