@@ -62,7 +62,7 @@ def draw_classification(result: Result) -> "Figure":
     with panels(1, 1, width=6.5, height=3.6) as (figure, axes):
         ax = axes[0, 0]
         for index, (name, error) in enumerate(result.curves["error"].items()):
-            style = ("-", "--")[index // len(COLORS)]
+            style = ("-", "--", ":")[index % 3]  # some curves lie on each other
             steps = range(1, len(error) + 1)
             ax.semilogx(steps, error, style, color=COLORS[index % len(COLORS)], label=name)
         ax.set(xlabel="step", ylabel="share of wrongly classified samples")

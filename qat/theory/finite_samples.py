@@ -172,7 +172,7 @@ def _claims(
         Claim(
             text="the number of samples needed grows no faster than in proportion to n at these "
             "sizes "
-            "(ours; the paper's bounds are of higher order, for the worst case)",
+            "(ours)",
             verdict=verdict(
                 enough and all(int(r or 99) <= 2 * int(needed[1] or 0) for r in needed)
             ),
