@@ -14,7 +14,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = [
     "model=lenet5", "trainer.max_epochs=4", "warm_start.epochs=1", "training.threads=1",
-    "callbacks.diagnostics.every_n_steps=12", "training.checkpoint_every=1",
+    "callbacks.diagnostics.every_n_steps=12", "training.checkpoint_every=5",
 ]  # fmt: skip
 WINDOW = ("quant/oscillation", "quant/occupancy", "quant/settled")
 PROBE = ("quant/dead_gradients", "quant/gradient_cosine")

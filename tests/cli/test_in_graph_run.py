@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # scheduled coarse derivatives in weights and activations, shifts, signs
 SMALL = [
     "model=lenet5", "quant=reste_w1a1", "quant.activation.shift=channel", "trainer.max_epochs=3",
-    "warm_start.epochs=1", "training.threads=1", "training.checkpoint_every=1",
+    "warm_start.epochs=1", "training.threads=1", "training.checkpoint_every=9",
 ]  # fmt: skip
 
 
