@@ -13,7 +13,8 @@ from qat.errors import SpecError
 from qat.lit.data.first import first_batches
 from qat.lit.level_window import occupancy, oscillation, quantized_weights, sampled_codes
 from qat.lit.probe import Look, look
-from qat.report.diagnostics_figure import METRICS, read_rows
+from qat.report.diagnostics_figure import METRICS, draw_diagnostics, read_rows
+from qat.report.figure import save_figure
 
 _log = logging.getLogger(__name__)
 
@@ -50,7 +51,7 @@ class Diagnostics(Callback):
         *,
         window: int = 10,
         images: int = 16,
-        directions: int = 4,
+        directions: int = 3,
         width: float = 0.01,
     ) -> None:
         wrong = {
@@ -70,12 +71,13 @@ class Diagnostics(Callback):
         self._images, self._directions, self._width = images, directions, width
         self._codes: list[Tensor] = []
         self._histogram: list[int] = []
+        self._batch: tuple[Tensor, Tensor] | None = None
         self._seen = 0
 
     # -- state: an open window goes into the checkpoint -------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """The codes of the open window and the last histogram."""
+        """The codes of the open window, and the histogram of those before."""
         return {"codes": list(self._codes), "histogram": list(self._histogram)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -84,6 +86,11 @@ class Diagnostics(Callback):
         self._histogram = list(state_dict["histogram"])
 
     # -- measuring --------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Forget an earlier fit; what a checkpoint holds is loaded after this."""
+        if stage == "fit":
+            self._codes, self._histogram, self._batch = [], [], None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count steps from where the run stands."""
@@ -122,7 +129,8 @@ class Diagnostics(Callback):
         stacked = torch.stack(codes)
         stays = occupancy(stacked)
         counts = torch.bincount((stays * self._window).round().long(), minlength=self._window + 1)
-        self._histogram = counts.tolist()
+        before = self._histogram or [0] * len(counts)
+        self._histogram = [a + b for a, b in zip(before, counts.tolist(), strict=True)]
         return {
             "quant/oscillation": oscillation(stacked),
             "quant/occupancy": float(stays.mean()),
@@ -130,15 +138,17 @@ class Diagnostics(Callback):
         }
 
     def _probe_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
-        image, label = next(iter(first_batches(trainer.datamodule, 1)))  # type: ignore[attr-defined]
-        image = image[: self._images].to(module.device)
-        label = label[: self._images].to(module.device)
+        if self._batch is None:  # decoding and augmenting it takes longer than a look
+            image, label = next(iter(first_batches(trainer.datamodule, 1)))  # type: ignore[attr-defined]
+            self._batch = image[: self._images], label[: self._images]
+        image, label = (part.to(module.device) for part in self._batch)
         net: Any = module.net
 
         def loss() -> Tensor:
-            with trainer.precision_plugin.forward_context():
-                value: Tensor = module.criterion(net(image), label)  # type: ignore[operator]
-            return value.float()
+            # in float32 also where training is not: halves would lose differences and count
+            # gradients that underflow without their scaler as dead
+            value: Tensor = module.criterion(net(image), label)  # type: ignore[operator]
+            return value
 
         seen: Look = look(
             net,
@@ -157,13 +167,11 @@ class Diagnostics(Callback):
         folder = Path(trainer.default_root_dir)
         if not trainer.is_global_zero or not (folder / "metrics.csv").is_file():
             return
-        rows = read_rows(folder / "metrics.csv")
-        if not any(row.get(name) for row in rows for name in METRICS):
-            return
-        from qat.report.diagnostics_figure import draw_diagnostics
-        from qat.report.figure import save_figure
-
         try:
-            save_figure(draw_diagnostics(rows, self._histogram), folder / "figures" / "diagnostics")
-        except (OSError, ImportError) as error:  # the trained network matters more than its picture
-            _log.warning("no figure of the diagnostics: %s", error)
+            rows = read_rows(folder / "metrics.csv")
+            if any(row.get(name) for row in rows for name in METRICS):
+                figure = draw_diagnostics(rows, self._histogram)
+                save_figure(figure, folder / "figures" / "diagnostics")
+        except Exception as error:  # whatever it is, the trained network matters more
+            reason = str(error).partition("\n")[0]
+            _log.warning("no figure of the diagnostics: %s: %s", type(error).__name__, reason)

@@ -1,6 +1,7 @@
 """How weights move between levels over consecutive steps: flips, oscillation, occupancy."""
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,9 +13,9 @@ from qat.plan import latent_weight, weight_parametrizations
 
 Quantizer = WeightQuantizer | WeightParametrization
 
-# whole tensors are encoded, for a code is exact only with the scale of its whole tensor
+# whole tensors are encoded, for most codes are exact only with the scale of the whole tensor
 MOST_WEIGHTS = 2**20
-SAMPLE = 1024  # weights per tensor that are followed
+SAMPLE = 2**16  # weights that are followed, at most
 
 
 def quantized_weights(module: LightningModule) -> list[tuple[Tensor, Quantizer]]:
@@ -31,21 +32,29 @@ def quantized_weights(module: LightningModule) -> list[tuple[Tensor, Quantizer]]
 
 
 def sampled_codes(weights: Sequence[tuple[Tensor, Quantizer]]) -> Tensor:
-    """Codes int8 (S,) at fixed positions of the smaller tensors, at most MOST_WEIGHTS in all.
+    """Codes int8 (S,) of evenly spaced weights, so that large tensors count for more.
 
-    Tensors are taken in order of their size until the budget is spent, at least one; of each,
-    SAMPLE evenly spaced weights.
+    A sign needs no scale: of all tensors with two levels and one scale, only the weights followed
+    are encoded. Of the others the smallest ones are followed, MOST_WEIGHTS in all, at least one.
     """
-    ordered = sorted(weights, key=lambda pair: pair[0].numel())
-    codes: list[Tensor] = []
-    spent = 0
-    for w, quantizer in ordered:
-        spent += w.numel()
-        if codes and spent > MOST_WEIGHTS:
-            break
-        every = max(1, w.numel() // SAMPLE)
-        codes.append(quantizer.encode(w)[0].flatten()[::every][:SAMPLE].cpu())
-    return torch.cat(codes) if codes else torch.empty(0, dtype=torch.int8)
+    followed = [pair for pair in weights if _is_sign(pair[1])]
+    whole = [pair for pair in weights if not _is_sign(pair[1])]
+    sizes = accumulate(sorted(w.numel() for w, _ in whole))
+    count = max(1, sum(size <= MOST_WEIGHTS for size in sizes))
+    followed += sorted(whole, key=lambda pair: pair[0].numel())[:count]
+    every = -(-sum(w.numel() for w, _ in followed) // SAMPLE)
+    return torch.cat([_every(w, quantizer, every) for w, quantizer in followed]).cpu()
+
+
+def _is_sign(quantizer: Quantizer) -> bool:
+    return len(quantizer.levels) == 2 and quantizer.granularity == "tensor"
+
+
+def _every(w: Tensor, quantizer: Quantizer, every: int) -> Tensor:
+    """Codes of every n-th weight."""
+    if _is_sign(quantizer):
+        return quantizer.encode(w.flatten()[::every])[0]
+    return quantizer.encode(w)[0].flatten()[::every]
 
 
 def oscillation(codes: Tensor) -> float:
