@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from qat.errors import QatError as QatError
     from qat.errors import SpecError as SpecError
     from qat.functional.schedule import Schedule as Schedule
+    from qat.functional.sign import sign_ste as sign_ste
     from qat.functional.staircase import staircase_ste as staircase_ste
     from qat.functional.stairs import Stairs as Stairs
     from qat.functional.stairs import relu_stairs as relu_stairs
     from qat.functional.stairs import signed_stairs as signed_stairs
     from qat.lit.classifier import LitClassifier as LitClassifier
     from qat.nn.activation import ActivationQuantizer as ActivationQuantizer
+    from qat.nn.sign_activation import SignActivation as SignActivation
     from qat.nn.weight import WeightQuantizer as WeightQuantizer
     from qat.optim.groups import parameter_groups as parameter_groups
     from qat.optim.quant_optimizer import Projection as Projection
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from qat.surgery import enable_quantizers as enable_quantizers
     from qat.surgery import load_weights as load_weights
     from qat.surgery import prepare as prepare
+    from qat.surgery import set_progress as set_progress
     from qat.trained import load_trained as load_trained
 
     __version__: str
@@ -69,6 +72,7 @@ _MODULES = {
     "QuantSpec": "qat.spec",
     "RuleSpec": "qat.spec",
     "Schedule": "qat.functional.schedule",
+    "SignActivation": "qat.nn.sign_activation",
     "SpecError": "qat.errors",
     "Stairs": "qat.functional.stairs",
     "UpdateRule": "qat.optim.rule",
@@ -87,6 +91,8 @@ _MODULES = {
     "parameter_groups": "qat.optim.groups",
     "prepare": "qat.surgery",
     "relu_stairs": "qat.functional.stairs",
+    "set_progress": "qat.surgery",
+    "sign_ste": "qat.functional.sign",
     "signed_stairs": "qat.functional.stairs",
     "staircase_ste": "qat.functional.staircase",
     "start_steps": "qat.calibrate",
