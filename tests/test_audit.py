@@ -7,6 +7,7 @@ from torch import nn
 from qat.audit import audit, check_on_grid
 from qat.audit_table import audit_table
 from qat.errors import NotOnGridError
+from qat.nn.parametrization import LsqWeight
 from qat.nn.weight import WeightQuantizer
 from qat.plan import weight_projections
 from qat.spec import ActivationSpec, EndsSpec, Override, QuantSpec, WeightSpec
@@ -185,3 +186,16 @@ def test_auditing_changes_nothing():
     audit(net, spec, IMAGES)
     assert net.training
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+@pytest.mark.parametrize("codes", [[-8, 3, 0, -1], [7, -8, 1, 2], [7, 3, -2, 1], [-5, 2, 4, 0]])
+def test_a_grid_that_is_not_symmetric_is_recognised(codes):
+    quantizer = LsqWeight(4)  # codes -8 .. 7: the largest value may be negative
+    weight = torch.tensor(codes, dtype=torch.float32) * 0.0517
+    levels, scale = check_on_grid("layer", weight, quantizer)
+    assert levels == len(set(codes))
+    # the scale is known up to a common factor of the codes that are worn
+    ratio = torch.tensor(codes) * 0.0517 / scale
+    assert (ratio - ratio.round()).abs().max() < 1e-4
+    with pytest.raises(NotOnGridError, match="layer"):
+        check_on_grid("layer", weight + torch.tensor([0.0, 0.01, 0.0, 0.0]), quantizer)
