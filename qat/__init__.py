@@ -14,12 +14,21 @@ if TYPE_CHECKING:
     from qat.audit import audit as audit
     from qat.audit_table import audit_table as audit_table
     from qat.calibrate import start_steps as start_steps
+    from qat.distill.loss import FeatureAffinityLoss as FeatureAffinityLoss
+    from qat.distill.loss import ProjectedAffinityLoss as ProjectedAffinityLoss
+    from qat.distill.tap import FeatureTap as FeatureTap
+    from qat.distill.teacher import Teacher as Teacher
+    from qat.distill_spec import DistillSpec as DistillSpec
     from qat.errors import CheckpointError as CheckpointError
     from qat.errors import DataError as DataError
     from qat.errors import NonFiniteError as NonFiniteError
     from qat.errors import NotOnGridError as NotOnGridError
     from qat.errors import QatError as QatError
     from qat.errors import SpecError as SpecError
+    from qat.functional.affinity import feature_affinity as feature_affinity
+    from qat.functional.distillation import logit_kl as logit_kl
+    from qat.functional.distillation import logit_mse as logit_mse
+    from qat.functional.projected_affinity import projected_affinity as projected_affinity
     from qat.functional.schedule import Schedule as Schedule
     from qat.functional.sign import sign_ste as sign_ste
     from qat.functional.staircase import staircase_ste as staircase_ste
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
     from qat.functional.stairs import relu_stairs as relu_stairs
     from qat.functional.stairs import signed_stairs as signed_stairs
     from qat.lit.classifier import LitClassifier as LitClassifier
+    from qat.lit.distiller import LitDistiller as LitDistiller
     from qat.nn.activation import ActivationQuantizer as ActivationQuantizer
     from qat.nn.sign_activation import SignActivation as SignActivation
     from qat.nn.weight import WeightQuantizer as WeightQuantizer
@@ -45,6 +55,7 @@ if TYPE_CHECKING:
     from qat.spec import QuantSpec as QuantSpec
     from qat.spec import RuleSpec as RuleSpec
     from qat.spec import WeightSpec as WeightSpec
+    from qat.stages import stage_outputs as stage_outputs
     from qat.surgery import activation_quantizers as activation_quantizers
     from qat.surgery import enable_quantizers as enable_quantizers
     from qat.surgery import load_weights as load_weights
@@ -60,12 +71,17 @@ _MODULES = {
     "Audit": "qat.audit",
     "CheckpointError": "qat.errors",
     "DataError": "qat.errors",
+    "DistillSpec": "qat.distill_spec",
     "EndsSpec": "qat.spec",
+    "FeatureAffinityLoss": "qat.distill.loss",
+    "FeatureTap": "qat.distill.tap",
     "LayerAudit": "qat.audit",
     "LitClassifier": "qat.lit.classifier",
+    "LitDistiller": "qat.lit.distiller",
     "NonFiniteError": "qat.errors",
     "NotOnGridError": "qat.errors",
     "Override": "qat.spec",
+    "ProjectedAffinityLoss": "qat.distill.loss",
     "Projection": "qat.optim.quant_optimizer",
     "QatError": "qat.errors",
     "QuantOptimizer": "qat.optim.quant_optimizer",
@@ -75,6 +91,7 @@ _MODULES = {
     "SignActivation": "qat.nn.sign_activation",
     "SpecError": "qat.errors",
     "Stairs": "qat.functional.stairs",
+    "Teacher": "qat.distill.teacher",
     "UpdateRule": "qat.optim.rule",
     "WeightQuantizer": "qat.nn.weight",
     "WeightSpec": "qat.spec",
@@ -85,15 +102,20 @@ _MODULES = {
     "binary_connect": "qat.optim.rule",
     "binary_relax": "qat.optim.rule",
     "enable_quantizers": "qat.surgery",
+    "feature_affinity": "qat.functional.affinity",
     "float_only": "qat.optim.rule",
     "load_trained": "qat.trained",
     "load_weights": "qat.surgery",
+    "logit_kl": "qat.functional.distillation",
+    "logit_mse": "qat.functional.distillation",
     "parameter_groups": "qat.optim.groups",
     "prepare": "qat.surgery",
+    "projected_affinity": "qat.functional.projected_affinity",
     "relu_stairs": "qat.functional.stairs",
     "set_progress": "qat.surgery",
     "sign_ste": "qat.functional.sign",
     "signed_stairs": "qat.functional.stairs",
+    "stage_outputs": "qat.stages",
     "staircase_ste": "qat.functional.staircase",
     "start_steps": "qat.calibrate",
     "weight_projections": "qat.plan",

@@ -4,12 +4,14 @@ import difflib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
@@ -74,7 +76,7 @@ def recomposed(conf: Path, folder: Path) -> RunSpec:
     overrides = resumed_overrides([f"resume={folder}"])
     # what the run itself was resumed from is not part of what it is
     own = ("resume=", "hydra.")
-    with initialize_config_dir(str(conf), version_base="1.3", job_name="train"):
+    with _composing(conf):
         config = _plain(compose("config", [o for o in overrides if not o.startswith(own)]))
     try:
         _check_same(folder, config, ())
@@ -82,6 +84,74 @@ def recomposed(conf: Path, folder: Path) -> RunSpec:
         raise CheckpointError(f"{error}; it was trained by another version of qat") from None
     config.pop("allow_targets")
     return RunSpec.from_dict(config)
+
+
+def group_option(conf: Path, group: str, name: str) -> Any:
+    """The content of one option of a config group, as plain values."""
+    with _composing(conf):
+        return _plain(compose("config", [f"{group}={name}"]))[group]
+
+
+def recorded(conf: Path, folder: Path, config: Mapping[str, Any]) -> None:
+    """Write RUN/.hydra/ for a config that no command line gave, so that it can be recomposed.
+
+    The overrides choose the options that come nearest, and say what then still differs.
+
+    Raises:
+        SpecError: the config cannot be composed from `conf`.
+    """
+    with _composing(conf):
+        choices = [
+            f"{group}={_nearest(conf, group, config[group])}"
+            for group, content in _plain(compose("config")).items()
+            if (conf / group).is_dir() and config[group] != content
+        ]
+        base = _plain(compose("config", choices))
+        overrides = [*choices, *_differences(base, config, "")]
+        try:
+            composed = _plain(compose("config", overrides))
+        except (HydraException, OmegaConfBaseException) as error:
+            raise SpecError(f"{folder}: {_one_line(error, conf)}") from None
+    if composed != config:
+        raise SpecError(f"{folder}: this config cannot be composed from conf/")
+    hydra = folder / ".hydra"
+    hydra.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(overrides), hydra / "overrides.yaml")
+    OmegaConf.save(OmegaConf.create(dict(config)), hydra / "config.yaml")
+
+
+def _nearest(conf: Path, group: str, wanted: Mapping[str, Any]) -> str:
+    """The option of a group with the fewest differences from a content."""
+
+    def distance(name: str) -> int:
+        option = _plain(compose("config", [f"{group}={name}"]))[group]
+        return len(list(_differences(option, wanted, "")))
+
+    return min(_files(conf / group), key=distance)
+
+
+def _differences(base: Mapping[str, Any], wanted: Mapping[str, Any], key: str) -> Iterator[str]:
+    """Overrides that turn one config into another; merging alone never takes a key away."""
+    for name in {**base, **wanted}:
+        path = f"{key}.{name}" if key else str(name)
+        if name not in wanted:
+            yield f"~{path}"
+        elif isinstance(base.get(name), Mapping) and isinstance(wanted[name], Mapping):
+            yield from _differences(base[name], wanted[name], path)
+        elif name not in base or base[name] != wanted[name]:
+            yield f"++{path}={_as_override(wanted[name])}"
+
+
+def _as_override(value: Any) -> str:
+    """A plain value in the grammar of overrides."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    if isinstance(value, (list, tuple)):
+        return f"[{','.join(_as_override(item) for item in value)}]"
+    if isinstance(value, Mapping):
+        inner = ",".join(f"{name}: {_as_override(item)}" for name, item in value.items())
+        return f"{{{inner}}}"
+    return _quoted(value) if isinstance(value, str) else repr(value)
 
 
 def instantiated(node: Mapping[str, Any], **extra: Any) -> Any:
@@ -99,6 +169,18 @@ def instantiated(node: Mapping[str, Any], **extra: Any) -> Any:
         if isinstance(cause, QatError):
             raise cause from None
         raise SpecError(f"{node['_target_']}: {str(cause).splitlines()[0]}") from error
+
+
+@contextmanager
+def _composing(conf: Path) -> Iterator[None]:
+    """Hydra set up for `compose`, also inside a job, where it is set up for that one already."""
+    state = GlobalHydra.instance()
+    outer, state.hydra = state.hydra, None
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3", job_name="train"):
+            yield
+    finally:
+        state.hydra = outer
 
 
 def _quoted(path: str) -> str:
@@ -120,7 +202,7 @@ def _jobs(overrides: list[str]) -> Iterable[list[str]]:
 
 def _checked_run(conf: Path, overrides: list[str]) -> RunSpec:
     try:
-        with initialize_config_dir(str(conf), version_base="1.3", job_name="train"):
+        with _composing(conf):
             config = _plain(compose("config", overrides))
             folder = compose("config", overrides, return_hydra_config=True).hydra.run.dir
     except (HydraException, OmegaConfBaseException) as error:
@@ -205,7 +287,7 @@ def _one_line(error: Exception, conf: Path) -> str:
 def _unknown_key(error: Exception, key: str, conf: Path) -> str:
     full = re.search(r"full_key: (\S+)", f"{error}\n{error.__cause__}")
     name = full.group(1) if full else key
-    with initialize_config_dir(str(conf), version_base="1.3", job_name="train"):
+    with _composing(conf):
         node: Any = compose("config")
     for part in name.split(".")[:-1]:
         node = node.get(part) if hasattr(node, "get") else None

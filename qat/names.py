@@ -16,3 +16,9 @@ Derivative = Literal[
     "swish_sign",
 ]
 StepDerivative = Literal["exact", "three_valued", "two_valued"]
+LogitLossName = Literal["mse", "kl", "none"]
+FeatureLossName = Literal[
+    "affinity", "projected_affinity", "hint", "attention", "similarity", "none"
+]
+Reduction = Literal["mean", "authors"]
+Adapter = Literal["none", "conv", "conv_relu"]

@@ -9,10 +9,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from qat.distill_spec import PRETRAINED, DistillSpec
 from qat.errors import SpecError
 from qat.lit.data.layout import check_data
 from qat.lit.model_options import check_model
 from qat.run_spec import RunSpec
+from qat.unlabelled_spec import check_unlabelled
 
 # a `_target_` is code that a config names; these prefixes are what our own configs need
 ALLOWED_TARGETS = (
@@ -79,7 +81,10 @@ def check_config(config: Mapping[str, Any]) -> RunSpec:
     _check_optimizer(spec.optimizer)
     _check_trainer(spec.trainer)
     _check_paths(spec)
+    _check_distill(spec.distill)
     check_data(spec.data)
+    if spec.unlabelled is not None:
+        check_unlabelled(spec.unlabelled)
     return spec
 
 
@@ -157,6 +162,20 @@ def _check_paths(spec: RunSpec) -> None:
         path = getattr(spec, key)
         if path is not None and not Path(path).exists():
             raise SpecError(f"{key}={path} does not exist; give a run folder")
+
+
+def _check_distill(distill: DistillSpec | None) -> None:
+    if distill is None:
+        return
+    if distill.teacher_model is not None:
+        check_model(distill.teacher_model)
+    path = distill.teacher
+    if path is not None and not distill.is_pretrained_name and not Path(path).exists():
+        names = " or ".join(f"{prefix}NAME" for prefix in PRETRAINED)
+        raise SpecError(
+            f"distill.teacher={path} does not exist; give a run folder, a checkpoint, {names}, or "
+            "null to train one"
+        )
 
 
 def _check_known(group: str, given: Mapping[str, Any], known: set[str]) -> None:

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from qat.distill_spec import DistillSpec
 from qat.errors import SpecError
 from qat.schema import check, option, read
 from qat.spec import QuantSpec
+from qat.unlabelled_spec import UnlabelledSpec
 
 DataName = Literal[
     "digits",
@@ -129,6 +131,8 @@ class RunSpec:
         callbacks: name -> callback node with `_target_`.
         warm_start: see WarmStartSpec.
         training: see TrainingSpec.
+        distill: see DistillSpec; None learns from labels alone.
+        unlabelled: see UnlabelledSpec; None takes the images of `data`.
         seed: of weights, sample order and augmentation, >= 0.
         init_from: run folder or checkpoint whose weights start the run.
         resume: run folder to continue.
@@ -146,6 +150,8 @@ class RunSpec:
     callbacks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     warm_start: WarmStartSpec
     training: TrainingSpec
+    distill: DistillSpec | None = None
+    unlabelled: UnlabelledSpec | None = None
     seed: int = option(1, low=0, high=2**32 - 1)
     init_from: str | None = None
     resume: str | None = None
@@ -160,6 +166,29 @@ class RunSpec:
             raise SpecError(
                 f"warm_start.epochs={self.warm_start.epochs} leaves no epoch for the quantized "
                 f"phase: trainer.max_epochs={epochs}; lower the one or raise the other"
+            )
+        self._check_labels()
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether labels of the training images are used."""
+        return self.distill is None or self.distill.labels
+
+    def _check_labels(self) -> None:
+        if self.uses_labels and self.unlabelled is not None:
+            raise SpecError(
+                f"unlabelled={','.join(self.unlabelled.sources)} needs a run without labels: "
+                "distill=faqd_label_free, or distill.labels=false"
+            )
+        if not self.uses_labels and self.data.class_weights != "none":
+            raise SpecError(
+                f"data.class_weights={self.data.class_weights} counts labels, which "
+                "distill.labels=false rules out; use none"
+            )
+        if not self.uses_labels and self.training.label_smoothing != 0:
+            raise SpecError(
+                f"training.label_smoothing={self.training.label_smoothing} has no effect with "
+                "distill.labels=false; use 0"
             )
 
     @classmethod

@@ -11,17 +11,18 @@ FILES = sorted((ROOT / "qat").rglob("*.py"))
 
 # layer of each part of qat; a part may import itself, lower layers, and what PEERS says
 LAYERS = {
-    "errors": 0, "names": 0, "schema": 1, "spec": 2, "run_spec": 3, "lit.model_options": 3,
-    "lit.data.layout": 4, "preflight": 5,
+    "errors": 0, "names": 0, "schema": 1, "spec": 2, "distill_spec": 2, "unlabelled_spec": 2,
+    "run_spec": 3, "lit.model_options": 3, "status": 3, "lit.data.layout": 4, "preflight": 5,
     "functional": 6, "nn": 7, "optim": 7, "distill": 7, "theory": 7,
     "flow": 8, "plan": 8, "surgery": 8, "calibrate": 8, "audit": 8, "audit_table": 8, "export": 8,
-    "report": 9, "lit": 10, "compose": 10, "trained": 11, "cli": 11, "": 12,
+    "stages": 8, "report": 9, "lit": 10, "compose": 10, "trained": 11, "teacher_training": 11,
+    "teacher_source": 12, "job": 13, "cli": 14, "": 15,
 }  # fmt: skip
 PEERS = {("plan", "flow"), ("surgery", "flow"), ("surgery", "plan"), ("audit", "flow")}
 PEERS |= {("audit", "plan"), ("calibrate", "plan"), ("calibrate", "surgery")}
-PEERS |= {("audit_table", "audit")}
+PEERS |= {("audit_table", "audit"), ("stages", "flow")}
 # parts that must load without torch see these only
-LIGHT = {"errors", "names", "schema", "spec", "run_spec"}
+LIGHT = {"errors", "names", "schema", "spec", "distill_spec", "unlabelled_spec", "run_spec"}
 LIGHT |= {"lit.model_options", "lit.data.layout", "preflight"}
 TORCH = {"torch"}
 LIGHTNING = {"torch", "lightning", "torchmetrics", "torchvision", "timm", "numpy", "PIL", "sklearn"}
@@ -29,12 +30,14 @@ PACKAGES = {
     **{part: set() for part in LIGHT},
     **dict.fromkeys(("functional", "nn", "optim", "distill", "theory"), TORCH),
     **dict.fromkeys(("flow", "plan", "surgery", "calibrate", "audit", "audit_table"), TORCH),
+    **dict.fromkeys(("stages", "trained", "teacher_source", "status"), TORCH),
     "export": {"torch", "onnx", "onnxruntime", "numpy"},
     "lit": LIGHTNING | {"safetensors", "typing_extensions"},
     "report": {"torch", "matplotlib", "cycler"},
     "compose": {"hydra", "omegaconf"},
-    "trained": {"torch"},
-    "cli": {"hydra", "omegaconf", "torch"},
+    "teacher_training": set(),
+    "job": set(),
+    "cli": {"hydra", "omegaconf"},
     "": set(),
 }
 

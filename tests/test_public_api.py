@@ -18,12 +18,17 @@ PUBLIC = [
     "Audit",
     "CheckpointError",
     "DataError",
+    "DistillSpec",
     "EndsSpec",
+    "FeatureAffinityLoss",
+    "FeatureTap",
     "LayerAudit",
     "LitClassifier",
+    "LitDistiller",
     "NonFiniteError",
     "NotOnGridError",
     "Override",
+    "ProjectedAffinityLoss",
     "Projection",
     "QatError",
     "QuantOptimizer",
@@ -33,6 +38,7 @@ PUBLIC = [
     "SignActivation",
     "SpecError",
     "Stairs",
+    "Teacher",
     "UpdateRule",
     "WeightQuantizer",
     "WeightSpec",
@@ -43,15 +49,20 @@ PUBLIC = [
     "binary_connect",
     "binary_relax",
     "enable_quantizers",
+    "feature_affinity",
     "float_only",
     "load_trained",
     "load_weights",
+    "logit_kl",
+    "logit_mse",
     "parameter_groups",
     "prepare",
+    "projected_affinity",
     "relu_stairs",
     "set_progress",
     "sign_ste",
     "signed_stairs",
+    "stage_outputs",
     "staircase_ste",
     "start_steps",
     "weight_projections",
@@ -129,7 +140,7 @@ def test_checking_a_command_needs_no_torch():
 
 
 def test_training_in_a_loop_needs_neither_lightning_nor_hydra():
-    own = {"LitClassifier", "load_trained"}  # these two are made of them
+    own = {"LitClassifier", "LitDistiller", "load_trained"}  # these are made of them
     used = " ".join(f"qat.{name};" for name in PUBLIC if name not in own)
     loaded = loaded_after(f"import qat; {used}")
     assert "torch" in loaded

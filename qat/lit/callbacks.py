@@ -104,14 +104,14 @@ class EpochLines(Callback):
     """One line per epoch, for terminals and logs that cannot show a progress bar."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print phase and validation accuracy."""
+        """Print phase and validation metrics."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         phase = "quantized" if getattr(pl_module, "is_quantized", True) else "float"
         shown = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if name in ("val/acc", "val/acc_relaxed", "val/loss")
+            if name.startswith("val/")
         }
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in sorted(shown.items()))
         print(

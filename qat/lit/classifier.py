@@ -1,69 +1,29 @@
-"""LitClassifier: trains a prepared network with an update rule, judged on hard weights."""
+"""LitClassifier: learns from labels."""
 
-import math
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, ExitStack, nullcontext
-from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
-import lightning as L
 import torch
-from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from qat.calibrate import start_steps
-from qat.lit.batchnorm import reestimated_batchnorm
-from qat.lit.data.first import first_batches
-from qat.lit.data.module import ImageData
-from qat.lit.phase_factor import phase_factor
-from qat.lit.refused import refuse_unsupported
-from qat.optim.groups import parameter_groups
-from qat.optim.quant_optimizer import QuantOptimizer
-from qat.optim.rule import rule_from_numbers
-from qat.plan import weight_projections
-from qat.run_spec import SchedulerSpec, TrainingSpec
+from qat.lit.data.dataset import Batch
+from qat.lit.quantized import LitQuantized
 from qat.spec import QuantSpec
-from qat.surgery import enable_quantizers, set_progress
-
-Batch = tuple[Tensor, Tensor]
 
 
-class OptimizerFactory(Protocol):
-    """A partial of a torch optimizer: takes parameter groups."""
-
-    keywords: dict[str, Any]
-
-    def __call__(self, params: Any) -> Optimizer:
-        """Build the optimizer."""
-
-
-class LitClassifier(L.LightningModule):
-    """Image classification on few levels: float warm start, then the quantized phase.
-
-    One fit with automatic optimisation. During the first `warm_start_epochs` the network is the
-    float one (activations as ReLU, validation on float weights). At the switch alpha is started,
-    and optimizer state and learning rate begin anew. From then on validation and test see hard
-    weights; while BinaryRelax relaxes, `val/acc_relaxed` tells the accuracy of the weights that
-    the gradient sees.
+class LitClassifier(LitQuantized):
+    """Image classification on few levels, by cross-entropy; see `LitQuantized`.
 
     Args:
         net: prepared network.
         spec: the options it was prepared with.
-        optimizer: partial of a torch optimizer with `lr` among its keywords.
-        scheduler: factor of the learning rate within each phase.
-        training: loss and loop options.
-        warm_start_epochs: float epochs at the start.
         classes: number of classes.
         class_weights: loss weight per class (K,), or None.
-        measures_steps: False keeps the alphas that were loaded with the weights.
+        options: of `LitQuantized`: optimizer, scheduler, training and more.
 
-    Logs (fractions 0..1): val/acc, val/loss, test/acc, test/loss, train/loss and train/acc per
-    epoch, val/acc_relaxed while 0 < theta < 1, quant/theta.
+    Logs (fractions 0..1) val/acc, val/loss, test/acc, test/loss, train/loss and train/acc.
     """
 
     def __init__(
@@ -71,131 +31,24 @@ class LitClassifier(L.LightningModule):
         net: nn.Module,
         spec: QuantSpec,
         *,
-        optimizer: OptimizerFactory,
-        scheduler: SchedulerSpec,
-        training: TrainingSpec,
         classes: int,
-        warm_start_epochs: int = 0,
         class_weights: Tensor | None = None,
-        measures_steps: bool = True,
+        **options: Any,
     ) -> None:
-        super().__init__()
-        self.net = net
-        self.spec = spec
-        self.training_spec = training
-        self.scheduler_spec = scheduler
-        self.warm_start_epochs = warm_start_epochs
+        super().__init__(net, spec, **options)
         self.register_buffer("class_weights", class_weights, persistent=False)
-        self.measures_steps = measures_steps
-        self.last_loss: Tensor | None = None
-        self.is_quantized = False
-        self.warm_steps = self.total_steps = 0
-        self.quant_optimizer: QuantOptimizer | None = None
-        self._make_base = optimizer
-        self._train_sums = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
         self._accuracy = MulticlassAccuracy(classes, average="micro")
         self._loss = MeanMetric()
-        self._shown = ExitStack()
 
-    # -- optimizer --------------------------------------------------------------------------------
-
-    def setup(self, stage: str) -> None:
-        """Refuse what would train on weights that are not ours, before anything runs."""
-        refuse_unsupported(self.trainer)
-
-    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
-        """The rule around the base optimizer; the only place where epochs become steps."""
-        self._forget_last_fit()
-        per_epoch = self._steps_per_epoch()
-        total = self.total_steps = per_epoch * (self.trainer.max_epochs or 1)
-        self.warm_steps = min(total, self.warm_start_epochs * per_epoch)
-        keywords = self._make_base.keywords
-        groups = parameter_groups(
-            self.net.named_parameters(),
-            lr=keywords["lr"],
-            weight_decay=keywords.get("weight_decay"),
-            step_rate=self.spec.activation.step_rate,
-            decay=self.training_spec.decay,
-        )
-        number = self.spec.rule
-        rule = rule_from_numbers(
-            number.name,
-            total - self.warm_steps,
-            rho=number.rho,
-            initial=number.initial,
-            final=number.final,
-            hard_from=number.hard_from,
-        ).after_warm_start(self.warm_steps)
-        projections = weight_projections(self.net, self.spec)
-        self.quant_optimizer = QuantOptimizer(self._make_base(groups), projections, rule)
-        factor = phase_factor(self.scheduler_spec, self.warm_steps, total)
-        scheduler = LambdaLR(self.quant_optimizer, factor)
-        return {
-            "optimizer": self.quant_optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
-        }
-
-    def _forget_last_fit(self) -> None:
-        """Start a further fit from the latent weights that the last one ended with."""
-        self._shown.close()
-        if self.quant_optimizer is not None:
-            with torch.no_grad():
-                for parameter, latent in self.quant_optimizer.latent_weights_by_parameter().items():
-                    parameter.copy_(latent)
-            self.is_quantized = False
-
-    def _steps_per_epoch(self) -> int:
-        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
-        batches, limit = data.batches_per_epoch, self.trainer.limit_train_batches
-        if limit is not None:
-            batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
-        return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
-
-    # -- training ---------------------------------------------------------------------------------
-
-    def on_fit_start(self) -> None:
-        """Compile in place, so that names in checkpoints stay those of the plain network."""
-        enable_quantizers(self.net, self.is_quantized)
-        if self.training_spec.compile:
-            self.net.compile(fullgraph=True)
-
-    def teardown(self, stage: str) -> None:
-        """Show the forward weights again, also after an exception in an evaluation."""
-        self._shown.close()
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Switch from the float phase to the quantized one."""
-        optimizer = self.quant_optimizer
-        assert optimizer is not None
-        # the optimizer's own clock: Lightning's also counts steps that a gradient scaler skipped
-        if not self.is_quantized and optimizer.completed_steps >= self.warm_steps:
-            self.is_quantized = True
-            if self.measures_steps:
-                start_steps(self.net, self.spec, self._images(self.training_spec.start_batches))
-            enable_quantizers(self.net, True)
-            # momentum and moments of the float phase point nowhere on the grid
-            optimizer.state.clear()
-        if self.is_quantized:
-            done = optimizer.completed_steps - self.warm_steps
-            set_progress(self.net, min(1.0, done / max(1, self.total_steps - self.warm_steps)))
-
-    def _images(self, count: int) -> Iterable[Tensor]:
-        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
-        return (image.to(self.device) for image, _ in first_batches(data, count))
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Cross-entropy of a batch; class weights and label smoothing applied."""
+    def objective(self, batch: Batch) -> dict[str, Tensor]:
+        """Cross-entropy of a batch (class weights and label smoothing applied), and accuracy."""
         image, label = batch
         logits = self.net(image)
-        loss = self.criterion(logits, label)
-        self.last_loss = loss.detach()
-        with torch.no_grad():
-            correct = (logits.argmax(dim=1) == label).sum()
-            sums = torch.stack([self.last_loss.double() * len(label), correct.double()])
-            self._train_sums = self._train_sums.to(sums.device)
-            self._train_sums[:2] += sums
-            self._train_sums[2] += len(label)
-        return loss
+        return {"loss": self.criterion(logits, label), "acc": hit_rate(logits, label)}
+
+    def target(self, batch: Batch) -> Tensor:
+        """The labels."""
+        return batch[1]
 
     def criterion(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits (N, K) and labels (N,), as in training."""
@@ -206,105 +59,20 @@ class LitClassifier(L.LightningModule):
             label_smoothing=self.training_spec.label_smoothing,
         )
 
-    def on_train_epoch_end(self) -> None:
-        """Log the epoch's means; kept by hand, because Lightning's do not survive a resume."""
-        loss, correct, count = self._train_sums.tolist()
-        self.log_dict({"train/loss": loss / max(1, count), "train/acc": correct / max(1, count)})
-        self._train_sums.zero_()
-
-    # -- evaluation -------------------------------------------------------------------------------
-
-    def on_validation_start(self) -> None:
-        """Show hard weights (float ones during the warm start)."""
-        self._show_for_evaluation()
-
-    def on_test_start(self) -> None:
-        """As in validation."""
-        self._show_for_evaluation()
-
-    def on_validation_end(self) -> None:
-        """Show the forward weights again."""
-        self._shown.close()
-
-    def on_test_end(self) -> None:
-        """Show the forward weights again."""
-        self._shown.close()
-
-    def _show_for_evaluation(self) -> None:
-        self._shown.close()
-        self._shown.enter_context(self._evaluation_weights())
-        batches = self.training_spec.bn_reestimate
-        if batches and self.is_quantized:
-            self._shown.enter_context(reestimated_batchnorm(self.net, self._images(batches)))
-
-    def _evaluation_weights(self) -> AbstractContextManager[None]:
-        optimizer = self.quant_optimizer
-        if optimizer is None:
-            return nullcontext()
-        return optimizer.hard_weights() if self.is_quantized else optimizer.latent_weights()
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy and loss on the validation part."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Accuracy and loss on the test part."""
-        self._evaluate(batch, "test")
-
-    def _evaluate(self, batch: Batch, part: str) -> None:
+    def evaluate(self, batch: Batch, part: str) -> None:
+        """Accuracy and plain cross-entropy of a batch."""
         image, label = batch
-        logits = self.net(image)
+        self.log_labelled(self.net(image), label, part)
+
+    def log_labelled(self, logits: Tensor, label: Tensor, part: str) -> None:
+        """Log accuracy and plain cross-entropy of logits (N, K) and labels (N,)."""
         self._accuracy(logits, label)
         self._loss(F.cross_entropy(logits, label), len(label))
         self.log(f"{part}/acc", self._accuracy, on_step=False, on_epoch=True, prog_bar=True)
         self.log(f"{part}/loss", self._loss, on_step=False, on_epoch=True)
 
-    def on_validation_epoch_end(self) -> None:
-        """Log theta and, while it is inside (0, 1), the accuracy of the relaxed weights."""
-        optimizer = self.quant_optimizer
-        if optimizer is None or self.trainer.sanity_checking or self.trainer.state.fn != "fit":
-            return
-        self.log("quant/theta", optimizer.theta if self.is_quantized else 0.0)
-        if self.is_quantized and 0 < optimizer.theta < 1:
-            self._shown.close()  # the forward weights are the relaxed ones
-            self.log("val/acc_relaxed", self._relaxed_accuracy())
 
-    def _relaxed_accuracy(self) -> float:
-        correct = count = 0
-        loader: Any = self.trainer.val_dataloaders
-        # the same images and the same arithmetic as val/acc beside it
-        with self.trainer.precision_plugin.forward_context(), ExitStack() as statistics:
-            if self.training_spec.bn_reestimate:
-                images = self._images(self.training_spec.bn_reestimate)
-                statistics.enter_context(reestimated_batchnorm(self.net, images))
-            for image, label in islice(loader, int(self.trainer.num_val_batches[0])):
-                predicted = self.net(image.to(self.device)).argmax(dim=1)
-                correct += int((predicted == label.to(self.device)).sum())
-                count += len(label)
-        return correct / max(1, count)
-
-    @property
-    def is_selectable(self) -> bool:
-        """Whether this epoch may be selected: all that is to be quantized is, or nothing is."""
-        if not self.spec.has_quantizers:
-            return True
-        optimizer = self.quant_optimizer
-        is_hard = self.spec.rule.name == "float_only" or (
-            optimizer is not None and optimizer.theta == 1
-        )
-        return self.is_quantized and is_hard
-
-    # -- checkpoint -------------------------------------------------------------------------------
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the phase and the epoch's running sums."""
-        checkpoint["qat"] = {
-            "is_quantized": self.is_quantized,
-            "train_sums": self._train_sums.tolist(),
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the phase and the epoch's running sums."""
-        self.quant_optimizer = None  # its latent weights are those of another run
-        self.is_quantized = checkpoint["qat"]["is_quantized"]
-        self._train_sums = torch.tensor(checkpoint["qat"]["train_sums"], dtype=torch.float64)
+@torch.no_grad()
+def hit_rate(logits: Tensor, target: Tensor) -> Tensor:
+    """Share of the rows of `logits` (N, K) whose largest entry is at `target` (N,), float64."""
+    return (logits.argmax(dim=1) == target).double().mean()

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from qat.errors import SpecError
+from qat.lit.data.dataset import Batch
 from qat.lit.data.first import first_batches
 from qat.lit.level_window import occupancy, oscillation, quantized_weights, sampled_codes
 from qat.lit.probe import Look, look
@@ -71,7 +72,7 @@ class Diagnostics(Callback):
         self._images, self._directions, self._width = images, directions, width
         self._codes: list[Tensor] = []
         self._histogram: list[int] = []
-        self._batch: tuple[Tensor, Tensor] | None = None
+        self._batch: Batch | None = None
         self._seen = 0
 
     # -- state: an open window goes into the checkpoint -------------------------------------------
@@ -139,15 +140,18 @@ class Diagnostics(Callback):
 
     def _probe_metrics(self, trainer: Trainer, module: LightningModule) -> dict[str, float]:
         if self._batch is None:  # decoding and augmenting it takes longer than a look
-            image, label = next(iter(first_batches(trainer.datamodule, 1)))  # type: ignore[attr-defined]
-            self._batch = image[: self._images], label[: self._images]
-        image, label = (part.to(module.device) for part in self._batch)
+            batch = next(iter(first_batches(trainer.datamodule, 1)))  # type: ignore[attr-defined]
+            few = slice(self._images)
+            self._batch = (
+                batch[few] if isinstance(batch, Tensor) else (batch[0][few], batch[1][few])
+            )
+        batch = module.transfer_batch_to_device(self._batch, module.device, 0)
         net: Any = module.net
 
         def loss() -> Tensor:
             # in float32 also where training is not: halves would lose differences and count
             # gradients that underflow without their scaler as dead
-            value: Tensor = module.criterion(net(image), label)  # type: ignore[operator]
+            value: Tensor = module.objective(batch)["loss"]  # type: ignore[operator]
             return value
 
         seen: Look = look(

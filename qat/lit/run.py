@@ -22,10 +22,15 @@ from qat.errors import SpecError
 from qat.lit.callbacks import EpochLines, KeepWarmStart
 from qat.lit.checkpoint import SafeCheckpointIO
 from qat.lit.checkpoint_file import last_good, load
-from qat.lit.classifier import LitClassifier, OptimizerFactory
+from qat.lit.classifier import LitClassifier
 from qat.lit.csv_logger import RunCsvLogger
+from qat.lit.data.dataset import images_of
+from qat.lit.data.images_only import ImagesOnly
 from qat.lit.data.module import ImageData
 from qat.lit.data.registry import build_data
+from qat.lit.distillation import distiller
+from qat.lit.distiller import LitDistiller
+from qat.lit.quantized import OptimizerFactory
 from qat.lit.reliability import FiniteGuard, StatelessRandomness
 from qat.lit.restore import read_weights, restore
 from qat.lit.run_checkpoint import RunCheckpoint
@@ -53,12 +58,14 @@ class Parts:
         optimizer: partial of a torch optimizer.
         callbacks: further Lightning callbacks.
         loggers: loggers beside metrics.csv.
+        teacher: (data of the student) -> (network of the teacher, its origin); None without one.
     """
 
     model: Callable[..., nn.Module]
     optimizer: OptimizerFactory
     callbacks: Sequence[L.Callback] = field(default=())
     loggers: Sequence[Logger] = field(default=())
+    teacher: Callable[[ImageData], tuple[nn.Module, str]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,11 +87,14 @@ def build(spec: RunSpec, parts: Parts) -> Built:
     if spec.training.threads is not None:
         torch.set_num_threads(spec.training.threads)
     data = build_data(spec.data, seed=spec.seed)
+    if not spec.uses_labels:
+        data = ImagesOnly(data, spec.unlabelled)
     data.prepare()
+    teacher = parts.teacher(data) if parts.teacher is not None else None
     L.seed_everything(spec.seed, verbose=False)
     shape = {"num_classes": data.num_classes, "in_channels": data.channels}
     net = parts.model(**shape, image_size=data.image_size)
-    example = data.sample_batch()[0][:2]
+    example = images_of(data.sample_batch())[:2]
     prepare(net, spec.quant, example=example)
     measures_steps = True
     if spec.init_from is not None:
@@ -94,17 +104,18 @@ def build(spec: RunSpec, parts: Parts) -> Built:
             _log.info(
                 "init_from: float weights; %d entries of quantizers keep their start", len(started)
             )
-    lit = LitClassifier(
-        net,
-        spec.quant,
-        optimizer=parts.optimizer,
-        scheduler=spec.scheduler,
-        training=spec.training,
-        classes=data.num_classes,
-        warm_start_epochs=spec.warm_start.epochs,
-        class_weights=data.class_weights(),
-        measures_steps=measures_steps,
-    )
+    options: dict[str, Any] = {
+        "optimizer": parts.optimizer,
+        "scheduler": spec.scheduler,
+        "training": spec.training,
+        "classes": data.num_classes,
+        "warm_start_epochs": spec.warm_start.epochs,
+        "class_weights": data.class_weights(),
+        "measures_steps": measures_steps,
+    }
+    if spec.distill is None or teacher is None:
+        return Built(data, net, LitClassifier(net, spec.quant, **options), example)
+    lit = distiller(net, spec, *teacher, example=example, **options)
     return Built(data, net, lit, example)
 
 
@@ -132,6 +143,7 @@ def train(
     keeper = RunCheckpoint(
         checkpoints,
         every_n_steps=spec.training.checkpoint_every,
+        monitor=built.lit.monitor,
         selectable=lambda _, module: module.is_selectable,  # type: ignore[arg-type, return-value]
     )
     trainer = _trainer(spec, parts, folder, [keeper, signals])
@@ -191,6 +203,8 @@ def _summary(
     # the audit speaks of the network that a user would take home
     restore(built.net, spec.quant, load(states.get("selected", last)))
     enable_quantizers(built.net, True)
+    if isinstance(built.lit, LitDistiller):
+        results["teacher"] = _teacher(built.lit, results)
     found = audit(built.net.cpu(), spec.quant, built.example)
     totals = {k: v for k, v in found.to_dict().items() if k not in ("layers", "other")}
     summary = {
@@ -209,8 +223,19 @@ def _summary(
     return summary, found
 
 
+def _teacher(lit: LitDistiller, results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """What is recorded of the teacher; its accuracy moves out of the results of the student."""
+    accuracies = [result.pop("test_acc_teacher") for result in results.values()]
+    return {
+        "origin": lit.teacher.origin,
+        "sha256": lit.teacher.sha256,
+        "test_acc": accuracies[0],
+        "layers": {"student": list(lit.layers), "teacher": list(lit.teacher.layers)},
+    }
+
+
 def _evaluate(name: str, path: Path, built: Built, spec: RunSpec) -> dict[str, Any]:
-    """Validation and test accuracy of one saved state: hard weights, or the float warm start."""
+    """What validation and test say of one saved state: hard weights, or the float warm start."""
     checkpoint = load(path)
     is_float = name == "warm_start"
     restore(built.net, spec.quant, checkpoint, weights="latent" if is_float else "hard")

@@ -24,6 +24,22 @@ RECIPES = {
         "vgg11", "cifar10", "binary_relax", (1, 32), ("quantized", "float"), (400, 200), 0.1, 0.9,
         128,
     ),
+    "faqd_cifar10_resnet20_weights": (
+        "resnet20", "cifar10", "binary_connect", (1, 32), ("quantized", "float"), (200, 0), 0.01,
+        0.9, 100,
+    ),
+    "faqd_cifar10_resnet20": (
+        "resnet20", "cifar10", "binary_connect", (1, 4), ("quantized", "float"), (200, 0), 0.01,
+        0.9, 100,
+    ),
+    "faqd_cifar100_resnet56": (
+        "resnet56", "cifar100", "binary_connect", (1, 4), ("quantized", "float"), (200, 0), 0.01,
+        0.9, 100,
+    ),
+    "faqd_tiny_imagenet_resnet18": (
+        "resnet18", "tiny_imagenet", "binary_connect", (1, 4), ("quantized", "float"), (200, 0),
+        0.01, 0.9, 64,
+    ),
     "ste_lenet5_mnist": (
         "lenet5", "mnist", "float_only", (32, 4), None, (100, 50), 0.1, 0.9, 64,
     ),
@@ -61,6 +77,28 @@ def test_numbers(name, monkeypatch):
     assert spec.optimizer["weight_decay"] == 1e-4
     assert spec.data.batch_size == batch
     assert spec.training.decay == "all"
+
+
+@pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("faqd_c") or "tiny" in n])
+@pytest.mark.parametrize("labels", [True, False])
+def test_the_distillation_recipes_sum_as_the_authors(name, labels, monkeypatch):
+    monkeypatch.setattr("qat.preflight.check_data", lambda options: None)
+    given = [f"experiment={name}", f"distill.labels={str(labels).lower()}"]
+    spec = checked(conf_folder(), given)[0]
+    distill = spec.distill
+    assert distill.labels == labels
+    assert distill.selection == ("accuracy" if labels else "agreement")
+    assert (distill.logits.loss, distill.logits.weight, distill.label_weight) == ("mse", 1.0, 0.3)
+    features = distill.features
+    assert (features.loss, features.weight, features.order) == ("affinity", 0.1, 1)
+    assert (features.reduction, features.adapter) == ("authors", "conv_relu")
+    assert distill.teacher_training.lr == 0.1
+    teachers = {"cifar10": "resnet110", "cifar100": "resnet110", "tiny_imagenet": "resnet34"}
+    assert distill.teacher_model["name"] == teachers[spec.data.name]
+    assert spec.optimizer["nesterov"] is True
+    assert spec.scheduler.name == "cosine"
+    clips = None if "weights" in name else 20.0
+    assert spec.trainer["gradient_clip_val"] == clips
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("ste_")])

@@ -1,23 +1,33 @@
 """Raw images with their labels, and the data sets that transform them."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from qat.lit.data.sampler import Key, derived_seed
 
 Transform = Callable[[Any], Tensor]
-Sample = tuple[Tensor, int]
+# with a label, or without
+Sample = tuple[Tensor, int] | Tensor
+Batch = tuple[Tensor, Tensor] | Tensor
+
+
+class RawImages(Protocol):
+    """Raw images (a uint8 or float tensor, or a PIL image), by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
 
 
 class LabelledImages(Protocol):
-    """Raw images (a uint8 or float tensor, or a PIL image) with their labels."""
+    """Raw images with their labels."""
 
     @property
     def labels(self) -> Tensor:
@@ -27,6 +37,10 @@ class LabelledImages(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> tuple[Any, int]: ...
+
+    def image(self, index: int) -> Any:
+        """The image without its label, which is not read."""
+        ...
 
     def select(self, indices: np.ndarray) -> Self:
         """The images at `indices`, in that order."""
@@ -51,6 +65,10 @@ class TensorImages:
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[index], int(self.labels[index])
 
+    def image(self, index: int) -> Tensor:
+        """The image without its label, which is not read."""
+        return self.images[index]
+
     def select(self, indices: np.ndarray) -> Self:
         """The images at `indices`, in that order."""
         chosen = torch.from_numpy(indices)
@@ -65,12 +83,12 @@ class SeededDataset(Dataset[Sample]):
     number of workers can change one, and the caller's own random numbers stay as they were.
 
     Args:
-        dataset: raw images.
+        dataset: raw images, with labels or without.
         transform: raw image -> tensor (C, H, W), random.
         seed: of the run.
     """
 
-    def __init__(self, dataset: LabelledImages, transform: Transform, *, seed: int) -> None:
+    def __init__(self, dataset: RawImages, transform: Transform, *, seed: int) -> None:
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
@@ -80,13 +98,13 @@ class SeededDataset(Dataset[Sample]):
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, index = key
-        image, label = self.dataset[index]
+        raw = self.dataset[index]
         # the CPU generator itself: torch.manual_seed would also reseed CUDA, and takes 100x as long
         generator = torch.default_generator
         before = generator.get_state()
         generator.manual_seed(derived_seed(self.seed, epoch, index))
         try:
-            return self.transform(image), label
+            return _transformed(raw, self.transform)
         finally:
             generator.set_state(before)
 
@@ -95,11 +113,11 @@ class PlainDataset(Dataset[Sample]):
     """Images under a transform without randomness, for validation, test and probes.
 
     Args:
-        dataset: raw images.
+        dataset: raw images, with labels or without.
         transform: raw image -> tensor (C, H, W).
     """
 
-    def __init__(self, dataset: LabelledImages, transform: Transform) -> None:
+    def __init__(self, dataset: RawImages, transform: Transform) -> None:
         self.dataset = dataset
         self.transform = transform
 
@@ -107,5 +125,19 @@ class PlainDataset(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Sample:
-        image, label = self.dataset[index]
-        return self.transform(image), label
+        return _transformed(self.dataset[index], self.transform)
+
+
+def _transformed(raw: Any, transform: Transform) -> Sample:
+    return (transform(raw[0]), raw[1]) if isinstance(raw, tuple) else transform(raw)
+
+
+def images_of(batch: Batch) -> Tensor:
+    """The images (N, C, H, W) of a batch with labels or without."""
+    return batch if isinstance(batch, Tensor) else batch[0]
+
+
+def collated(samples: Sequence[Sample]) -> Batch:
+    """Samples as one batch, in main memory."""
+    batch: Batch | list[Tensor] = default_collate(list(samples))
+    return batch if isinstance(batch, Tensor) else (batch[0], batch[1])

@@ -15,11 +15,8 @@ from PIL import Image
 from torch import Tensor
 
 from qat.errors import DataError
+from qat.unlabelled_spec import ENDINGS, is_image_name
 
-_ENDINGS = (
-    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif"),
-    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
-)
 # what Pillow raises for empty, cut, foreign and oversized files, depending on the format
 _UNREADABLE = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
@@ -55,7 +52,11 @@ class FileImages:
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return read_image(os.fsdecode(self.paths[index])), int(self.labels[index])
+        return self.image(index), int(self.labels[index])
+
+    def image(self, index: int) -> Image.Image:
+        """The image without its label, which is not read."""
+        return read_image(os.fsdecode(self.paths[index]))
 
     def select(self, indices: np.ndarray) -> Self:
         """The images at `indices`, in that order."""
@@ -79,10 +80,10 @@ def scan(folder: Path, classes: Sequence[str]) -> FileImages:
     paths: list[str] = []
     labels: list[int] = []
     for label, name in enumerate(classes):
-        found = sorted(_images_below(folder / name))
+        found = sorted(images_below(folder / name))
         if not found:
             raise DataError(
-                f"class folder {folder / name} holds no image ({' '.join(_ENDINGS)}); "
+                f"class folder {folder / name} holds no image ({' '.join(ENDINGS)}); "
                 "add images or remove it"
             )
         paths += found
@@ -90,13 +91,10 @@ def scan(folder: Path, classes: Sequence[str]) -> FileImages:
     return file_images(paths, labels)
 
 
-def _images_below(folder: Path) -> Iterator[str]:
+def images_below(folder: Path) -> Iterator[str]:
+    """Paths of the image files in and below a folder, in no order; hidden ones are left out."""
     for parent, _, names in os.walk(folder, followlinks=True):
-        yield from (
-            os.path.join(parent, name)
-            for name in names
-            if name.lower().endswith(_ENDINGS) and not name.startswith(".")
-        )
+        yield from (os.path.join(parent, name) for name in names if is_image_name(name))
 
 
 def read_image(path: str) -> Image.Image:

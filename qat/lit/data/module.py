@@ -1,14 +1,23 @@
 """The base class of all data modules."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import DataLoader
 
 from qat.errors import DataError
-from qat.lit.data.dataset import LabelledImages, PlainDataset, Sample, SeededDataset, Transform
+from qat.lit.data.dataset import (
+    Batch,
+    LabelledImages,
+    PlainDataset,
+    RawImages,
+    Sample,
+    SeededDataset,
+    Transform,
+    collated,
+)
 from qat.lit.data.layout import check_data
 from qat.lit.data.loader import image_loader, training_position
 from qat.lit.data.sampler import EpochBatchSampler, Position
@@ -30,6 +39,7 @@ class ImageData(L.LightningDataModule):
     Attributes:
         channels: C of an image.
         native_size: height and width in pixels unless data.image_size says otherwise.
+        has_fixed_size: whether raw images have that size; false where a transform cuts it out.
         mean: of each channel, of pixels in 0..1.
         std: of each channel, of pixels in 0..1.
         train_sampler: of the last `train_dataloader`, None before.
@@ -37,6 +47,7 @@ class ImageData(L.LightningDataModule):
 
     channels: ClassVar[int]
     native_size: ClassVar[int]
+    has_fixed_size: ClassVar[bool] = True
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
 
@@ -161,12 +172,11 @@ class ImageData(L.LightningDataModule):
         """The test part in a fixed order."""
         return self._plain_loader(self.parts.test)
 
-    def sample_batch(self) -> tuple[Tensor, Tensor]:
+    def sample_batch(self) -> Batch:
         """One batch of the training part, not augmented and always the same, for probes."""
         dataset = PlainDataset(self.parts.train, self.evaluation_transform())
         count = min(len(dataset), self.options.batch_size)
-        image, label = default_collate([dataset[index] for index in range(count)])
-        return image, label
+        return collated([dataset[index] for index in range(count)])
 
     def class_weights(self) -> Tensor | None:
         """Weights of the classes in the loss, (K,) float32, or None for data.class_weights=none.
@@ -179,7 +189,8 @@ class ImageData(L.LightningDataModule):
         """
         if self.options.class_weights == "none":
             return None
-        counts = torch.bincount(self.parts.train.labels, minlength=self.num_classes)
+        images = cast(LabelledImages, self.parts.train)  # all families but ImagesOnly
+        counts = torch.bincount(images.labels, minlength=self.num_classes)
         if not bool(counts.all()):
             raise DataError(
                 f"data.class_weights=balanced needs an image of every class; "
@@ -188,7 +199,7 @@ class ImageData(L.LightningDataModule):
             )
         return counts.sum() / (self.num_classes * counts.float())
 
-    def _plain_loader(self, images: LabelledImages) -> DataLoader[Sample]:
+    def _plain_loader(self, images: RawImages) -> DataLoader[Sample]:
         dataset = PlainDataset(images, self.evaluation_transform())
         options = self.options
         return image_loader(dataset, options.workers, seed=self.seed, batch_size=options.batch_size)

@@ -7,16 +7,16 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-from qat.lit.data.dataset import LabelledImages
+from qat.lit.data.dataset import LabelledImages, RawImages
 from qat.lit.data.sampler import derived_seed
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The three disjoint parts of a data set, raw."""
+    """The three disjoint parts of a data set, raw; labels are for the test, and perhaps for all."""
 
-    train: LabelledImages
-    validation: LabelledImages
+    train: RawImages
+    validation: RawImages
     test: LabelledImages
 
 

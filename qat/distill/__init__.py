@@ -1,0 +1,1 @@
+"""Student and teacher: feature taps, losses between them, the frozen teacher."""

@@ -1,0 +1,120 @@
+"""One run in its folder: the teacher if there is to be one, training, summary.json, status.json."""
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qat.preflight import config_hash
+from qat.run_spec import RunSpec
+from qat.status import Status
+
+
+def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
+    """Train the run that `config` describes, or print its audit if that is all it asks for.
+
+    Args:
+        config: resolved, plain values.
+        spec: the same, checked.
+        folder: run folder; an interrupted run in it is continued.
+
+    Returns:
+        The validation score of the selected epoch, or of the last one if none is selected.
+
+    Raises:
+        QatError: see `qat.lit.run.train`; status.json has the message.
+    """
+    status = Status(folder, config_hash(config))
+    with status.recording_failures():
+        return _run(config, spec, folder, status)
+
+
+def _run(config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status) -> float:
+    from qat.audit_table import audit_table
+    from qat.lit.run import audit_untrained, build, train
+    from qat.lit.signals import Signals
+
+    # before our own signal handling: the teacher's run brings its own
+    parts = _parts(config, spec, folder)
+    with Signals() as signals:
+        built = build(spec, parts)
+        if spec.audit_only:
+            print(audit_table(audit_untrained(built, spec)))
+            return 0.0
+        status.begin(spec.resume_allow)
+        for logger in parts.loggers:
+            logger.log_hyperparams(dict(config))
+        if not sys.stderr.isatty():
+            spec = replace(spec, trainer={**spec.trainer, "enable_progress_bar": False})
+        print(f"run folder: {folder}", flush=True)
+        summary, found = train(built, spec, parts, folder, signals=signals)
+    print("\n" + audit_table(found) + "\n")
+    summary |= {"config_hash": status.config_hash, "wall_seconds": status.seconds()}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    status.write("finished")
+    print(_result_lines(summary, folder), flush=True)
+    chosen = summary.get("selected") or summary["last"]
+    return float(chosen.get("val_acc", chosen.get("val_agreement")))
+
+
+def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:
+    """Resolve every `_target_` of the config, and find the teacher."""
+    from qat.compose import instantiated
+    from qat.lit.run import Parts
+
+    return Parts(
+        model=lambda **shape: instantiated(config["model"], **shape),
+        optimizer=instantiated(config["optimizer"], _partial_=True),
+        # callbacks.NAME=null leaves one out
+        callbacks=[instantiated(node) for node in config["callbacks"].values() if node],
+        loggers=[
+            instantiated(node, save_dir=str(folder)) for node in config["logger"].values() if node
+        ],
+        teacher=_teacher(config, spec),
+    )
+
+
+def _teacher(config: Mapping[str, Any], spec: RunSpec) -> Any:
+    from qat.teacher_source import load_teacher
+    from qat.teacher_training import ensure_teacher
+
+    if spec.distill is None:
+        return None
+    source = spec.distill.teacher or str(ensure_teacher(config, spec.distill, train=run_job))
+    return lambda data: load_teacher(source, spec, data)
+
+
+def _result_lines(summary: Mapping[str, Any], folder: Path) -> str:
+    names = {"val_acc": "val", "val_agreement": "val agreement", "test_acc": "test"}
+    lines = []
+    for state in ("warm_start", "last", "selected"):
+        if state in summary:
+            r = summary[state]
+            shown = [f"{title} {r[key]:.4f}" for key, title in names.items() if key in r]
+            epoch = [f"(epoch {r['epoch']})"] if "epoch" in r else []
+            lines.append("  ".join([f"{state:10}", *shown, *epoch]))
+    if "teacher" in summary:
+        teacher = summary["teacher"]
+        lines.append(f"{'teacher':10}  test {teacher['test_acc']:.4f}  {teacher['origin']}")
+    lines.append(rule_line(summary["rule"]))
+    return "\n".join([*lines, f"{summary['wall_seconds']:.0f} s; {folder / 'summary.json'}"])
+
+
+def rule_line(rule: Mapping[str, Any]) -> str:
+    """What the update rule's numbers amounted to in this run, in plain words."""
+    if rule["method"] != "update":
+        return (
+            f"weights by {rule['method']}, in the graph: {rule['quantized_steps']} quantized steps"
+        )
+    numbers = ", ".join(f"{k}={v:g}" for k, v in rule["numbers"].items())
+    text = f"rule {rule['name']}({numbers}): {rule['quantized_steps']} quantized steps"
+    if rule["name"] == "bcgd":
+        text += (
+            f"; blending alone pulled latent weights {100 * rule['pull']:.2g} % of the way to the "
+            "grid, the gradient steps at hard weights did the rest"
+        )
+    if rule["name"] == "binary_relax":
+        text += f", relaxed for {rule['relaxed_steps']} of them, then hard"
+    return text

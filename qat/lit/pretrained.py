@@ -1,0 +1,60 @@
+"""Pretrained networks of torchvision and timm, by name, with their own number of classes."""
+
+import difflib
+
+from torch import nn
+
+from qat.errors import CheckpointError, SpecError
+from qat.lit.model_options import first_line
+
+
+def pretrained(library: str, name: str) -> nn.Module:
+    """A network with the library's default weights, for 3 channels.
+
+    Args:
+        library: torchvision or timm.
+        name: as the library names it, for timm perhaps with a tag.
+
+    Raises:
+        SpecError: the library has no such network, or no weights of it.
+        CheckpointError: the weights are not cached and cannot be fetched.
+    """
+    make = {"torchvision": _torchvision, "timm": _timm}[library]
+    try:
+        return make(name)
+    except OSError as error:
+        raise CheckpointError(
+            f"distill.teacher={library}/{name}: its weights cannot be fetched "
+            f"({first_line(error)}); connect to the network once, or give a checkpoint"
+        ) from error
+
+
+def _torchvision(name: str) -> nn.Module:
+    from torchvision import models
+
+    # detection, segmentation and video networks have dotted or other modules; logits only here
+    names = models.list_models(module=models)
+    if name not in names:
+        raise SpecError(_unknown("torchvision", name, names))
+    net: nn.Module = models.get_model(name, weights="DEFAULT")
+    return net
+
+
+def _timm(name: str) -> nn.Module:
+    import timm
+
+    if not timm.is_model(name):
+        raise SpecError(_unknown("timm", name, timm.list_models()))
+    try:
+        net: nn.Module = timm.create_model(name, pretrained=True)
+    except RuntimeError as error:  # an unknown tag, or no weights at all
+        raise SpecError(
+            f"distill.teacher=timm/{name}: {first_line(error)}; see timm.list_pretrained()"
+        ) from error
+    return net
+
+
+def _unknown(library: str, name: str, names: list[str]) -> str:
+    close = difflib.get_close_matches(name.partition(".")[0], names, n=3)
+    cure = f"did you mean {', '.join(close)}?" if close else "see its list_models()"
+    return f"distill.teacher={library}/{name} is no network of {library}; {cure}"

@@ -1,0 +1,87 @@
+"""RUN/status.json: what state a run is in."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from qat.errors import QatError, SpecError
+
+
+class Status:
+    """RUN/status.json: state (running, finished, failed, interrupted), config hash, error, time.
+
+    Args:
+        folder: run folder.
+        config_hash: hash of the resolved config.
+    """
+
+    def __init__(self, folder: Path, config_hash: str) -> None:
+        self._path = folder / "status.json"
+        self.config_hash = config_hash
+        self._earlier = 0.0
+        self._start = time.monotonic()
+        self._threads: int | None = None
+        with suppress(OSError, ValueError):
+            before = json.loads(self._path.read_text())
+            self._earlier = float(before.get("seconds", 0.0))
+            self._threads = before.get("threads")
+
+    def begin(self, allow: Sequence[str]) -> None:
+        """Mark the run as running, after comparing the thread count with an interrupted run's.
+
+        Raises:
+            SpecError: another number of threads, which changes the last bits of every sum.
+        """
+        import torch
+
+        threads = torch.get_num_threads()
+        if self._threads not in (None, threads) and "threads" not in allow:
+            raise SpecError(
+                f"the run was trained with {self._threads} threads, now there are {threads}; set "
+                f"training.threads={self._threads} when starting a run, OMP_NUM_THREADS="
+                f"{self._threads} now, or resume_allow=[threads] for a run that is not exact"
+            )
+        self._threads = threads
+        self.write("running")
+
+    def seconds(self) -> float:
+        """Wall time of the run, interrupted parts included."""
+        return self._earlier + time.monotonic() - self._start
+
+    @contextmanager
+    def recording_failures(self) -> Iterator[None]:
+        """A block whose exceptions are written down and passed on."""
+        try:
+            yield
+        except SystemExit as stop:
+            self.write("interrupted", error=f"exit code {stop.code}")
+            raise
+        except (QatError, OSError) as error:
+            self.write("failed", error=str(error))
+            raise
+        except BaseException as error:
+            self.write("failed", error=f"{type(error).__name__}: {error}")
+            raise
+
+    def write(self, state: str, *, error: str | None = None) -> None:
+        """Replace the file; a folder that cannot be written to is not worth a second error."""
+        content = {
+            "state": state,
+            "config_hash": self.config_hash,
+            "error": error,
+            "seconds": self.seconds(),
+            "threads": self._threads,
+        }
+        with suppress(OSError):
+            part = self._path.with_suffix(".json.part")
+            part.write_text(json.dumps(content, indent=2) + "\n")
+            part.replace(self._path)
+
+
+def state_of(folder: Path) -> str | None:
+    """The state that a run folder's status.json tells, None if there is none to read."""
+    with suppress(OSError, ValueError, KeyError):
+        return str(json.loads((folder / "status.json").read_text())["state"])
+    return None

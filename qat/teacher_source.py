@@ -1,0 +1,86 @@
+"""Where a teacher comes from: a run folder, a checkpoint, or a pretrained name."""
+
+from pathlib import Path
+
+from torch import nn
+
+from qat.compose import instantiated
+from qat.errors import CheckpointError, SpecError
+from qat.lit.data.module import ImageData
+from qat.lit.pretrained import pretrained
+from qat.lit.restore import network_state, read_weights
+from qat.run_spec import RunSpec
+from qat.surgery import load_weights
+from qat.trained import Trained, is_run_folder, open_trained
+
+
+def load_teacher(source: str, spec: RunSpec, data: ImageData) -> tuple[nn.Module, str]:
+    """The network of a teacher for a student's task.
+
+    Args:
+        source: run folder (its selected epoch); a checkpoint inside one; any other checkpoint, of
+            a network that `distill.teacher_model` or else `model` describes; torchvision/<name> or
+            timm/<name>.
+        spec: of the student's run.
+        data: of the student's run.
+
+    Returns:
+        (network, where it comes from as a text for records).
+
+    Raises:
+        SpecError: the teacher was trained for another task.
+        CheckpointError: nothing there, damaged, or weights that do not fit.
+    """
+    kind, _, name = source.partition("/")
+    if spec.distill is not None and spec.distill.is_pretrained_name:
+        return pretrained(kind, name), source
+    path = Path(source)
+    # RUN/checkpoints/best/step=N.ckpt
+    folder = path if path.is_dir() else path.absolute().parent.parent.parent
+    if not (path.is_dir() or is_run_folder(folder)):
+        return _from_weights(path, spec, data), source
+    trained = open_trained(folder, checkpoint=None if path.is_dir() else path)
+    _check_task(trained, data, source)
+    return trained.net, str(trained.checkpoint)
+
+
+def _from_weights(path: Path, spec: RunSpec, data: ImageData) -> nn.Module:
+    """A network of our own description with weights from a file."""
+    distill = spec.distill
+    model = (distill.teacher_model if distill else None) or spec.model
+    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
+    net: nn.Module = instantiated(model, **shape, image_size=data.image_size)
+    try:
+        load_weights(net, network_state(read_weights(path)))
+    except CheckpointError as error:
+        described = {key: value for key, value in model.items() if not key.startswith("_")}
+        raise CheckpointError(
+            f"distill.teacher={path} does not hold the weights of {described} for "
+            f"{data.num_classes} classes and {data.channels} channels ({error}); describe its "
+            "network by model@distill.teacher_model=NAME, or give a run folder"
+        ) from error
+    return net
+
+
+def _check_task(trained: Trained, data: ImageData, source: str) -> None:
+    """Refuse a teacher whose run had other classes or other images than the student's."""
+    theirs, what = trained.data, f"distill.teacher={source} was trained on "
+    facts = {
+        "classes": (theirs.classes, data.classes),
+        "channels": (theirs.channels, data.channels),
+        "image_size": (theirs.image_size, data.image_size),
+        "normalisation": ((theirs.mean, theirs.std), (data.mean, data.std)),
+    }
+    for fact, (before, now) in facts.items():
+        if before != now:
+            raise SpecError(
+                f"{what}data={theirs.options.name} with {fact} {_short(before)}, the student has "
+                f"data={data.options.name} with {_short(now)}; train a teacher on the student's "
+                "data (distill.teacher=null does), or change data"
+            )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    count = f" ({len(value)})" if isinstance(value, tuple) else ""
+    return text if len(text) <= 60 else f"{text[:57]}...{count}"

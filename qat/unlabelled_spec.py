@@ -1,0 +1,153 @@
+"""Where images without labels come from: the config group `unlabelled`; standard library only."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from qat.errors import DataError, SpecError
+from qat.schema import check, option
+
+ENDINGS = (
+    *(".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskImages:
+    """The training part of the task itself, labels removed.
+
+    Attributes:
+        share: fraction of it, (0, 1]; the first ones of its fixed order.
+    """
+
+    share: float = option(1.0, above=0, high=1)
+
+    def __post_init__(self) -> None:
+        check(self, "unlabelled.task")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FolderImages:
+    """Every image file in and below a folder.
+
+    Attributes:
+        root: the folder.
+        unreadable: refuse stops at a file that is no readable image, when it is met; skip opens
+            every file once at the start and leaves those out.
+    """
+
+    root: str | None = None
+    unreadable: Literal["refuse", "skip"] = "refuse"
+
+    def __post_init__(self) -> None:
+        check(self, "unlabelled.folder")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Photographs:
+    """Random square patches of the two photographs that ship inside scikit-learn.
+
+    Attributes:
+        patches: their number.
+        largest: sides are drawn between the task's image size and this many times as much.
+        stretch: whether the pixels of each patch are stretched to the whole range, as most of a
+            photograph is nearly flat at the scale of small images.
+        seed: of places and sides.
+    """
+
+    patches: int = option(1079, low=1)
+    largest: float = option(8.0, low=1, high=50)
+    stretch: bool = True
+    seed: int = option(0, low=0)
+
+    def __post_init__(self) -> None:
+        check(self, "unlabelled.photographs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TorchvisionImages:
+    """Any data set of torchvision.datasets, labels removed.
+
+    Attributes:
+        name: its class, e.g. CIFAR10, STL10, SVHN.
+        root: folder of the data; null means ./datasets.
+        download: whether a missing set may be fetched from the network.
+        options: further arguments of the class, e.g. {split: unlabeled}.
+    """
+
+    name: str | None = None
+    root: str | None = None
+    download: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check(self, "unlabelled.torchvision")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnlabelledSpec:
+    """The config group `unlabelled`: sources of images, mixed if there are several.
+
+    Attributes:
+        task: see TaskImages.
+        folder: see FolderImages.
+        photographs: see Photographs.
+        torchvision: see TorchvisionImages.
+    """
+
+    task: TaskImages | None = None
+    folder: FolderImages | None = None
+    photographs: Photographs | None = None
+    torchvision: TorchvisionImages | None = None
+
+    def __post_init__(self) -> None:
+        if not self.sources:
+            known = ", ".join(f.name for f in fields(self))
+            raise SpecError(f"unlabelled needs a source of images: one or more of {known}")
+
+    @property
+    def sources(self) -> dict[str, Any]:
+        """Name -> options of each source that is set, in a fixed order."""
+        found = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: options for name, options in found.items() if options is not None}
+
+
+def check_unlabelled(spec: UnlabelledSpec) -> None:
+    """Check that the images are there; opens none and imports no torch.
+
+    Raises:
+        SpecError: an option that must be given is not.
+        DataError: a folder is missing or holds no image.
+    """
+    if spec.folder is not None:
+        check_folder(spec.folder)
+    if spec.torchvision is not None and spec.torchvision.name is None:
+        raise SpecError("unlabelled.torchvision.name must be given, e.g. CIFAR10 or STL10")
+
+
+def check_folder(options: FolderImages) -> Path:
+    """The folder of a source, which holds an image file at least.
+
+    Raises:
+        SpecError: no folder is given.
+        DataError: it does not exist or holds no image file.
+    """
+    if options.root is None:
+        raise SpecError("unlabelled.folder.root must be given; set it to a folder of images")
+    root = Path(options.root).expanduser().absolute()
+    if not root.is_dir():
+        raise DataError(f"unlabelled.folder.root={root} is no folder; set it to one of images")
+    if not any(is_image_name(name) for _, _, names in os.walk(root) for name in names):
+        raise DataError(
+            f"unlabelled.folder.root={root} holds no image ({' '.join(ENDINGS)}); add some, or set "
+            "another folder"
+        )
+    return root
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name ends like an image and is not hidden."""
+    return name.lower().endswith(ENDINGS) and not name.startswith(".")

@@ -1,0 +1,147 @@
+"""Students and teachers that do not fit together are refused before the first step."""
+
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+
+from qat.distill_spec import DistillSpec, FeatureSpec
+from qat.errors import SpecError
+from qat.lit.distillation import distiller
+from qat.lit.models import small_model
+from qat.run_spec import DataSpec, RunSpec, SchedulerSpec, TrainingSpec, WarmStartSpec
+from qat.spec import QuantSpec
+from qat.surgery import prepare
+
+IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+def net(name="resnet20", *, classes=10, channels=1, size=8):
+    torch.manual_seed(0)
+    return small_model(name, num_classes=classes, in_channels=channels, image_size=size)
+
+
+def run(distill):
+    return RunSpec(
+        model={}, data=DataSpec(), quant=QuantSpec(), optimizer={}, scheduler=SchedulerSpec(),
+        trainer={"max_epochs": 1}, warm_start=WarmStartSpec(), training=TrainingSpec(),
+        distill=distill,
+    )  # fmt: skip
+
+
+def pair(teacher, distill=None, *, images=IMAGES, student=None):
+    spec = run(distill or DistillSpec(labels=False))
+    student = prepare(student or net(), spec.quant, example=images)
+    return distiller(
+        student, spec, teacher, "here", example=images, classes=10,
+        optimizer=partial(torch.optim.SGD, lr=0.1), scheduler=spec.scheduler,
+        training=spec.training,
+    )  # fmt: skip
+
+
+def refused(words, *args, **kwargs):
+    with pytest.raises(SpecError) as caught:
+        pair(*args, **kwargs)
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_a_fitting_pair_taps_the_stages_of_both():
+    lit = pair(net("resnet32"))
+    assert lit.layers == lit.teacher.layers == ("layer1", "layer2", "layer3")
+    assert lit.monitor == "val/agreement"
+    assert lit.score == "agreement"
+    assert not any(p.requires_grad for p in lit.teacher.net.parameters())
+
+
+def test_other_classes():
+    refused(["here gives (7,)", "10 classes", "distill.teacher=null"], net(classes=7))
+
+
+def test_other_channels():
+    refused(["cannot take images of shape (1, 8, 8)", "change data"], net(channels=3))
+
+
+def test_an_image_too_small_for_the_teacher():
+    refused(["cannot take images", "data.image_size"], net("lenet5", size=32))
+
+
+def test_no_logits_at_all():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    refused(["gives tuple for an image"], Two())
+
+
+def test_logits_that_are_not_finite():
+    broken = net()
+    nn.init.constant_(broken.fc.bias, float("nan"))
+    refused(["here gives logits that are not finite"], broken)
+
+
+def test_a_wrong_layer_lists_the_candidates():
+    refused(
+        ["distill.layers: 'layer4' has no feature map", "layer3 64x2x2"],
+        net(), DistillSpec(layers=("layer1", "layer4")),
+    )  # fmt: skip
+    refused(
+        ["distill.teacher_layers: 'stage1'", "candidates are", "layer1 16x8x8"],
+        net(), DistillSpec(layers=("layer1",), teacher_layers=("stage1",)),
+    )  # fmt: skip
+    refused(
+        ["distill.layers (teacher): 'layer1'", "relu2"],
+        net("lenet5"), DistillSpec(layers=("layer1",)),
+    )  # fmt: skip
+
+
+def test_other_numbers_of_stages():
+    refused(["the student has 3 stages", "the teacher 1 (relu2)", "pair them"], net("lenet5"))
+
+
+def test_hints_of_other_channels_need_an_adapter():
+    class Wide(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body = net()
+            self.body.layer3.append(nn.Conv2d(64, 80, 1))
+            self.body.fc = nn.Linear(80, 10)
+
+        def forward(self, x):
+            return self.body(x)
+
+    options = {"layers": ("layer3",), "teacher_layers": ("body.layer3",)}
+    refused(
+        ["[64]", "[80]", "distill.features.adapter=conv"],
+        Wide(), DistillSpec(features=FeatureSpec(loss="hint"), **options),
+    )  # fmt: skip
+    fitting = FeatureSpec(loss="hint", adapter="conv")
+    lit = pair(Wide(), DistillSpec(features=fitting, **options))
+    assert lit.feature_loss.adapters[0].weight.shape == (80, 64, 1, 1)
+    assert "feature_loss.adapters.0.weight" in dict(lit.learned_parameters())
+
+
+def test_a_map_of_one_position_has_no_affinity():
+    refused(
+        ["layer3 has one position"],
+        net(size=4), DistillSpec(layers=("layer3",)), images=IMAGES[:, :, :4, :4],
+        student=net(size=4),
+    )  # fmt: skip
+
+
+def test_a_teacher_in_training_mode_is_set_to_evaluation():
+    assert not pair(net().train()).teacher.net.training
+
+
+def test_a_teacher_of_other_width_and_size_is_fine():
+    class Halved(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.pool, self.body = nn.AvgPool2d(2), net(size=4)
+
+        def forward(self, x):
+            return self.body(self.pool(x))
+
+    distill = DistillSpec(layers=("layer1",), teacher_layers=("body.layer1",))
+    lit = pair(Halved(), distill)
+    assert lit.feature_loss([torch.randn(2, 16, 8, 8)], lit.teacher.ask(IMAGES[:2]).maps).isfinite()
