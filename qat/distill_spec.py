@@ -85,12 +85,12 @@ class DistillSpec:
         loss = logits.weight L_logits + features.weight sum_layers L_features + label_weight CE
 
     Attributes:
+        labels: whether labels of the training images are used; must be said.
         teacher: run folder, checkpoint, torchvision/<name> or timm/<name>; null trains a float
             teacher first.
         teacher_model: the teacher's network, as the group `model`; null is the student's.
             For a checkpoint outside of a run folder, and for a teacher that is to be trained.
         teacher_training: see TeacherTraining.
-        labels: whether labels of the training images are used.
         label_weight: of the cross-entropy, >= 0; without labels it has no effect.
         logits: see LogitSpec.
         features: see FeatureSpec.
@@ -100,10 +100,10 @@ class DistillSpec:
             teacher on validation images) or last; null is accuracy with labels, else agreement.
     """
 
+    labels: bool = option(hint="use distill=faqd, or distill=faqd_label_free")
     teacher: str | None = None
     teacher_model: Mapping[str, Any] | None = None
     teacher_training: TeacherTraining = field(default_factory=TeacherTraining)
-    labels: bool = True
     label_weight: float = option(0.3, low=0)
     logits: LogitSpec = field(default_factory=LogitSpec)
     features: FeatureSpec = field(default_factory=FeatureSpec)

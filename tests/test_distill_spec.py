@@ -6,7 +6,7 @@ from qat.schema import read
 
 
 def distill(**values):
-    return read(DistillSpec, values, "distill")
+    return read(DistillSpec, {"labels": True} | values, "distill")
 
 
 def test_the_default_learns_logits_and_affinities_and_selects_by_what_it_may_see():
@@ -56,4 +56,10 @@ def test_built_directly_it_is_checked_as_well():
     ],
 )
 def test_names_and_paths_are_told_apart(teacher, is_name):
-    assert DistillSpec(teacher=teacher).is_pretrained_name is is_name
+    assert DistillSpec(labels=True, teacher=teacher).is_pretrained_name is is_name
+
+
+def test_whether_labels_are_used_must_be_said():
+    # else what is left of a recipe after distill=null would distil in silence
+    with pytest.raises(SpecError, match=r"distill\.labels must be given"):
+        read(DistillSpec, {"teacher_training": {"lr": 0.1}}, "distill")

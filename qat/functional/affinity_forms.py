@@ -43,7 +43,7 @@ def by_positions(
     for images, rows in _tiles(student):
         tile = a[images, :, rows].mT @ b[images]
         tile = tile.baddbmm_(c[images, :, rows].mT, d[images])
-        values[images] += entries(tile, order).sum((1, 2), dtype=torch.float64)
+        values[images] += entries(tile, order).sum((1, 2))
         if gradient is not None:
             gradient[images, :, rows] = student[images] @ slope(tile, order).mul_(2).mT
     return values, gradient

@@ -106,7 +106,7 @@ def by_directions(
     columns = directions.shape[1]
     (a, b), (c, d) = factors(student, teacher)
     y = torch.baddbmm(a.mT @ (b @ directions), c.mT, d @ directions)
-    values = entries(y, order).sum((1, 2), dtype=torch.float64) / columns
+    values = entries(y, order).sum((1, 2)).double() / columns
     if not wants_gradient:
         return values, None
     u = slope(y, order) / columns

@@ -1,6 +1,6 @@
 """Affinity matrices of networks side by side: what feature affinity compares."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,16 +27,17 @@ def draw_affinity_maps(
         position: where to look from, inside every map.
 
     Returns:
-        The figure; colours run from -1 (blue) over 0 (white) to 1 (red).
+        The figure; colours run from 0 to 1, or from -1 to 1 if there are negative cosines.
     """
     with panels(len(images), 1 + len(maps), width=2.2, height=2.2) as (figure, axes):
         for row, image in zip(axes, images, strict=True):
             row[0].imshow(_pixels(image), cmap="gray")
-        for column, (name, features) in enumerate(maps.items(), start=1):
+        cosines = {name: affinity(features.detach()).cpu() for name, features in maps.items()}
+        colours = _colours(cosines.values())
+        for column, (name, matrices) in enumerate(cosines.items(), start=1):
             axes[0, column].set_title(name)
-            cosines = affinity(features.detach()).cpu()
-            for row, matrix in zip(axes, cosines, strict=True):
-                drawn = _draw(row[column], matrix, features.shape[-2:], position)
+            for row, matrix in zip(axes, matrices, strict=True):
+                drawn = _draw(row[column], matrix, maps[name].shape[-2:], position, colours)
         axes[0, 0].set_title("image")
         for panel in axes.flat:
             panel.set(xticks=[], yticks=[])
@@ -46,13 +47,23 @@ def draw_affinity_maps(
         return figure
 
 
-def _draw(panel: Any, matrix: Tensor, size: torch.Size, position: tuple[int, int] | None) -> Any:
-    colours = {"cmap": "RdBu_r", "vmin": -1, "vmax": 1}
+def _colours(cosines: Iterable[Tensor]) -> dict[str, Any]:
+    is_signed = min(float(matrices.min()) for matrices in cosines) < 0
+    return {"cmap": "RdBu_r" if is_signed else "viridis", "vmin": -1 if is_signed else 0, "vmax": 1}
+
+
+def _draw(
+    panel: Any,
+    matrix: Tensor,
+    size: torch.Size,
+    position: tuple[int, int] | None,
+    colours: Mapping[str, Any],
+) -> Any:
     if position is None:
         return panel.imshow(matrix, **colours)
     row, column = position
     drawn = panel.imshow(matrix[row * size[1] + column].reshape(*size), **colours)
-    panel.plot(column, row, marker="x", color="black")
+    panel.plot(column, row, marker="x", color="red")
     return drawn
 
 

@@ -41,7 +41,7 @@ def test_the_teachers_config_is_float_and_learns_from_labels():
         "warm_start.epochs=3", "init_from=somewhere", "distill.teacher_training.epochs=7",
     )  # fmt: skip
     training = TeacherTraining(epochs=7, lr=0.3, seed=9)
-    teacher = teacher_config(config, DistillSpec(teacher_training=training))
+    teacher = teacher_config(config, DistillSpec(labels=True, teacher_training=training))
     assert "distill" not in teacher
     assert "unlabelled" not in teacher
     assert teacher["model"] == config["model"]
@@ -60,7 +60,7 @@ def test_students_of_all_seeds_and_bits_share_a_teacher_and_models_do_not(tmp_pa
         (folder / "status.json").write_text('{"state": "finished"}')
         return 0.0
 
-    distill = DistillSpec(teacher_training=TeacherTraining(folder=str(tmp_path)))
+    distill = DistillSpec(labels=True, teacher_training=TeacherTraining(folder=str(tmp_path)))
     students = [
         ["model=resnet20", "seed=1"],
         ["model=resnet20", "seed=2", "quant=bcgd_w2a4", "warm_start.epochs=2"],
@@ -82,7 +82,7 @@ def test_an_interrupted_teacher_is_resumed(tmp_path):
         (folder / "status.json").write_text(f'{{"state": "{state}"}}')
         return 0.0
 
-    distill = DistillSpec(teacher_training=TeacherTraining(folder=str(tmp_path)))
+    distill = DistillSpec(labels=True, teacher_training=TeacherTraining(folder=str(tmp_path)))
     for _ in range(3):
         folder = ensure_teacher(resolved(), distill, train=train)
     assert seen == [None, str(folder)]

@@ -83,15 +83,15 @@ def test_logits_that_are_not_finite():
 def test_a_wrong_layer_lists_the_candidates():
     refused(
         ["distill.layers: 'layer4' has no feature map", "layer3 64x2x2"],
-        net(), DistillSpec(layers=("layer1", "layer4")),
+        net(), DistillSpec(labels=True, layers=("layer1", "layer4")),
     )  # fmt: skip
     refused(
         ["distill.teacher_layers: 'stage1'", "candidates are", "layer1 16x8x8"],
-        net(), DistillSpec(layers=("layer1",), teacher_layers=("stage1",)),
+        net(), DistillSpec(labels=True, layers=("layer1",), teacher_layers=("stage1",)),
     )  # fmt: skip
     refused(
         ["distill.layers (teacher): 'layer1'", "relu2"],
-        net("lenet5"), DistillSpec(layers=("layer1",)),
+        net("lenet5"), DistillSpec(labels=True, layers=("layer1",)),
     )  # fmt: skip
 
 
@@ -113,10 +113,10 @@ def test_hints_of_other_channels_need_an_adapter():
     options = {"layers": ("layer3",), "teacher_layers": ("body.layer3",)}
     refused(
         ["[64]", "[80]", "distill.features.adapter=conv"],
-        Wide(), DistillSpec(features=FeatureSpec(loss="hint"), **options),
+        Wide(), DistillSpec(labels=True, features=FeatureSpec(loss="hint"), **options),
     )  # fmt: skip
     fitting = FeatureSpec(loss="hint", adapter="conv")
-    lit = pair(Wide(), DistillSpec(features=fitting, **options))
+    lit = pair(Wide(), DistillSpec(labels=True, features=fitting, **options))
     assert lit.feature_loss.adapters[0].weight.shape == (80, 64, 1, 1)
     assert "feature_loss.adapters.0.weight" in dict(lit.learned_parameters())
 
@@ -124,7 +124,7 @@ def test_hints_of_other_channels_need_an_adapter():
 def test_a_map_of_one_position_has_no_affinity():
     refused(
         ["layer3 has one position"],
-        net(size=4), DistillSpec(layers=("layer3",)), images=IMAGES[:, :, :4, :4],
+        net(size=4), DistillSpec(labels=True, layers=("layer3",)), images=IMAGES[:, :, :4, :4],
         student=net(size=4),
     )  # fmt: skip
 
@@ -142,6 +142,6 @@ def test_a_teacher_of_other_width_and_size_is_fine():
         def forward(self, x):
             return self.body(self.pool(x))
 
-    distill = DistillSpec(layers=("layer1",), teacher_layers=("body.layer1",))
+    distill = DistillSpec(labels=True, layers=("layer1",), teacher_layers=("body.layer1",))
     lit = pair(Halved(), distill)
     assert lit.feature_loss([torch.randn(2, 16, 8, 8)], lit.teacher.ask(IMAGES[:2]).maps).isfinite()
