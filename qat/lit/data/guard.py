@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from qat.errors import DataError
+from qat.errors import DataError, QatError
 
 _TIMEOUT = 30.0  # seconds without an answer from a server
 _FAILURES = (
@@ -17,13 +17,16 @@ _FAILURES = (
 
 
 @contextmanager
-def reading(title: str, root: Path, *, download: bool = False) -> Iterator[None]:
+def reading(
+    title: str, root: Path, *, download: bool = False, group: str = "data"
+) -> Iterator[None]:
     """A block whose failures become a DataError.
 
     Args:
         title: name of the data set in the message.
         root: folder of the data.
         download: whether the block may use the network; a silent server then fails after 30 s.
+        group: of the options `root` and `download` in the message.
 
     Raises:
         DataError: anything the readers of files and of the network raise.
@@ -33,14 +36,14 @@ def reading(title: str, root: Path, *, download: bool = False) -> Iterator[None]
         socket.setdefaulttimeout(_TIMEOUT)
     try:
         yield
-    except DataError:
+    except QatError:
         raise
     except _FAILURES as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         if download:
-            cure = f"check the network and free space, or put the files into data.root={root}"
+            cure = f"check the network and free space, or put the files into {group}.root={root}"
             raise DataError(f"{title} could not be downloaded ({reason}); {cure}") from error
-        cure = "delete the damaged files there and set data.download=true"
-        raise DataError(f"{title} in data.root={root} is damaged ({reason}); {cure}") from error
+        cure = f"delete the damaged files there and set {group}.download=true"
+        raise DataError(f"{title} in {group}.root={root} is damaged ({reason}); {cure}") from error
     finally:
         socket.setdefaulttimeout(before)

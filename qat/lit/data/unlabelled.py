@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from inspect import signature
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -256,12 +257,13 @@ def torchvision_images(options: TorchvisionImages, form: Form) -> Unlabelled:
             f"unlabelled.torchvision.name must be a data set of torchvision, got {name!r}; {cure}"
         )
     root = Path(options.root or DEFAULT_ROOT).expanduser().absolute()
-    given = dict(options.options)
-    if options.download:
-        given["download"] = True
-    with reading(f"unlabelled.torchvision.name={name}", root, download=options.download):
+    make: Callable[..., Any] = getattr(datasets, name)
+    own: dict[str, Any] = {"root": str(root)} if "root" in signature(make).parameters else {}
+    own |= {"download": True} if options.download else {}
+    given, group = dict(options.options), "unlabelled.torchvision"
+    with reading(f"{group}.name={name}", root, download=options.download, group=group):
         try:
-            dataset: Any = getattr(datasets, name)(root=str(root), **given)
+            dataset = make(**own, **given)
         except TypeError as error:
             reason = str(error).partition("() ")[2] or str(error)
             raise SpecError(
