@@ -13,9 +13,12 @@ from PIL import Image
 from qat.errors import DataError, SpecError
 from qat.lit.data.digits import Digits
 from qat.lit.data.files import UnreadableImageError
+from qat.lit.data.form import Form
 from qat.lit.data.images_only import ImagesOnly
+from qat.lit.data.photographs import photograph_patches
 from qat.lit.data.registry import build_data
-from qat.lit.data.unlabelled import Form, folder_images, photograph_patches, torchvision_images
+from qat.lit.data.unlabelled_folder import folder_images
+from qat.lit.data.unlabelled_torchvision import torchvision_images
 from qat.run_spec import DataSpec
 from qat.schema import read
 from qat.unlabelled_spec import (

@@ -5,9 +5,10 @@ from typing import Any, cast
 
 from qat.errors import SpecError
 from qat.lit.data.dataset import LabelledImages, RawImages, Transform
+from qat.lit.data.form import Form
 from qat.lit.data.module import ImageData
 from qat.lit.data.split import Parts
-from qat.lit.data.unlabelled import Form, mixed
+from qat.lit.data.unlabelled import mixed
 from qat.unlabelled_spec import UnlabelledSpec
 
 
