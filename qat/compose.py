@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
@@ -111,7 +111,7 @@ def recorded(conf: Path, folder: Path, config: Mapping[str, Any]) -> None:
         try:
             composed = _plain(compose("config", overrides))
         except (HydraException, OmegaConfBaseException) as error:
-            raise SpecError(f"{folder}: {_one_line(error, conf)}") from None
+            raise SpecError(f"{folder}: {_one_line(error, conf, overrides)}") from None
     if composed != config:
         raise SpecError(f"{folder}: this config cannot be composed from conf/")
     hydra = folder / ".hydra"
@@ -205,8 +205,8 @@ def _checked_run(conf: Path, overrides: list[str]) -> RunSpec:
         with _composing(conf):
             config = _plain(compose("config", overrides))
             folder = compose("config", overrides, return_hydra_config=True).hydra.run.dir
-    except (HydraException, OmegaConfBaseException) as error:
-        raise SpecError(_one_line(error, conf)) from None
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise SpecError(_one_line(error, conf, overrides)) from None
     spec = check_config(config)
     _check_writable(Path(folder))
     if spec.resume is not None:
@@ -267,7 +267,7 @@ def _flat(node: Any, key: str = "") -> dict[str, Any]:
     return flat
 
 
-def _one_line(error: Exception, conf: Path) -> str:
+def _one_line(error: Exception, conf: Path, overrides: Sequence[str]) -> str:
     """Hydra's message as one line that names key, value and what is allowed."""
     text = str(error.__cause__ or error) if "Error merging override" in str(error) else str(error)
     group = re.search(r"Could not find '([\w/]+)/([^/']+)'", text)
@@ -276,7 +276,9 @@ def _one_line(error: Exception, conf: Path) -> str:
         return f"{folder}={name} is unknown; {folder} is one of {', '.join(_files(conf / folder))}"
     key = re.search(r"(?:Could not override|Key) '([^']+)'", text)
     if key and ("not in struct" in text or "Could not override" in text):
-        return _unknown_key(error, key.group(1), conf)
+        return _unknown_key(error, key.group(1), conf, overrides)
+    if "group override must be a string" in text:
+        return "GROUP=null chooses no option of a group; leave it out, or take it away with ~GROUP"
     bare = re.search(r"Error parsing override '([^']*)'\s+missing EQUAL", text)
     if bare:
         return f"{bare.group(1)!r} must be key=value, e.g. seed=2; see --help"
@@ -284,11 +286,15 @@ def _one_line(error: Exception, conf: Path) -> str:
     return "; ".join(line for line in lines if line and not line.startswith("See http"))
 
 
-def _unknown_key(error: Exception, key: str, conf: Path) -> str:
+def _unknown_key(error: Exception, key: str, conf: Path, overrides: Sequence[str]) -> str:
     full = re.search(r"full_key: (\S+)", f"{error}\n{error.__cause__}")
     name = full.group(1) if full else key
+    chosen = [o for o in overrides if (conf / o.partition("=")[0].partition("@")[0]).is_dir()]
     with _composing(conf):
-        node: Any = compose("config")
+        node: Any = compose("config", chosen)
+    group = name.partition(".")[0]
+    if (conf / group).is_dir() and node.get(group) is None:
+        return f"{name} needs {group}=<option> beside it, one of {', '.join(_files(conf / group))}"
     for part in name.split(".")[:-1]:
         node = node.get(part) if hasattr(node, "get") else None
     if not hasattr(node, "keys"):

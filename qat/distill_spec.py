@@ -80,7 +80,7 @@ class FeatureSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DistillSpec:
-    """The config group `distill`; null trains on labels alone.
+    """The config group `distill`; without it a run learns from labels alone.
 
         loss = logits.weight L_logits + features.weight sum_layers L_features + label_weight CE
 
@@ -120,7 +120,7 @@ class DistillSpec:
         if not (learns_logits or learns_features):
             raise SpecError(
                 "distill has nothing to learn from the teacher: distill.logits and "
-                "distill.features are none or of weight 0; raise one, or use distill=null"
+                "distill.features are none or of weight 0; raise one, or leave distill out"
             )
 
     def _check_labels(self) -> None:

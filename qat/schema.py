@@ -63,7 +63,7 @@ def read(cls: type[T], values: object, path: str) -> T:
         if name in values:
             arguments[name] = _value(hints[name], values[name], join(path, name), field.metadata)
         elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
-            raise SpecError(f"{join(path, name)} must be given")
+            raise SpecError(f"{join(path, name)} must be given{_hint(field.metadata)}")
     return cls(**arguments)
 
 
