@@ -1,7 +1,10 @@
 """Where images without labels come from: the config group `unlabelled`; standard library only."""
 
+import ast
+import difflib
+import importlib.util
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +23,7 @@ class TaskImages:
     """The training part of the task itself, labels removed.
 
     Attributes:
-        share: fraction of it, (0, 1]; the first ones of its fixed order.
+        share: fraction of it, (0, 1]; always the same ones, chosen without a look at labels.
     """
 
     share: float = option(1.0, above=0, high=1)
@@ -35,7 +38,7 @@ class FolderImages:
 
     Attributes:
         root: the folder.
-        unreadable: refuse stops at a file that is no readable image, when it is met; skip opens
+        unreadable: refuse stops at a file that is no readable image, when it is met; skip decodes
             every file once at the start and leaves those out.
     """
 
@@ -116,20 +119,20 @@ class UnlabelledSpec:
 
 
 def check_unlabelled(spec: UnlabelledSpec) -> None:
-    """Check that the images are there; opens none and imports no torch.
+    """Check that the sources exist, as far as is possible without torch; opens no image.
 
     Raises:
-        SpecError: an option that must be given is not.
+        SpecError: an option that must be given is not, or no data set has this name.
         DataError: a folder is missing or holds no image.
     """
     if spec.folder is not None:
         check_folder(spec.folder)
-    if spec.torchvision is not None and spec.torchvision.name is None:
-        raise SpecError("unlabelled.torchvision.name must be given, e.g. CIFAR10 or STL10")
+    if spec.torchvision is not None:
+        check_torchvision(spec.torchvision)
 
 
 def check_folder(options: FolderImages) -> Path:
-    """The folder of a source, which holds an image file at least.
+    """The folder of a source, which holds at least one image file.
 
     Raises:
         SpecError: no folder is given.
@@ -140,7 +143,7 @@ def check_folder(options: FolderImages) -> Path:
     root = Path(options.root).expanduser().absolute()
     if not root.is_dir():
         raise DataError(f"unlabelled.folder.root={root} is no folder; set it to one of images")
-    if not any(is_image_name(name) for _, _, names in os.walk(root) for name in names):
+    if next(images_below(root), None) is None:
         raise DataError(
             f"unlabelled.folder.root={root} holds no image ({' '.join(ENDINGS)}); add some, or set "
             "another folder"
@@ -148,6 +151,39 @@ def check_folder(options: FolderImages) -> Path:
     return root
 
 
-def is_image_name(name: str) -> bool:
-    """Whether a file name ends like an image and is not hidden."""
-    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+def check_torchvision(options: TorchvisionImages) -> str:
+    """The name of a data set of torchvision, checked without an import of torchvision.
+
+    Raises:
+        SpecError: none is given, or there is none of this name.
+    """
+    if options.name is None:
+        raise SpecError("unlabelled.torchvision.name must be given, e.g. CIFAR10 or STL10")
+    known = _torchvision_names()
+    if options.name not in known:
+        close = difflib.get_close_matches(options.name, known, n=3, cutoff=0.5)
+        raise SpecError(
+            f"unlabelled.torchvision.name={options.name} is no class of torchvision.datasets; "
+            + (f"did you mean {', '.join(close)}?" if close else "use e.g. CIFAR10, STL10, SVHN")
+        )
+    return options.name
+
+
+def images_below(folder: Path) -> Iterator[str]:
+    """Paths of the image files in and below a folder, in no order; hidden ones are left out."""
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in names:
+            if name.lower().endswith(ENDINGS) and not name.startswith("."):
+                yield os.path.join(parent, name)
+
+
+def _torchvision_names() -> list[str]:
+    """Names of the classes in torchvision.datasets, read from its source."""
+    found = importlib.util.find_spec("torchvision")
+    folders = found.submodule_search_locations if found else None
+    source = Path((folders or ["."])[0], "datasets", "__init__.py").read_text(encoding="utf-8")
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
+            return [name for name in ast.literal_eval(node.value) if name[0].isupper()]
+    return []

@@ -4,7 +4,7 @@ import dataclasses
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from qat.errors import DataError
-from qat.unlabelled_spec import ENDINGS, is_image_name
+from qat.unlabelled_spec import ENDINGS, images_below
 
 # what Pillow raises for empty, cut, foreign and oversized files, depending on the format
 _UNREADABLE = (
@@ -91,12 +91,6 @@ def scan(folder: Path, classes: Sequence[str]) -> FileImages:
     return file_images(paths, labels)
 
 
-def images_below(folder: Path) -> Iterator[str]:
-    """Paths of the image files in and below a folder, in no order; hidden ones are left out."""
-    for parent, _, names in os.walk(folder, followlinks=True):
-        yield from (os.path.join(parent, name) for name in names if is_image_name(name))
-
-
 def read_image(path: str) -> Image.Image:
     """Read an image file as 8-bit RGB; grey is repeated, alpha is left out, 16 bits become 8.
 
@@ -105,7 +99,7 @@ def read_image(path: str) -> Image.Image:
     """
     try:
         with Image.open(path) as image:
-            return _to_rgb(image)
+            return to_rgb(image)
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UnreadableImageError(
@@ -113,7 +107,12 @@ def read_image(path: str) -> Image.Image:
         ) from error
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of an image of any mode, as `read_image` gives it.
+
+    Raises:
+        ValueError: the pixels are floats.
+    """
     if image.mode == "F":
         raise ValueError("float pixels have no fixed range, convert it to 8 or 16 bits")
     if image.mode.startswith("I"):

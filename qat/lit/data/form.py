@@ -1,10 +1,11 @@
 """Raw images of any origin, brought to the form in which a task expects its own."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
+
+from qat.lit.data.files import to_rgb
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,11 +21,19 @@ class Form:
     size: int | None
 
     def __call__(self, image: Any) -> Any:
-        """Convert a PIL image or a tensor (C, H, W): channels, then the middle square."""
+        """Convert a PIL image of any mode or a tensor (C, H, W): channels, then the middle square.
+
+        Grey is luma; the square is resized with antialiasing.
+
+        Raises:
+            ValueError: a PIL image of float pixels.
+        """
         from torchvision.transforms import v2
         from torchvision.transforms.v2 import functional as V
 
-        if isinstance(image, Tensor) and image.ndim == 2:
+        if not isinstance(image, Tensor):
+            image = to_rgb(image)
+        elif image.ndim == 2:
             image = image.unsqueeze(0)
         channels = image.shape[0] if isinstance(image, Tensor) else len(image.getbands())
         if channels != self.channels:
@@ -33,24 +42,3 @@ class Form:
             return image
         middle = V.center_crop(image, min(V.get_size(image)))
         return V.resize(middle, [self.size, self.size], interpolation=v2.InterpolationMode.BILINEAR)
-
-
-@dataclass(frozen=True, slots=True)
-class Unlabelled:
-    """Images of any kind, brought to the form of the task as they are asked for.
-
-    Attributes:
-        count: their number.
-        read: index -> PIL image or tensor (C, H, W).
-        form: of the task.
-    """
-
-    count: int
-    read: Callable[[int], Any]
-    form: Callable[[Any], Any]
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Any:
-        return self.form(self.read(index))

@@ -8,8 +8,8 @@ from qat.lit.data.dataset import LabelledImages, RawImages, Transform
 from qat.lit.data.form import Form
 from qat.lit.data.module import ImageData
 from qat.lit.data.split import Parts
-from qat.lit.data.unlabelled import mixed
-from qat.unlabelled_spec import UnlabelledSpec
+from qat.lit.data.unlabelled import Mixed, mixed
+from qat.unlabelled_spec import UnlabelledSpec, check_unlabelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,9 +82,22 @@ class ImagesOnly(ImageData):
         """Of the task."""
         return self._task.num_classes
 
+    @property
+    def skipped(self) -> tuple[str, ...]:
+        """Paths of the unreadable files that were left out."""
+        train = self.parts.train
+        return train.skipped if isinstance(train, Mixed) else ()
+
     def check(self) -> None:
-        """As the task's."""
+        """As the task's, and of the sources.
+
+        Raises:
+            SpecError: an option of a source is missing or unknown.
+            DataError: images are missing.
+        """
         self._task.check()
+        if self._unlabelled is not None:
+            check_unlabelled(self._unlabelled)
 
     def download(self) -> None:
         """As the task's."""
@@ -105,7 +118,7 @@ class ImagesOnly(ImageData):
             SpecError: an option of a source is missing or unknown.
             DataError: images are missing or unreadable.
         """
-        parts = self._task.load()
+        parts = self._task.parts
         train: RawImages = _without_labels(parts.train)
         if self._unlabelled is not None:
             size = self.native_size if self._task.has_fixed_size else None

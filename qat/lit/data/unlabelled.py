@@ -1,4 +1,4 @@
-"""Sources of images without labels, and their mixture."""
+"""Sources of images without labels, mixed."""
 
 import bisect
 from dataclasses import dataclass
@@ -8,56 +8,23 @@ from typing import Any
 from qat.lit.data.dataset import RawImages
 from qat.lit.data.form import Form
 from qat.lit.data.photographs import photograph_patches
+from qat.lit.data.sampler import derived_seed
 from qat.lit.data.unlabelled_folder import folder_images
 from qat.lit.data.unlabelled_torchvision import torchvision_images
-from qat.unlabelled_spec import (
-    FolderImages,
-    Photographs,
-    TaskImages,
-    TorchvisionImages,
-    UnlabelledSpec,
-)
-
-
-def mixed(spec: UnlabelledSpec, task: RawImages, form: Form) -> RawImages:
-    """All sources of a config, in the order of `spec.sources`.
-
-    Args:
-        spec: the sources.
-        task: the training images of the task, labels removed.
-        form: of the task's raw images.
-
-    Raises:
-        SpecError: an option is missing or unknown.
-        DataError: images are missing or unreadable.
-    """
-    found = [_source(options, task, form) for options in spec.sources.values()]
-    return found[0] if len(found) == 1 else Mixed(tuple(found))
-
-
-def _source(options: Any, task: RawImages, form: Form) -> RawImages:
-    match options:
-        case TaskImages():
-            return _Part(task, max(1, round(options.share * len(task))))
-        case FolderImages():
-            return folder_images(options, form)
-        case Photographs():
-            return photograph_patches(options, form)
-        case TorchvisionImages():
-            return torchvision_images(options, form)
-        case _:
-            raise AssertionError(options)
+from qat.unlabelled_spec import UnlabelledSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Mixed:
-    """Several sources behind one another.
+    """Several sources, one behind the other; the order of an epoch mixes them.
 
     Attributes:
         sources: none of them empty.
+        skipped: unreadable files that were left out.
     """
 
     sources: tuple[RawImages, ...]
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return sum(map(len, self.sources))
@@ -69,14 +36,56 @@ class Mixed:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
-    """The first images of others."""
+class Chosen:
+    """Some of the images of a source."""
 
     images: RawImages
-    count: int
+    indices: tuple[int, ...]
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Any:
-        return self.images[index]
+        return self.images[self.indices[index]]
+
+
+def mixed(spec: UnlabelledSpec, task: RawImages, form: Form) -> Mixed:
+    """All sources of a config, in the order of `spec.sources`.
+
+    Args:
+        spec: the sources.
+        task: the training images of the task, labels removed.
+        form: of the task's raw images.
+
+    Raises:
+        SpecError: an option is missing or unknown.
+        DataError: images are missing or unreadable.
+    """
+    sources: list[RawImages] = []
+    skipped: tuple[str, ...] = ()
+    if spec.task is not None:
+        sources.append(share_of(task, spec.task.share))
+    if spec.folder is not None:
+        files = folder_images(spec.folder, form)
+        sources.append(files)
+        skipped = files.skipped
+    if spec.photographs is not None:
+        sources.append(photograph_patches(spec.photographs, form))
+    if spec.torchvision is not None:
+        sources.append(torchvision_images(spec.torchvision, form))
+    return Mixed(tuple(sources), skipped)
+
+
+def share_of(images: RawImages, share: float) -> RawImages:
+    """A fixed random part of the images, at least one, chosen by a hash of their index.
+
+    Not the first ones: the order of a part is stratified, so these would be chosen by label.
+
+    Args:
+        images: of the task.
+        share: fraction of them, (0, 1].
+    """
+    if share == 1:
+        return images
+    order = sorted(range(len(images)), key=derived_seed)
+    return Chosen(images, tuple(order[: max(1, round(share * len(order)))]))

@@ -2,22 +2,43 @@
 
 import logging
 import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from qat.errors import DataError
-from qat.lit.data.files import UnreadableImageError, images_below, read_image
-from qat.lit.data.form import Form, Unlabelled
-from qat.unlabelled_spec import FolderImages, check_folder
+from qat.lit.data.files import UnreadableImageError, read_image
+from qat.lit.data.form import Form
+from qat.unlabelled_spec import FolderImages, check_folder, images_below
 
 _log = logging.getLogger(__name__)
 _NAMED = 5  # unreadable files in a message
 
 
-def folder_images(options: FolderImages, form: Form) -> Unlabelled:
+@dataclass(frozen=True, slots=True)
+class UnlabelledFiles:
+    """Image files, opened and brought to the form of the task when they are asked for.
+
+    Attributes:
+        paths: (N,), bytes: one array, as in FileImages.
+        form: of the task.
+        skipped: paths of the unreadable files that were left out.
+    """
+
+    paths: np.ndarray
+    form: Form
+    skipped: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.form(read_image(os.fsdecode(self.paths[index])))
+
+
+def folder_images(options: FolderImages, form: Form) -> UnlabelledFiles:
     """Every image file in and below a folder, sorted by path.
 
     With unreadable=skip each file is opened and decoded once, and the unreadable are counted and
@@ -29,29 +50,27 @@ def folder_images(options: FolderImages, form: Form) -> Unlabelled:
     """
     root = check_folder(options)
     paths = sorted(images_below(root))
-    if options.unreadable == "skip":
-        paths = _readable(paths, root)
-    # one array instead of a list of a million strings, as FileImages has it
-    names = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
-    return Unlabelled(len(names), lambda index: read_image(os.fsdecode(names[index])), form)
-
-
-def _readable(paths: Sequence[str], root: Path) -> list[str]:
-    with ThreadPoolExecutor() as pool:
-        problems = list(pool.map(_problem, paths))
-    broken = [path for path, problem in zip(paths, problems, strict=True) if problem]
-    if len(broken) == len(paths):
+    problems = _problems(paths) if options.unreadable == "skip" else {}
+    kept = [os.fsencode(path) for path in paths if path not in problems]
+    if not kept:
         raise DataError(
             f"unlabelled.folder.root={root}: none of its {len(paths)} images is readable; "
-            f"{next(filter(None, problems))}"
+            f"{next(iter(problems.values()))}"
         )
-    if broken:
-        more = " ..." if len(broken) > _NAMED else ""
+    if problems:
+        names = ", ".join([*problems][:_NAMED]) + (" ..." if len(problems) > _NAMED else "")
         _log.warning(
-            "unlabelled.folder: %d of %d files are no readable images and are left out: %s%s",
-            *(len(broken), len(paths), ", ".join(broken[:_NAMED]), more),
+            "unlabelled.folder: %d of %d files are no readable images and are left out: %s",
+            *(len(problems), len(paths), names),
         )
-    return [path for path, problem in zip(paths, problems, strict=True) if not problem]
+    return UnlabelledFiles(np.array(kept, dtype=np.bytes_), form, tuple(problems))
+
+
+def _problems(paths: list[str]) -> dict[str, str]:
+    """Path -> what is wrong with it, of the unreadable files; decoders run in threads."""
+    with ThreadPoolExecutor() as pool:
+        found = zip(paths, pool.map(_problem, paths), strict=True)
+        return {path: problem for path, problem in found if problem}
 
 
 def _problem(path: str) -> str:
