@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qat.errors import CheckpointError, QatError, SpecError
+from qat.overrides import differences, quoted
 from qat.preflight import check_config
 from qat.run_spec import RunSpec
 
@@ -63,7 +64,7 @@ def resumed_overrides(overrides: list[str]) -> list[str]:
             f"resume={folder} is no run folder: {saved} does not exist; give runs/DATE/TIME"
         )
     earlier = [str(o) for o in OmegaConf.load(saved)]
-    own = [f"hydra.run.dir={_quoted(folder)}", "hydra.output_subdir=null"]
+    own = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     return [*earlier, *overrides, *own]
 
 
@@ -107,7 +108,7 @@ def recorded(conf: Path, folder: Path, config: Mapping[str, Any]) -> None:
             if (conf / group).is_dir() and config[group] != content
         ]
         base = _plain(compose("config", choices))
-        overrides = [*choices, *_differences(base, config, "")]
+        overrides = [*choices, *differences(base, config)]
         try:
             composed = _plain(compose("config", overrides))
         except (HydraException, OmegaConfBaseException) as error:
@@ -125,33 +126,9 @@ def _nearest(conf: Path, group: str, wanted: Mapping[str, Any]) -> str:
 
     def distance(name: str) -> int:
         option = _plain(compose("config", [f"{group}={name}"]))[group]
-        return len(list(_differences(option, wanted, "")))
+        return len(list(differences(option, wanted)))
 
     return min(_files(conf / group), key=distance)
-
-
-def _differences(base: Mapping[str, Any], wanted: Mapping[str, Any], key: str) -> Iterator[str]:
-    """Overrides that turn one config into another; merging alone never takes a key away."""
-    for name in {**base, **wanted}:
-        path = f"{key}.{name}" if key else str(name)
-        if name not in wanted:
-            yield f"~{path}"
-        elif isinstance(base.get(name), Mapping) and isinstance(wanted[name], Mapping):
-            yield from _differences(base[name], wanted[name], path)
-        elif name not in base or base[name] != wanted[name]:
-            yield f"++{path}={_as_override(wanted[name])}"
-
-
-def _as_override(value: Any) -> str:
-    """A plain value in the grammar of overrides."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower().replace("none", "null")
-    if isinstance(value, (list, tuple)):
-        return f"[{','.join(_as_override(item) for item in value)}]"
-    if isinstance(value, Mapping):
-        inner = ",".join(f"{name}: {_as_override(item)}" for name, item in value.items())
-        return f"{{{inner}}}"
-    return _quoted(value) if isinstance(value, str) else repr(value)
 
 
 def instantiated(node: Mapping[str, Any], **extra: Any) -> Any:
@@ -181,11 +158,6 @@ def _composing(conf: Path) -> Iterator[None]:
             yield
     finally:
         state.hydra = outer
-
-
-def _quoted(path: str) -> str:
-    escaped = path.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
 
 
 def _jobs(overrides: list[str]) -> Iterable[list[str]]:

@@ -12,7 +12,8 @@ FILES = sorted((ROOT / "qat").rglob("*.py"))
 # layer of each part of qat; a part may import itself, lower layers, and what PEERS says
 LAYERS = {
     "errors": 0, "names": 0, "schema": 1, "spec": 2, "distill_spec": 2, "unlabelled_spec": 2,
-    "run_spec": 3, "lit.model_options": 3, "status": 3, "lit.data.layout": 4, "preflight": 5,
+    "run_spec": 3, "lit.model_options": 3, "status": 3, "overrides": 3,
+    "lit.data.layout": 4, "preflight": 5,
     "functional": 6, "nn": 7, "optim": 7, "distill": 7, "theory": 7,
     "flow": 8, "plan": 8, "surgery": 8, "calibrate": 8, "audit": 8, "audit_table": 8, "export": 8,
     "stages": 8, "report": 9, "lit": 10, "compose": 10, "trained": 11, "teacher_training": 11,
@@ -36,6 +37,7 @@ PACKAGES = {
     "report": {"torch", "matplotlib", "cycler"},
     "compose": {"hydra", "omegaconf"},
     "teacher_training": set(),
+    "overrides": set(),
     "job": set(),
     "cli": {"hydra", "omegaconf"},
     "": set(),

@@ -1,45 +1,19 @@
 """A real run with weights quantized in the graph: killed, resumed, loaded, and started from."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import pytest
 import torch
+from real_run import differences, kill_after, tensors, train
 
 from qat import load_trained
 from qat.plan import weight_parametrizations
 
-ROOT = Path(__file__).resolve().parents[2]
 # scheduled coarse derivatives in weights and activations, shifts, signs
 SMALL = [
     "model=lenet5", "quant=reste_w1a1", "quant.activation.shift=channel", "trainer.max_epochs=3",
     "warm_start.epochs=1", "training.threads=1", "training.checkpoint_every=9",
 ]  # fmt: skip
-
-
-def start(*arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
-        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def train(*arguments, cwd):
-    process = start(*arguments, cwd=cwd)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == 0, out + err
-    return out
-
-
-def last_state(folder):
-    newest = max((folder / "checkpoints" / "last").glob("*.ckpt"))
-    state = torch.load(newest, weights_only=True)["state_dict"]
-    return {key: value for key, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 @pytest.fixture(scope="module")
@@ -51,24 +25,14 @@ def run(tmp_path_factory):
 
 def test_a_killed_run_ends_on_the_same_bits(run, tmp_path):
     folder = tmp_path / "killed"
-    process = start(*SMALL, f"hydra.run.dir={folder}", cwd=tmp_path)
-    last = folder / "checkpoints" / "last"
-    deadline = time.monotonic() + 120
-    while not any(int(p.stem.partition("=")[2]) >= 27 for p in last.glob("*.ckpt")):
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    kill_after(27, folder, *SMALL, cwd=tmp_path)
     train(f"resume={folder}", cwd=tmp_path)
-    whole, resumed = last_state(run), last_state(folder)
-    assert whole.keys() == resumed.keys()
-    assert not [key for key in whole if not torch.equal(whole[key], resumed[key])]
+    assert differences(run, folder) == []
     assert (folder / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
 
 
 def test_the_schedule_has_moved_and_is_in_the_checkpoint(run):
-    exponents = {k: v.item() for k, v in last_state(run).items() if k.endswith("sharpness")}
+    exponents = {k: v.item() for k, v in tensors(run).items() if k.endswith("sharpness")}
     assert len(exponents) == 5 + 4  # weights and activations of LeNet-5
     # the last of 34 steps sees progress 33 / 34
     expected = 1 + 2 * (1 - torch.cos(torch.tensor(torch.pi / 2 * 33 / 34)).item())
