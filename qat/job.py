@@ -80,7 +80,7 @@ def _teacher(config: Mapping[str, Any], spec: RunSpec) -> Any:
     from qat.teacher_source import load_teacher
     from qat.teacher_training import ensure_teacher
 
-    if spec.distill is None:
+    if spec.distill is None or spec.audit_only:
         return None
     source = spec.distill.teacher or str(ensure_teacher(config, spec.distill, train=run_job))
     return lambda data: load_teacher(source, spec, data)

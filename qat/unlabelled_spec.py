@@ -4,8 +4,9 @@ import ast
 import difflib
 import importlib.util
 import os
+import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,10 +85,15 @@ class TorchvisionImages:
     name: str | None = None
     root: str | None = None
     download: bool = False
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         check(self, "unlabelled.torchvision")
+        for key in {"root", "download"} & set(self.options or {}):
+            raise SpecError(
+                f"unlabelled.torchvision.options.{key} has a place of its own; use "
+                f"unlabelled.torchvision.{key}"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,12 +176,33 @@ def check_torchvision(options: TorchvisionImages) -> str:
 
 
 def images_below(folder: Path) -> Iterator[str]:
-    """Paths of the image files in and below a folder, in no order; hidden ones are left out."""
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+    """Paths of the image files in and below a folder, in no order; hidden ones are left out.
+
+    Links are followed, and a folder that is met again on the way is not entered again.
+
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    seen: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=_refuse):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in seen:
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        # sorted: which of two links to a folder is entered must not depend on the file system
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
-            if name.lower().endswith(ENDINGS) and not name.startswith("."):
-                yield os.path.join(parent, name)
+            path = os.path.join(parent, name)
+            is_image = name.lower().endswith(ENDINGS) and not name.startswith(".")
+            if is_image and not stat.S_ISFIFO(os.lstat(path).st_mode):
+                yield path
+
+
+def _refuse(error: OSError) -> None:
+    raise DataError(
+        f"{error.filename} cannot be listed ({error.strerror}); make it readable or remove it"
+    ) from error
 
 
 def _torchvision_names() -> list[str]:

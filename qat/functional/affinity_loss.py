@@ -11,7 +11,6 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from qat.errors import SpecError
 from qat.functional.unit_columns import EPS, columns_and_lengths, gradient_in_features, root
@@ -106,8 +105,13 @@ class KnownGradient(torch.autograd.Function):
         ctx.save_for_backward(gradient)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        # once_differentiable would say nothing: `grad` is a constant here, and so is the gradient
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            raise SpecError(
+                "the affinity losses have no second derivative; leave out create_graph=True, or "
+                "write ||S^T S - T^T T||^2 with qat.functional.affinity.affinity"
+            )
         (gradient,) = ctx.saved_tensors
         factor = grad.to(gradient.dtype).view(-1, *(1,) * (gradient.ndim - 1))
         return (factor * gradient).to(ctx.dtype), None, None
@@ -133,13 +137,13 @@ def _values(
 
 
 def _check(student: Tensor, teacher: Tensor, *, order: Order, reduction: Reduction) -> None:
-    if order not in (1, 2):
+    if order not in (1, 2) or isinstance(order, bool):
         raise SpecError(f"order must be 1 or 2, got {order!r}; 2 is the squared Frobenius norm")
     if reduction not in get_args(Reduction):
         raise SpecError(f"reduction must be mean or authors, got {reduction!r}; choose mean")
     own, other = student.shape, teacher.shape
-    if len(own) < 3 or own[:1] + own[2:] != other[:1] + other[2:]:
+    if len(own) < 3 or own[:1] + own[2:] != other[:1] + other[2:] or student.numel() == 0:
         raise SpecError(
-            f"student {tuple(own)} and teacher {tuple(other)} must be (N, C, H, W) and agree in "
-            "all but their channels; resize the teacher's map to the student's"
+            f"student {tuple(own)} and teacher {tuple(other)} must be (N, C, H, W), not empty, and "
+            "agree in all but their channels; resize the teacher's map to the student's"
         )

@@ -39,11 +39,13 @@ def logit_kl(student: Tensor, teacher: Tensor, *, temperature: float = 4.0) -> T
         temperature: T > 0; 1 leaves the predictions as they are.
 
     Raises:
-        SpecError: the shapes differ.
+        SpecError: the shapes differ, or the temperature is not above 0.
 
     Source: arXiv:1503.02531, sec. 2.
     """
     _check_equal(student, teacher)
+    if not temperature > 0:
+        raise SpecError(f"temperature must be > 0, got {temperature}; 1 leaves predictions as is")
     own = F.log_softmax(_wide(student) / temperature, dim=1)
     other = F.log_softmax(_wide(teacher.detach()) / temperature, dim=1)
     return temperature**2 * F.kl_div(own, other, reduction="batchmean", log_target=True)

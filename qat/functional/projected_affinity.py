@@ -51,9 +51,9 @@ def projected_affinity(
     positions = student.shape[2:].numel()
     if directions is None:
         directions = random_directions(positions, columns, generator=generator)
-    if directions.ndim != 2 or directions.shape[0] != positions:
+    if directions.ndim != 2 or directions.shape[0] != positions or directions.shape[1] == 0:
         raise SpecError(
-            f"directions must be (n, k) with n = {positions} positions, got "
+            f"directions must be (n, k) with n = {positions} positions and k >= 1, got "
             f"{tuple(directions.shape)}; draw them with random_directions"
         )
     z = directions.detach().to(student.device)
@@ -80,8 +80,8 @@ def random_directions(
     Raises:
         SpecError: columns is below 1.
     """
-    if columns < 1:
-        raise SpecError(f"columns must be >= 1, got {columns}; 15 is the authors' choice")
+    if not isinstance(columns, int) or columns < 1:
+        raise SpecError(f"columns must be a whole number >= 1, got {columns}; the authors take 15")
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     return torch.randn(positions, columns, generator=generator, device=generator.device)

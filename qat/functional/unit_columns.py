@@ -13,7 +13,8 @@ def unit_columns(features: Tensor, *, eps: float = EPS) -> Tensor:
 
         s_j = f_j / (l_j + eps),   l_j = ||f_j||_2
 
-    A zero column stays zero, for eps = 0 too. Computed in at least float32, also under autocast.
+    A zero column stays zero, for eps = 0 too; one whose squares overflow becomes nan. Computed in
+    at least float32, also under autocast.
 
     Args:
         features: (N, C, H, W) or (N, C, n), floating point.
@@ -46,6 +47,8 @@ def columns_and_lengths(features: Tensor, *, eps: float) -> tuple[Tensor, Tensor
     columns = columns if columns.dtype == torch.float64 else columns.float()
     # vector_norm along channels takes eight times as long on a CPU
     lengths = root(columns.square().sum(1, keepdim=True))
+    # squares that overflow must not end as columns of 0 and a plausible loss: 0 inf is nan
+    lengths = lengths + 0 * lengths
     return columns / _divisor(lengths, eps), lengths
 
 

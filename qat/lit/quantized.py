@@ -14,8 +14,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from qat.calibrate import start_steps
+from qat.errors import CheckpointError
 from qat.lit.batchnorm import reestimated_batchnorm
-from qat.lit.data.dataset import Batch, images_of
+from qat.lit.data.dataset import Batch, fingerprint, images_of
 from qat.lit.data.first import first_batches
 from qat.lit.data.module import ImageData
 from qat.lit.epoch_means import EpochMeans
@@ -288,15 +289,30 @@ class LitQuantized(L.LightningModule):
 
     # -- checkpoint -------------------------------------------------------------------------------
 
+    def _fingerprint(self) -> str:
+        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+        return fingerprint(data.parts.train)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the phase and the epoch's running sums."""
         checkpoint["qat"] = {
             "is_quantized": self.is_quantized,
             "train_means": self._train_means.state_dict(),
+            "images": self._fingerprint(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the phase and the epoch's running sums."""
+        """Restore the phase and the epoch's running sums.
+
+        Raises:
+            CheckpointError: the training images are others than the run began with.
+        """
+        before, now = checkpoint["qat"]["images"], self._fingerprint()
+        if before != now:
+            raise CheckpointError(
+                f"the run began with the training images ({before}), now there are ({now}): its "
+                "order of images would be another; bring those back, or start a new run"
+            )
         self.quant_optimizer = None  # its latent weights are those of another run
         self.is_quantized = checkpoint["qat"]["is_quantized"]
         self._train_means.load_state_dict(checkpoint["qat"]["train_means"])

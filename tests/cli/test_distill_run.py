@@ -167,3 +167,37 @@ def test_a_teacher_out_of_a_file_of_weights(teacher, home, tmp_path):
     out = train(*arguments, f"hydra.run.dir={tmp_path / 'fits_not'}", cwd=home, code=1)
     assert "does not hold the weights of {'name': 'resnet20'" in out
     assert "model@distill.teacher_model=NAME" in out
+
+
+def test_a_resume_with_other_images_is_refused(teacher, home, tmp_path):
+    from PIL import Image
+
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(60):
+        Image.new("L", (8, 8), 4 * number).save(images / f"{number:02}.png")
+    arguments = [
+        "model=lenet5", "trainer.max_epochs=9", "warm_start.epochs=1", "training.threads=1",
+        "training.checkpoint_every=2", "data.batch_size=4", "distill=faqd_label_free",
+        f"distill.teacher={teacher}", "unlabelled=folder", f"unlabelled.folder.root={images}",
+    ]  # fmt: skip
+    folder = tmp_path / "run"
+    kill_after(16, folder, *arguments, cwd=home)
+    (images / "59.png").rename(images / "61.png")
+    out = train(f"resume={folder}", cwd=home, code=1)
+    assert "the run began with the training images (60 files" in out
+
+
+def test_options_of_a_torchvision_set(teacher, home, tmp_path):
+    arguments = [
+        "debug=quick", "model=lenet5", "distill=faqd_label_free", f"distill.teacher={teacher}",
+        "unlabelled=torchvision", "unlabelled.torchvision.name=FakeData",
+        "unlabelled.torchvision.options={size: 70, image_size: [3, 9, 9]}", "training.threads=1",
+    ]  # fmt: skip
+    train(*arguments, f"hydra.run.dir={tmp_path / 'run'}", cwd=home)
+
+
+def test_an_audit_trains_no_teacher(tmp_path):
+    out = train(*SMALL, "distill=faqd_label_free", "audit_only=true", cwd=tmp_path)
+    assert "on their grids" in out
+    assert not (tmp_path / "runs" / "teachers").exists()

@@ -159,3 +159,33 @@ def test_mistakes(call, words):
     for word in words:
         assert word in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_second_derivative_is_refused_and_not_zero():
+    x, y = torch.randn(2, 1, 3, 2, 2, generator=torch.Generator().manual_seed(0)).unbind()
+    x.requires_grad_()
+    with pytest.raises(SpecError, match="no second derivative"):
+        torch.autograd.grad(feature_affinity(x, y), x, create_graph=True)
+
+
+def test_overflow_is_no_plausible_number():
+    x, y = torch.randn(2, 1, 3, 2, 2, generator=torch.Generator().manual_seed(0)).unbind()
+    assert feature_affinity(1e20 * x, y).isnan()
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 2, 2), (1, 3, 0, 2)])
+def test_empty_maps_are_refused(shape):
+    with pytest.raises(SpecError, match="not empty"):
+        feature_affinity(torch.zeros(shape), torch.zeros(shape))
+
+
+@pytest.mark.parametrize(("own", "other", "side"), [(64, 128, 8), (16, 64, 8), (128, 256, 8)])
+def test_unequal_channels_near_equal_affinities(own, other, side):
+    generator = torch.Generator().manual_seed(0)
+    s = torch.randn(2, own, side, side, generator=generator)
+    mix = torch.linalg.qr(torch.randn(other, own, generator=generator))[0]
+    t = torch.einsum("oc,nchw->nohw", mix, s)
+    t = t + 1e-3 * torch.randn(t.shape, generator=generator)
+    a, b = unit_columns(s).double(), unit_columns(t).double()
+    expected = float((a.mT @ a - b.mT @ b).square().sum((1, 2)).mean() / side**4)
+    assert float(feature_affinity(s, t)) == pytest.approx(expected, rel=1e-6)

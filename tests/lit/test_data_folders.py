@@ -152,7 +152,7 @@ def test_tiny_imagenet_with_an_unknown_class(tmp_path):
     write_tiny(tmp_path)
     with open(tmp_path / "val" / "val_annotations.txt", "a") as file:
         file.write("val_0.JPEG\tn99999999\t0\t0\t63\t63\n")
-    with pytest.raises(DataError, match=r"Tiny-ImageNet .* is damaged .*n99999999"):
+    with pytest.raises(DataError, match=r"Tiny-ImageNet .* is missing or damaged .*n99999999"):
         prepared(tmp_path, "tiny_imagenet")
 
 

@@ -185,7 +185,9 @@ def test_a_damaged_cifar_file_is_named_as_such(tmp_path, monkeypatch):
     with open(tmp_path / "cifar-10-batches-py/data_batch_3", "r+b") as file:
         file.seek(5000)
         file.write(b"damage")
-    with pytest.raises(DataError, match=r"CIFAR-10 in data\.root=.* is damaged .*download=true"):
+    with pytest.raises(
+        DataError, match=r"CIFAR-10 in data\.root=.* is missing or damaged .*download=true"
+    ):
         prepared("cifar10", tmp_path)
 
 
@@ -193,6 +195,6 @@ def test_a_cut_mnist_file_is_named_as_such(tmp_path):
     write_mnist(tmp_path, "MNIST")
     path = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(DataError, match=r"MNIST in data\.root=.* is damaged") as caught:
+    with pytest.raises(DataError, match=r"MNIST in data\.root=.* is missing or damaged") as caught:
         prepared("mnist", tmp_path)
     assert "\n" not in str(caught.value)

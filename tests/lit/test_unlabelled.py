@@ -139,9 +139,9 @@ def test_the_checks_import_no_torch():
 
 def test_patches_are_drawn_once_and_are_no_flat_grey():
     options = Photographs(patches=200)
-    one, again = (as_tensor(photograph_patches(options, SMALL_GREY)) for _ in range(2))
+    one, again = (as_tensor(photograph_patches(options, SMALL_GREY, smallest=8)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(one, again, strict=True))
-    other = as_tensor(photograph_patches(Photographs(patches=200, seed=1), SMALL_GREY))
+    other = as_tensor(photograph_patches(Photographs(patches=200, seed=1), SMALL_GREY, smallest=8))
     assert not torch.equal(one[0], other[0])
     assert len({image.numpy().tobytes() for image in one}) > 190
     # stretched: all but patches of a single colour reach both ends
@@ -153,7 +153,7 @@ def test_patches_as_they_are_lie_in_the_photographs():
 
     options = Photographs(patches=20, largest=1.0, stretch=False)
     whole = [torch.tensor(image) for image in load_sample_images().images]
-    for patch in as_tensor(photograph_patches(options, Form(3, 8))):
+    for patch in as_tensor(photograph_patches(options, Form(3, 8), smallest=8)):
         pixels = patch.permute(1, 2, 0)
         assert any(_holds(image, pixels) for image in whole)
 
@@ -165,7 +165,7 @@ def _holds(image, patch):
 
 def test_a_task_larger_than_the_photographs():
     with pytest.raises(DataError, match="427 pixels at most, the task wants 448"):
-        photograph_patches(Photographs(), Form(3, 448))
+        photograph_patches(Photographs(), Form(3, 448), smallest=448)
 
 
 # -- torchvision ----------------------------------------------------------------------------------
@@ -291,7 +291,7 @@ def test_several_sources_are_mixed(tmp_path):
     raw = as_tensor(data.parts.train)
     assert raw[0].dtype == torch.float32
     assert float(raw[11].float().mean()) == 40
-    patches = photograph_patches(spec.photographs, SMALL_GREY)
+    patches = photograph_patches(spec.photographs, SMALL_GREY, smallest=8)
     assert torch.equal(raw[-1], patches[9])
     assert sum(len(batch) for batch in data.train_dataloader()) == 25
     first = next(iter(data.train_dataloader()))
@@ -307,14 +307,15 @@ def test_a_task_that_crops_gets_the_images_whole(tmp_path):
     for name in ("cat", "dog"):
         for number in range(5):
             picture(tmp_path / "task" / name / f"{number}.png", 9 * number, size=(40, 30))
-    picture(tmp_path / "more" / "a.png", 99, size=(70, 50), mode="L")
+    for name in ("a", "b"):
+        picture(tmp_path / "more" / f"{name}.png", 99, size=(70, 50), mode="L")
     options = DataSpec(name="image_folder", root=str(tmp_path / "task"), image_size=16)
     spec = UnlabelledSpec(folder=FolderImages(root=str(tmp_path / "more")))
     data = ImagesOnly(build_data(options), spec)
     data.prepare()
     raw = data.parts.train[0]
     assert (raw.size, raw.mode) == ((70, 50), "RGB")
-    assert data.sample_batch().shape == (1, 3, 16, 16)
+    assert data.sample_batch().shape == (2, 3, 16, 16)
 
 
 def test_paths_are_kept_as_bytes_for_names_of_any_encoding(tmp_path):
@@ -323,3 +324,81 @@ def test_paths_are_kept_as_bytes_for_names_of_any_encoding(tmp_path):
     os.rename(tmp_path / "plain.png", tmp_path / name)
     (image,) = as_tensor(folder_images(FolderImages(root=str(tmp_path)), SMALL_GREY))
     assert image.float().mean() == 10
+
+
+def test_links_in_circles_are_walked_once(tmp_path):
+    folder(tmp_path / "images")
+    for name in ("self", "again"):
+        (tmp_path / "images" / name).symlink_to(tmp_path / "images")
+    assert len(folder_images(FolderImages(root=str(tmp_path / "images")), SMALL_GREY)) == 4
+
+
+def test_a_pipe_is_no_image(tmp_path):
+    folder(tmp_path)
+    os.mkfifo(tmp_path / "pipe.png")
+    assert len(folder_images(FolderImages(root=str(tmp_path)), SMALL_GREY)) == 4
+
+
+def test_a_single_image_is_too_few(tmp_path):
+    picture(tmp_path / "a.png", 10)
+    with pytest.raises(DataError, match="unlabelled=folder gives 1 image; training needs 2"):
+        only(UnlabelledSpec(folder=FolderImages(root=str(tmp_path))))
+
+
+@pytest.mark.parametrize("key", ["root", "download"])
+def test_options_with_a_place_of_their_own(key):
+    with pytest.raises(SpecError, match=rf"options\.{key} has a place of its own"):
+        TorchvisionImages(name="STL10", options={key: True})
+
+
+def test_a_set_that_downloads_by_default_is_told_not_to(tmp_path, monkeypatch):
+    asked = []
+
+    def refuse(*args, **kwargs):
+        asked.append(args)
+        raise OSError("no network")
+
+    monkeypatch.setattr("socket.create_connection", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    options = TorchvisionImages(name="SEMEION", root=str(tmp_path))
+    with pytest.raises(DataError, match="is missing or damaged"):
+        torchvision_images(options, SMALL_GREY)
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("item", "words"),
+    [
+        ((torch.zeros(5, 8, 8), 0), r"begin with \(5, 8, 8\)"),
+        (({"image": 1}, 0), "begin with dict"),
+        ((np.zeros((8, 8)), 0), "begin with ndarray"),
+        (torch.zeros(8, 8), r"begin with \(8, 8\)"),
+        ((torch.full((1, 8, 8), 255.0), 0), r"float pixels must lie in 0\.\.1, found 255"),
+    ],
+)
+def test_items_that_do_not_begin_with_an_image(item, words, monkeypatch):
+    from torchvision import datasets
+
+    monkeypatch.setattr(datasets.FakeData, "__getitem__", lambda *_: item)
+    with pytest.raises(SpecError, match=words):
+        torchvision_images(TorchvisionImages(name="FakeData"), SMALL_GREY)
+
+
+def test_an_empty_set(monkeypatch):
+    with pytest.raises(DataError, match="FakeData is empty"):
+        torchvision_images(TorchvisionImages(name="FakeData", options={"size": 0}), SMALL_GREY)
+
+
+def test_the_fingerprint_is_that_of_the_names(tmp_path):
+    from qat.lit.data.dataset import fingerprint
+
+    one, other = folder(tmp_path / "one"), folder(tmp_path / "other")
+
+    def mark(root):
+        return fingerprint(only(UnlabelledSpec(folder=FolderImages(root=str(root)))).parts.train)
+
+    before = mark(one)
+    assert before == mark(other)
+    (one / "z.bmp").rename(one / "y.bmp")
+    assert mark(one) != before
+    assert fingerprint(only().parts.train) == "1079"

@@ -130,7 +130,7 @@ def test_torchvision_data_that_are_no_images(monkeypatch):
     assert "\n" not in str(caught.value)
     clip = torch.zeros(4, 3, 8, 8)
     monkeypatch.setattr(datasets.FakeData, "__getitem__", lambda *_: (clip, 0))
-    with pytest.raises(SpecError, match=r"FakeData holds no single images but Tensor; use another"):
+    with pytest.raises(SpecError, match=r"FakeData: its items begin with \(4, 3, 8, 8\)"):
         images_only(torchvision=TorchvisionImages(name="FakeData"))
 
 

@@ -132,6 +132,12 @@ def _transformed(raw: Any, transform: Transform) -> Sample:
     return (transform(raw[0]), raw[1]) if isinstance(raw, tuple) else transform(raw)
 
 
+def fingerprint(images: RawImages) -> str:
+    """What a run is resumed with: the number of images, and of files without labels their names."""
+    own: str | None = getattr(images, "fingerprint", None)
+    return own or str(len(images))
+
+
 def images_of(batch: Batch) -> Tensor:
     """The images (N, C, H, W) of a batch with labels or without."""
     return batch if isinstance(batch, Tensor) else batch[0]

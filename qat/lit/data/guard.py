@@ -43,7 +43,9 @@ def reading(
         if download:
             cure = f"check the network and free space, or put the files into {group}.root={root}"
             raise DataError(f"{title} could not be downloaded ({reason}); {cure}") from error
-        cure = f"delete the damaged files there and set {group}.download=true"
-        raise DataError(f"{title} in {group}.root={root} is damaged ({reason}); {cure}") from error
+        cure = f"put its files there, in place of damaged ones, or set {group}.download=true"
+        raise DataError(
+            f"{title} in {group}.root={root} is missing or damaged ({reason}); {cure}"
+        ) from error
     finally:
         socket.setdefaulttimeout(before)

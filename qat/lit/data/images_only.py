@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, cast
 
-from qat.errors import SpecError
+from qat.errors import DataError, SpecError
 from qat.lit.data.dataset import LabelledImages, RawImages, Transform
 from qat.lit.data.form import Form
 from qat.lit.data.module import ImageData
@@ -34,7 +34,9 @@ class ImagesOnly(ImageData):
 
     Shapes, normalisation and transforms are the task's. Training images come from the sources of
     `unlabelled`, or are the task's own; validation images are the task's own; the test part keeps
-    its labels. Order and augmentation are functions of (seed, epoch, index), as everywhere.
+    its labels. No label is read; that the task's fixed parts hold its classes in proportion is a
+    property of the data set. Order and augmentation are functions of (seed, epoch, index), as
+    everywhere.
 
     Args:
         task: what the network is for.
@@ -122,7 +124,12 @@ class ImagesOnly(ImageData):
         train: RawImages = _without_labels(parts.train)
         if self._unlabelled is not None:
             size = self.native_size if self._task.has_fixed_size else None
-            train = mixed(self._unlabelled, train, Form(self.channels, size))
+            train = mixed(self._unlabelled, train, Form(self.channels, size), side=self.image_size)
+        if len(train) < 2:
+            raise DataError(
+                f"unlabelled={','.join(self._unlabelled.sources) if self._unlabelled else 'null'} "
+                f"gives {len(train)} image; training needs 2 at least"
+            )
         return Parts(train, _without_labels(parts.validation), parts.test)
 
 

@@ -38,13 +38,18 @@ class Patches:
         return _stretched(patch) if self.is_stretched else patch
 
 
-def photograph_patches(options: Photographs, form: Form) -> Patches:
+def photograph_patches(options: Photographs, form: Form, *, smallest: int) -> Patches:
     """Random square patches of scikit-learn's two photographs (427 x 640, CC BY).
 
-    Photograph, side (its logarithm uniform between the task's size and `largest` times as much)
-    and place are drawn once, from `seed`; a patch is then resized to the task's size with
-    antialiasing. Grey is luma. Of unstretched 8 x 8 patches 42 % have a deviation below 0.02 of
+    Photograph, side (its logarithm uniform between `smallest` and `largest` times as much, 427
+    pixels at most) and place are drawn once, from `seed`; a patch then takes the form of the task.
+    Grey is luma. Of unstretched 8 x 8 patches 42 % have a deviation below 0.02 of
     the whole range, hence `stretch`.
+
+    Args:
+        options: number, largest side, stretch and seed.
+        form: of the task.
+        smallest: side of the smallest patches in pixels, that of the task's images.
 
     Raises:
         DataError: the task's images are larger than the photographs.
@@ -53,7 +58,7 @@ def photograph_patches(options: Photographs, form: Form) -> Patches:
 
     images = load_sample_images().images
     photographs = tuple(torch.tensor(image).permute(2, 0, 1) for image in images)
-    smallest, bound = form.size or 224, min(photographs[0].shape[1:])
+    bound = min(photographs[0].shape[1:])
     if smallest > bound:
         raise DataError(
             f"unlabelled.photographs has sides of {bound} pixels at most, the task wants "

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
 
-from qat.lit.data.dataset import RawImages
+from qat.lit.data.dataset import RawImages, fingerprint
 from qat.lit.data.form import Form
 from qat.lit.data.photographs import photograph_patches
 from qat.lit.data.sampler import derived_seed
@@ -25,6 +25,11 @@ class Mixed:
 
     sources: tuple[RawImages, ...]
     skipped: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all sources."""
+        return " ".join(fingerprint(source) for source in self.sources)
 
     def __len__(self) -> int:
         return sum(map(len, self.sources))
@@ -49,13 +54,14 @@ class Chosen:
         return self.images[self.indices[index]]
 
 
-def mixed(spec: UnlabelledSpec, task: RawImages, form: Form) -> Mixed:
+def mixed(spec: UnlabelledSpec, task: RawImages, form: Form, *, side: int) -> Mixed:
     """All sources of a config, in the order of `spec.sources`.
 
     Args:
         spec: the sources.
         task: the training images of the task, labels removed.
         form: of the task's raw images.
+        side: of the images that the network sees, in pixels.
 
     Raises:
         SpecError: an option is missing or unknown.
@@ -70,7 +76,7 @@ def mixed(spec: UnlabelledSpec, task: RawImages, form: Form) -> Mixed:
         sources.append(files)
         skipped = files.skipped
     if spec.photographs is not None:
-        sources.append(photograph_patches(spec.photographs, form))
+        sources.append(photograph_patches(spec.photographs, form, smallest=form.size or side))
     if spec.torchvision is not None:
         sources.append(torchvision_images(spec.torchvision, form))
     return Mixed(tuple(sources), skipped)

@@ -1,5 +1,6 @@
 """Images without labels out of a folder."""
 
+import hashlib
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -25,11 +26,13 @@ class UnlabelledFiles:
         paths: (N,), bytes: one array, as in FileImages.
         form: of the task.
         skipped: paths of the unreadable files that were left out.
+        fingerprint: number and sha256 of the paths below the folder.
     """
 
     paths: np.ndarray
     form: Form
     skipped: tuple[str, ...] = ()
+    fingerprint: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -63,7 +66,11 @@ def folder_images(options: FolderImages, form: Form) -> UnlabelledFiles:
             "unlabelled.folder: %d of %d files are no readable images and are left out: %s",
             *(len(problems), len(paths), names),
         )
-    return UnlabelledFiles(np.array(kept, dtype=np.bytes_), form, tuple(problems))
+    below = b"\0".join(os.path.relpath(path, os.fsencode(root)) for path in kept)
+    fingerprint = f"{len(kept)} files {hashlib.sha256(below).hexdigest()}"
+    return UnlabelledFiles(
+        np.array(kept, dtype=np.bytes_), form, tuple(problems), fingerprint=fingerprint
+    )
 
 
 def _problems(paths: list[str]) -> dict[str, str]:
