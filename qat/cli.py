@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from qat.errors import QatError
+from qat.overrides import with_quoted_paths
 from qat.run_spec import RunSpec
 from qat.status import state_of
 
@@ -32,7 +33,7 @@ def _run(arguments: list[str]) -> None:
     from qat.compose import checked, conf_folder, resumed_overrides
 
     args = get_args_parser().parse_args(arguments)
-    overrides: list[str] = args.overrides
+    overrides = with_quoted_paths(args.overrides)
     asks_only = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
     if not asks_only:
         overrides = resumed_overrides(overrides)

@@ -1,7 +1,9 @@
 """Hydra overrides as text; standard library only."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+_SPECIAL = frozenset("\"'[]{}(),")  # what gives a value a structure, or quotes it already
 
 
 def differences(base: Mapping[str, Any], wanted: Mapping[str, Any], key: str = "") -> Iterator[str]:
@@ -26,6 +28,20 @@ def as_override(value: Any) -> str:
         inner = ",".join(f"{name}: {as_override(item)}" for name, item in value.items())
         return f"{{{inner}}}"
     return quoted(value) if isinstance(value, str) else repr(value)
+
+
+def with_quoted_paths(overrides: Iterable[str]) -> list[str]:
+    """Overrides in which plain values that hold a `=`, as our checkpoints' names do, are quoted.
+
+    >>> with_quoted_paths(["init_from=runs/a/step=00000042.ckpt", "seed=1,2"])
+    ['init_from="runs/a/step=00000042.ckpt"', 'seed=1,2']
+    """
+    return [
+        f"{key}={quoted(value)}"
+        if "=" in value and _SPECIAL.isdisjoint(value)
+        else f"{key}{sign}{value}"
+        for key, sign, value in (override.partition("=") for override in overrides)
+    ]
 
 
 def quoted(text: str) -> str:

@@ -169,6 +169,17 @@ def test_a_teacher_out_of_a_file_of_weights(teacher, home, tmp_path):
     assert "model@distill.teacher_model=NAME" in out
 
 
+def test_a_teacher_out_of_a_checkpoint_of_a_run(teacher, home, tmp_path):
+    # its name has a `=`, which Hydra alone would stumble over
+    checkpoint = max((teacher / "checkpoints" / "last").glob("*.ckpt"))
+    quick = ["debug=quick", "model=lenet5", "training.threads=1", "distill=kd"]
+    folder = tmp_path / "run"
+    out = train(*quick, f"distill.teacher={checkpoint}", f"hydra.run.dir={folder}", cwd=home)
+    assert str(checkpoint) in out
+    record = json.loads((folder / "summary.json").read_text())["teacher"]
+    assert record["origin"] == str(checkpoint)
+
+
 def test_a_resume_with_other_images_is_refused(teacher, home, tmp_path):
     from PIL import Image
 
