@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qat.errors import CheckpointError, QatError, SpecError
 from qat.overrides import differences, quoted
-from qat.preflight import check_config
+from qat.preflight import check_config, typed
 from qat.run_spec import RunSpec
 
 # what a resume may set anew without asking: it does not enter the numbers
@@ -58,33 +58,52 @@ def resumed_overrides(overrides: list[str]) -> list[str]:
     folder = named[-1].partition("=")[2].strip("\"'") if named else "null"
     if folder in ("null", ""):
         return overrides
-    saved = Path(folder) / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
-        raise CheckpointError(
-            f"resume={folder} is no run folder: {saved} does not exist; give runs/DATE/TIME"
-        )
-    earlier = [str(o) for o in OmegaConf.load(saved)]
+    earlier = _run_overrides(Path(folder), "resume")
     own = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
     return [*earlier, *overrides, *own]
 
 
-def recomposed(conf: Path, folder: Path) -> RunSpec:
+def recomposed(
+    conf: Path, folder: Path, *, allow_targets: Sequence[str] = (), key: str = "resume"
+) -> RunSpec:
     """The options of a finished or interrupted run, composed anew from `conf`.
 
+    A folder may come from anyone: its `_target_`s are held against what qat itself calls, and
+    `allow_targets` of the folder is not heard.
+
+    Args:
+        conf: folder of the config.
+        folder: run folder.
+        allow_targets: further prefixes that a `_target_` may start with.
+        key: what named the folder, for messages.
+
     Raises:
-        CheckpointError: the folder is none of a run, or `conf` now composes another config.
+        CheckpointError: the folder is none of a run, names something that may not be called, or
+            `conf` now composes another config.
     """
-    overrides = resumed_overrides([f"resume={folder}"])
+    overrides = _run_overrides(folder, key)
     # what the run itself was resumed from is not part of what it is
     own = ("resume=", "hydra.")
-    with _composing(conf):
-        config = _plain(compose("config", [o for o in overrides if not o.startswith(own)]))
     try:
+        with _composing(conf):
+            config = _plain(compose("config", [o for o in overrides if not o.startswith(own)]))
         _check_same(folder, config, ())
-    except SpecError as error:
-        raise CheckpointError(f"{error}; it was trained by another version of qat") from None
-    config.pop("allow_targets")
-    return RunSpec.from_dict(config)
+        config.pop("allow_targets")
+        return typed(config, allow_targets)
+    except (SpecError, HydraException, OmegaConfBaseException) as error:
+        reason = str(error).replace("resume=", f"{key}=", 1).partition("; leave it out")[0]
+        raise CheckpointError(
+            f"{key}={folder} is a run that this qat does not open: {' '.join(reason.split())}"
+        ) from None
+
+
+def _run_overrides(folder: Path, key: str) -> list[str]:
+    saved = folder / ".hydra" / "overrides.yaml"
+    if not saved.is_file():
+        raise CheckpointError(
+            f"{key}={folder} is no run folder: {saved} does not exist; give runs/DATE/TIME"
+        )
+    return [str(o) for o in OmegaConf.load(saved)]
 
 
 def group_option(conf: Path, group: str, name: str) -> Any:
@@ -250,7 +269,7 @@ def _one_line(error: Exception, conf: Path, overrides: Sequence[str]) -> str:
     if key and ("not in struct" in text or "Could not override" in text):
         return _unknown_key(error, key.group(1), conf, overrides)
     if "group override must be a string" in text:
-        return "GROUP=null chooses no option of a group; leave it out, or take it away with ~GROUP"
+        return "GROUP=null chooses no option of a group; leave it out (for distill: distill=none)"
     bare = re.search(r"Error parsing override '([^']*)'\s+missing EQUAL", text)
     if bare:
         return f"{bare.group(1)!r} must be key=value, e.g. seed=2; see --help"

@@ -67,7 +67,7 @@ class FeatureSpec:
     """
 
     loss: FeatureLossName = "affinity"
-    weight: float = option(0.1, low=0)
+    weight: float = option(1.0, low=0)
     order: Literal[1, 2] = 2
     columns: int = option(15, low=1)
     directions: Literal["fresh", "fixed"] = "fresh"
@@ -115,12 +115,11 @@ class DistillSpec:
         check(self, "distill")
         self._check_labels()
         self._check_layers()
-        learns_logits = self.logits.loss != "none" and self.logits.weight > 0
-        learns_features = self.features.loss != "none" and self.features.weight > 0
-        if not (learns_logits or learns_features):
+        weights = [part.weight for part in (self.logits, self.features) if part.loss != "none"]
+        if (weights and not any(weights)) or not (weights or self.labels):
             raise SpecError(
                 "distill has nothing to learn from the teacher: distill.logits and "
-                "distill.features are none or of weight 0; raise one, or leave distill out"
+                "distill.features are none or of weight 0; raise one, or use distill=none"
             )
 
     def _check_labels(self) -> None:
@@ -139,6 +138,11 @@ class DistillSpec:
                 f"distill.layers and distill.teacher_layers must pair up; got {list(own)} and "
                 f"{list(other or ())}"
             )
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing but labels is asked for, as distill=none does."""
+        return self.labels and self.logits.loss == self.features.loss == "none"
 
     @property
     def selection(self) -> Literal["accuracy", "agreement", "last"]:

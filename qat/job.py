@@ -36,8 +36,12 @@ def _run(config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status)
     from qat.lit.run import audit_untrained, build, train
     from qat.lit.signals import Signals
 
-    # before our own signal handling: the teacher's run brings its own
     parts = _parts(config, spec, folder)
+    if spec.distill is not None and not spec.audit_only:
+        status.write("waiting")
+        # before our own signal handling: the teacher's run brings its own
+        parts = replace(parts, teacher=_teacher(config, spec, parts))
+        status.restart_clock()
     with Signals() as signals:
         built = build(spec, parts)
         if spec.audit_only:
@@ -60,7 +64,7 @@ def _run(config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status)
 
 
 def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:
-    """Resolve every `_target_` of the config, and find the teacher."""
+    """Resolve every `_target_` of the config."""
     from qat.compose import instantiated
     from qat.lit.run import Parts
 
@@ -72,18 +76,26 @@ def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:
         loggers=[
             instantiated(node, save_dir=str(folder)) for node in config["logger"].values() if node
         ],
-        teacher=_teacher(config, spec),
     )
 
 
-def _teacher(config: Mapping[str, Any], spec: RunSpec) -> Any:
-    from qat.teacher_source import load_teacher
+def _teacher(config: Mapping[str, Any], spec: RunSpec, parts: Any) -> Any:
+    """Where the student's run gets its teacher from; trains one if there is none."""
+    from qat.lit.run import build, recorded_teacher
+    from qat.teacher_source import load_teacher, untrained_teacher
     from qat.teacher_training import ensure_teacher
 
-    if spec.distill is None or spec.audit_only:
-        return None
-    source = spec.distill.teacher or str(ensure_teacher(config, spec.distill, train=run_job))
-    return lambda data: load_teacher(source, spec, data)
+    assert spec.distill is not None  # asked only then
+
+    def rehearse() -> None:
+        """Build the student with a teacher that has learned nothing: mistakes cost seconds."""
+        build(spec, replace(parts, teacher=lambda data: (untrained_teacher(spec, data), "new")))
+
+    source = spec.distill.teacher or (spec.resume and recorded_teacher(Path(spec.resume)))
+    if not source:
+        source = str(ensure_teacher(config, spec, rehearse=rehearse, train=run_job))
+    allow = tuple(config.get("allow_targets", ()))
+    return lambda data: load_teacher(source, spec, data, allow_targets=allow)
 
 
 def _result_lines(summary: Mapping[str, Any], folder: Path) -> str:

@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,28 @@ def check_config(config: Mapping[str, Any]) -> RunSpec:
         DataError: the data set is not where the config says.
     """
     values = dict(config)
-    allowed = (*ALLOWED_TARGETS, *values.pop("allow_targets", ()))
+    spec = typed(values, values.pop("allow_targets", ()))
+    _check_optimizer(spec.optimizer)
+    _check_trainer(spec.trainer)
+    _check_paths(spec)
+    _check_distill(spec.distill)
+    check_data(spec.data)
+    if spec.unlabelled is not None:
+        check_unlabelled(spec.unlabelled)
+    return spec
+
+
+def typed(values: Mapping[str, Any], allow_targets: Sequence[str] = ()) -> RunSpec:
+    """The typed run of a config whose `_target_`s may be called.
+
+    Args:
+        values: plain values, without the key `allow_targets`.
+        allow_targets: prefixes of the user's own, from the command and never from a file.
+
+    Raises:
+        SpecError: naming the key, the value and what is allowed.
+    """
+    allowed = (*ALLOWED_TARGETS, *allow_targets)
     spec = RunSpec.from_dict(values)
     for key, target in _targets(values, ""):
         if not str(target).startswith(allowed):
@@ -78,13 +99,8 @@ def check_config(config: Mapping[str, Any]) -> RunSpec:
                 "add a prefix of your own with allow_targets=[mypackage.]"
             )
     check_model(spec.model)
-    _check_optimizer(spec.optimizer)
-    _check_trainer(spec.trainer)
-    _check_paths(spec)
-    _check_distill(spec.distill)
-    check_data(spec.data)
-    if spec.unlabelled is not None:
-        check_unlabelled(spec.unlabelled)
+    if spec.distill is not None and spec.distill.teacher_model is not None:
+        check_model(spec.distill.teacher_model)
     return spec
 
 
@@ -167,8 +183,6 @@ def _check_paths(spec: RunSpec) -> None:
 def _check_distill(distill: DistillSpec | None) -> None:
     if distill is None:
         return
-    if distill.teacher_model is not None:
-        check_model(distill.teacher_model)
     path = distill.teacher
     if path is not None and not distill.is_pretrained_name and not Path(path).exists():
         names = " or ".join(f"{prefix}NAME" for prefix in PRETRAINED)

@@ -194,4 +194,6 @@ class RunSpec:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunSpec":
         """Read a composed config; raises SpecError naming the key for anything wrong."""
-        return read(cls, values, "")
+        spec = read(cls, values, "")
+        is_none = spec.distill is not None and spec.distill.is_none
+        return dataclasses.replace(spec, distill=None) if is_none else spec

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ def feature_maps(net: nn.Module, example: Tensor) -> dict[str, torch.Size]:
         net: any network.
         example: images (N, C, H, W), on the network's device.
     """
-    return {name: shape for name, shape, _ in _outputs(net, example)}
+    return {found.name: found.shape for found in _outputs(net, example) if found.is_lasting}
 
 
 def stage_outputs(net: nn.Module, example: Tensor) -> list[str]:
@@ -48,18 +48,19 @@ def stage_outputs(net: nn.Module, example: Tensor) -> list[str]:
             f"{type(net).__name__} lays its feature maps out as (N, H, W, C); distillation of "
             "features needs (N, C, H, W), use distill.features.loss=none"
         )
-    found: dict[tuple[int, int], tuple[int, str, int]] = {}
+    best: dict[tuple[int, int], tuple[int, _Output]] = {}
     outputs = _outputs(net, example)
     modules = dict(net.named_modules())
-    convolved = {shape[2:] for name, shape, _ in outputs if isinstance(modules[name], nn.Conv2d)}
-    for name, (_, _, h, w), convs in outputs:
-        depth = name.count(".")
+    convolved = {o.shape[2:] for o in outputs if isinstance(modules[o.name], nn.Conv2d)}
+    for found in outputs:
+        _, _, h, w = found.shape
+        depth = found.name.count(".")
         # an identity may stand behind a stage, a pooled map is none of its own
-        is_output = (h, w) in convolved and not isinstance(modules[name], nn.Identity)
-        if is_output and h * w > 1 and depth <= found.get((h, w), (depth,))[0]:
-            found.pop((h, w), None)  # so that the dict is in the order of the last ones
-            found[h, w] = (depth, name, convs)
-    stages = [name for _, name, convs in found.values() if convs > _STEM_CONVS]
+        is_output = (h, w) in convolved and not isinstance(modules[found.name], nn.Identity)
+        if is_output and found.is_lasting and h * w > 1 and depth <= best.get((h, w), (depth,))[0]:
+            best.pop((h, w), None)  # so that the dict is in the order of the last ones
+            best[h, w] = (depth, found)
+    stages = [found.name for _, found in best.values() if found.convs > _STEM_CONVS]
     if not stages:
         raise SpecError(
             f"{type(net).__name__} has no feature map of more than one position; use larger "
@@ -93,10 +94,21 @@ def _text(shape: torch.Size) -> str:
     return "x".join(str(side) for side in shape[1:])
 
 
+class _Output(NamedTuple):
+    """A 4-d output: of which module, its shape, the convolutions run by then, and whether it lasts.
+
+    What a later module overwrites in place does not, and cannot be tapped.
+    """
+
+    name: str
+    shape: torch.Size
+    convs: int
+    is_lasting: bool
+
+
 @torch.no_grad()
-def _outputs(net: nn.Module, example: Tensor) -> list[tuple[str, torch.Size, int]]:
-    """(name, shape of the output, convolutions run by then) of every module with a 4-d output."""
-    outputs: list[tuple[str, torch.Size, int]] = []
+def _outputs(net: nn.Module, example: Tensor) -> list[_Output]:
+    outputs: list[tuple[str, Tensor, int, int]] = []
     convs = 0
 
     def recording(name: str) -> Callable[..., None]:
@@ -104,7 +116,7 @@ def _outputs(net: nn.Module, example: Tensor) -> list[tuple[str, torch.Size, int
             nonlocal convs
             convs += isinstance(module, nn.Conv2d)
             if isinstance(out, Tensor) and out.ndim == 4:
-                outputs.append((name, out.shape, convs))
+                outputs.append((name, out, out._version, convs))
 
         return record
 
@@ -114,4 +126,7 @@ def _outputs(net: nn.Module, example: Tensor) -> list[tuple[str, torch.Size, int
                 hooks.callback(module.register_forward_hook(recording(name)).remove)
         with torch.compiler.set_stance("force_eager"):
             net(example)
-    return outputs
+    return [
+        _Output(name, out.shape, count, out._version == version)
+        for name, out, version, count in outputs
+    ]

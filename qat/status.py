@@ -10,7 +10,9 @@ from qat.errors import QatError, SpecError
 
 
 class Status:
-    """RUN/status.json: state (running, finished, failed, interrupted), config hash, error, time.
+    """RUN/status.json: state (waiting for its teacher, running, finished, failed, interrupted).
+
+    With the config hash, the error, the threads and the time.
 
     Args:
         folder: run folder.
@@ -45,6 +47,10 @@ class Status:
             )
         self._threads = threads
         self.write("running")
+
+    def restart_clock(self) -> None:
+        """Count from now; what came before was another run's time, the teacher's."""
+        self._start = time.monotonic()
 
     def seconds(self) -> float:
         """Wall time of the run, interrupted parts included."""

@@ -1,5 +1,6 @@
 """Where a teacher comes from: a run folder, a checkpoint, or a pretrained name."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import nn
@@ -7,14 +8,16 @@ from torch import nn
 from qat.compose import instantiated
 from qat.errors import CheckpointError, SpecError
 from qat.lit.data.module import ImageData
-from qat.lit.pretrained import pretrained
+from qat.lit.pretrained import Norm, pretrained
 from qat.lit.restore import network_state, read_weights
 from qat.run_spec import RunSpec
 from qat.surgery import load_weights
 from qat.trained import Trained, is_run_folder, open_trained
 
 
-def load_teacher(source: str, spec: RunSpec, data: ImageData) -> tuple[nn.Module, str]:
+def load_teacher(
+    source: str, spec: RunSpec, data: ImageData, *, allow_targets: Sequence[str] = ()
+) -> tuple[nn.Module, str]:
     """The network of a teacher for a student's task.
 
     Args:
@@ -23,6 +26,7 @@ def load_teacher(source: str, spec: RunSpec, data: ImageData) -> tuple[nn.Module
             timm/<name>.
         spec: of the student's run.
         data: of the student's run.
+        allow_targets: prefixes of the user's own that a `_target_` may start with.
 
     Returns:
         (network, where it comes from as a text for records).
@@ -33,26 +37,39 @@ def load_teacher(source: str, spec: RunSpec, data: ImageData) -> tuple[nn.Module
     """
     kind, _, name = source.partition("/")
     if spec.distill is not None and spec.distill.is_pretrained_name:
-        return pretrained(kind, name), source
+        net, norm = pretrained(kind, name)
+        _check_norm(norm, data, source)
+        return net, source
     path = Path(source)
-    # RUN/checkpoints/best/step=N.ckpt
-    folder = path if path.is_dir() else path.absolute().parent.parent.parent
-    if not (path.is_dir() or is_run_folder(folder)):
+    runs = [path] if path.is_dir() else filter(is_run_folder, path.absolute().parents)
+    folder = next(iter(runs), None)
+    if folder is None:
         return _from_weights(path, spec, data), source
-    trained = open_trained(folder, checkpoint=None if path.is_dir() else path)
+    trained = open_trained(
+        folder,
+        checkpoint=None if path.is_dir() else path,
+        allow_targets=allow_targets,
+        key="distill.teacher",
+    )
     _check_task(trained, data, source)
     return trained.net, str(trained.checkpoint)
 
 
-def _from_weights(path: Path, spec: RunSpec, data: ImageData) -> nn.Module:
-    """A network of our own description with weights from a file."""
-    distill = spec.distill
-    model = (distill.teacher_model if distill else None) or spec.model
+def untrained_teacher(spec: RunSpec, data: ImageData) -> nn.Module:
+    """The network of a teacher that is yet to be trained for a student's task."""
+    model = (spec.distill.teacher_model if spec.distill else None) or spec.model
     shape = {"num_classes": data.num_classes, "in_channels": data.channels}
     net: nn.Module = instantiated(model, **shape, image_size=data.image_size)
+    return net
+
+
+def _from_weights(path: Path, spec: RunSpec, data: ImageData) -> nn.Module:
+    """A network of our own description with weights from a file."""
+    net = untrained_teacher(spec, data)
     try:
         load_weights(net, network_state(read_weights(path)))
     except CheckpointError as error:
+        model = (spec.distill.teacher_model if spec.distill else None) or spec.model
         described = {key: value for key, value in model.items() if not key.startswith("_")}
         raise CheckpointError(
             f"distill.teacher={path} does not hold the weights of {described} for "
@@ -66,7 +83,7 @@ def _check_task(trained: Trained, data: ImageData, source: str) -> None:
     """Refuse a teacher whose run had other classes or other images than the student's."""
     theirs, what = trained.data, f"distill.teacher={source} was trained on "
     facts = {
-        "classes": (theirs.classes, data.classes),
+        "classes": (trained.classes, data.classes),
         "channels": (theirs.channels, data.channels),
         "image_size": (theirs.image_size, data.image_size),
         "normalisation": ((theirs.mean, theirs.std), (data.mean, data.std)),
@@ -78,6 +95,16 @@ def _check_task(trained: Trained, data: ImageData, source: str) -> None:
                 f"data={data.options.name} with {_short(now)}; train a teacher on the student's "
                 "data (distill.teacher=null does), or change data"
             )
+
+
+def _check_norm(norm: Norm, data: ImageData, source: str) -> None:
+    """Refuse a teacher that wants pixels of another scale."""
+    own = Norm(data.mean, data.std)
+    if norm != own:
+        raise SpecError(
+            f"distill.teacher={source} was trained on pixels of {norm}, the student's "
+            f"data={data.options.name} have {own}; choose a teacher of the same normalisation"
+        )
 
 
 def _short(value: object) -> str:

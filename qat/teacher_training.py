@@ -9,6 +9,7 @@ from typing import Any
 
 from qat.compose import conf_folder, group_option, recorded
 from qat.distill_spec import DistillSpec
+from qat.errors import QatError
 from qat.preflight import check_config, config_hash
 from qat.run_spec import RunSpec
 from qat.status import state_of
@@ -31,6 +32,8 @@ def teacher_config(config: Mapping[str, Any], distill: DistillSpec) -> dict[str,
         "model": distill.teacher_model or config["model"],
         "quant": group_option(conf_folder(), "quant", "float"),
         "trainer": dict(config["trainer"]),
+        # of hard weights, which the teacher has none of
+        "training": {**config["training"], "bn_reestimate": 0},
         "optimizer": dict(config["optimizer"]),
         "warm_start": {"epochs": 0},
         "seed": training.seed,
@@ -49,39 +52,63 @@ def teacher_config(config: Mapping[str, Any], distill: DistillSpec) -> dict[str,
     return {key: value for key, value in config.items() if key not in left_out} | own
 
 
-def ensure_teacher(config: Mapping[str, Any], distill: DistillSpec, *, train: Train) -> Path:
+def ensure_teacher(
+    config: Mapping[str, Any], spec: RunSpec, *, rehearse: Callable[[], None], train: Train
+) -> Path:
     """The run folder of the teacher that belongs to a student's config; trained if it is not there.
 
-    The folder is named by the hash of the teacher's config, so every student with the same teacher
-    finds it, and an interrupted training of it is continued. It is an ordinary run folder.
+    The folder is named by a hash of the teacher's config without what cannot change its numbers,
+    so every student with the same teacher finds it, and an interrupted training of it is
+    continued. It is an ordinary run folder.
 
     Args:
         config: of the student's run, resolved.
-        distill: its group `distill`, checked.
+        spec: the same, checked; `spec.distill` is set.
+        rehearse: called before a training: builds the student, and raises if it cannot be.
         train: runs a config in a folder, as `qat.job.run_job`.
 
     Raises:
-        QatError: as `train`.
+        QatError: as `rehearse`, and as `train` with the teacher's folder in front.
     """
-    wanted = teacher_config(config, distill)
-    folder = Path(distill.teacher_training.folder) / config_hash(wanted)
+    assert spec.distill is not None  # asked only then
+    wanted = teacher_config(config, spec.distill)
+    folder = Path(spec.distill.teacher_training.folder) / config_hash(_identity(wanted))
     folder.mkdir(parents=True, exist_ok=True)
     with _only_one(folder):
         if state_of(folder) == "finished":
             print(f"teacher: {folder}, trained earlier for the same config", flush=True)
             return folder
+        rehearse()
         print(
             "distill.teacher is null: training the float teacher first, in "
             f"{folder} ({wanted['trainer']['max_epochs']} epochs); later runs use it again",
             flush=True,
         )
         recorded(conf_folder(), folder, wanted)
-        spec = check_config(wanted)
+        own = check_config(wanted)
         if state_of(folder) is not None:
-            spec = replace(spec, resume=str(folder))
-        train(wanted, spec, folder)
+            threads = tuple({"threads"} & set(spec.resume_allow))
+            own = replace(own, resume=str(folder), resume_allow=threads)
+        try:
+            train(wanted, own, folder)
+        except QatError as error:
+            raise type(error)(f"teacher {folder}: {error}") from error
     print("teacher trained; now the student", flush=True)
     return folder
+
+
+def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config without what cannot change the numbers of its run."""
+    free = {
+        "data": ("workers",),
+        "trainer": ("enable_progress_bar", "log_every_n_steps"),
+        "training": ("checkpoint_every", "compile"),
+    }
+    kept = {
+        group: {key: value for key, value in config[group].items() if key not in keys}
+        for group, keys in free.items()
+    }
+    return {**config, **kept}
 
 
 @contextmanager
@@ -96,6 +123,6 @@ def _only_one(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"teacher: waiting for process that trains it in {folder}", flush=True)
+            print(f"teacher: waiting for the process that trains it in {folder}", flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield

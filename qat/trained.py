@@ -1,5 +1,8 @@
 """A trained network out of its run folder, for evaluation, as a teacher, or for export."""
 
+import json
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,7 +18,7 @@ from qat.lit.data.registry import build_data
 from qat.lit.restore import restore
 from qat.run_spec import RunSpec
 from qat.spec import QuantSpec
-from qat.surgery import prepare
+from qat.surgery import enable_quantizers, prepare
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,29 +26,35 @@ class Trained:
     """A network out of a run folder.
 
     Attributes:
-        net: with hard weights, in eval mode.
+        net: with hard weights (the float ones of a warm start), in eval mode.
         spec: of the run.
         data: its data module; nothing is read from disk yet.
+        classes: names of the classes that the run had, by label.
         checkpoint: the file that the weights come from.
     """
 
     net: nn.Module
     spec: RunSpec
     data: ImageData
+    classes: tuple[str, ...]
     checkpoint: Path
 
 
 def load_trained(
-    path: str | Path, *, state: Literal["selected", "last"] = "selected"
+    path: str | Path,
+    *,
+    state: Literal["selected", "last"] = "selected",
+    allow_targets: Sequence[str] = (),
 ) -> tuple[nn.Module, QuantSpec]:
     """The network of a run with hard weights, in eval mode.
 
     The config is composed anew from our conf/ with the run's overrides and compared with the one
-    that the run recorded; nothing that is read from the folder is instantiated.
+    that the run recorded; a `_target_` in it must be one that qat's own configs may name.
 
     Args:
         path: run folder.
         state: the epoch selected on validation, or the last one.
+        allow_targets: further prefixes that a `_target_` may start with, e.g. "mypackage.".
 
     Returns:
         (network, the options it was prepared with).
@@ -54,7 +63,7 @@ def load_trained(
         CheckpointError: no run folder, no such checkpoint, a damaged one, or a config that this
             version of qat composes differently.
     """
-    trained = open_trained(Path(path), state=state)
+    trained = open_trained(Path(path), state=state, allow_targets=allow_targets)
     return trained.net, trained.spec.quant
 
 
@@ -63,6 +72,8 @@ def open_trained(
     *,
     state: Literal["selected", "last"] = "selected",
     checkpoint: Path | None = None,
+    allow_targets: Sequence[str] = (),
+    key: str = "path",
 ) -> Trained:
     """As `load_trained`, with all that belongs to the network.
 
@@ -70,24 +81,37 @@ def open_trained(
         folder: run folder.
         state: the selected epoch, or the last one; the same for runs that select none.
         checkpoint: a checkpoint of the run, instead of a state.
+        allow_targets: as `load_trained`.
+        key: what named the folder, for messages.
 
     Raises:
         CheckpointError: as `load_trained`.
     """
-    spec = recomposed(conf_folder(), folder)
+    spec = recomposed(conf_folder(), folder, allow_targets=allow_targets, key=key)
     found = checkpoint or _newest(folder, spec, state)
     data = build_data(spec.data, seed=spec.seed)
-    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
+    classes = _classes(folder, data)
+    shape = {"num_classes": len(classes), "in_channels": data.channels}
     net: nn.Module = instantiated(spec.model, **shape, image_size=data.image_size)
     example = torch.zeros(2, data.channels, data.image_size, data.image_size)
     prepare(net, spec.quant, example=example)
-    restore(net, spec.quant, load(found))
-    return Trained(net.eval(), spec, data, found)
+    content = load(found)
+    is_float = "optimizer_states" in content and not content.get("qat", {}).get("is_quantized")
+    restore(net, spec.quant, content, weights="latent" if is_float else "hard")
+    enable_quantizers(net, not is_float)
+    return Trained(net.eval(), spec, data, classes, found)
 
 
 def is_run_folder(folder: Path) -> bool:
     """Whether a run has been started in this folder."""
     return (folder / ".hydra" / "overrides.yaml").is_file()
+
+
+def _classes(folder: Path, data: ImageData) -> tuple[str, ...]:
+    """As the run recorded them: its images may be elsewhere by now."""
+    with suppress(OSError, ValueError, KeyError):
+        return tuple(json.loads((folder / "summary.json").read_text())["classes"])
+    return data.classes
 
 
 def _newest(folder: Path, spec: RunSpec, state: Literal["selected", "last"]) -> Path:

@@ -23,7 +23,11 @@ def test_the_default_learns_logits_and_affinities_and_selects_by_what_it_may_see
         ({"teacher_layers": ["a"]}, ["distill.teacher_layers needs distill.layers"]),
         ({"layers": ["a"], "teacher_layers": ["a", "b"]}, ["pair up", "['a']", "['a', 'b']"]),
         ({"layers": []}, ["pair up", "[]"]),
-        ({"logits": {"loss": "none"}, "features": {"weight": 0}}, ["nothing to learn", "leave"]),
+        ({"logits": {"loss": "none"}, "features": {"weight": 0}}, ["nothing to learn", "none"]),
+        (
+            {"labels": False, "logits": {"loss": "none"}, "features": {"loss": "none"}},
+            ["nothing to learn"],
+        ),
         ({"logits": {"loss": "l1"}}, ["distill.logits.loss", "mse, kl, none", "l1"]),
         ({"logits": {"temperature": 0}}, ["distill.logits.temperature", "> 0"]),
         ({"features": {"order": 3}}, ["distill.features.order", "1, 2"]),
@@ -63,3 +67,10 @@ def test_whether_labels_are_used_must_be_said():
     # else what is left of a recipe after ~distill would distil in silence
     with pytest.raises(SpecError, match=r"distill\.labels must be given"):
         read(DistillSpec, {"teacher_training": {"lr": 0.1}}, "distill")
+
+
+def test_none_is_a_choice_of_its_own():
+    nothing = {"logits": {"loss": "none"}, "features": {"loss": "none"}}
+    assert distill(**nothing).is_none
+    assert not distill().is_none
+    assert not distill(logits={"loss": "none"}).is_none

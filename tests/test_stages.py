@@ -89,3 +89,15 @@ def test_a_wrong_layer_lists_the_candidates():
     ):
         check_layers(net, torch.randn(1, 3, 8, 8), ["layer1", "layer7"], key="distill.layers")
     check_layers(net, torch.randn(1, 3, 8, 8), ["layer1", "layer2.0.conv1"], key="distill.layers")
+
+
+def test_an_output_that_is_overwritten_is_no_stage():
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.Conv2d(4, 4, 3),
+        nn.ReLU(inplace=True),
+        nn.Flatten(),
+        nn.Linear(64, 2),
+    )
+    assert stage_outputs(net, torch.randn(2, 3, 8, 8)) == ["2"]
+    assert "1" not in feature_maps(net, torch.randn(2, 3, 8, 8))

@@ -163,7 +163,12 @@ class LitDistiller(LitClassifier):
         Raises:
             CheckpointError: the teacher's weights are not those that the run began with.
         """
-        before = checkpoint["qat"]["teacher"]
+        before = checkpoint["qat"].get("teacher")
+        if before is None:
+            raise CheckpointError(
+                "the run began without a teacher and is not resumed with one; start a new run with "
+                "init_from=RUN and distill=..."
+            )
         if before["sha256"] != self.teacher.sha256:
             raise CheckpointError(
                 f"the run began with the teacher {before['origin']} of sha256 "

@@ -1,6 +1,7 @@
 """Pretrained networks of torchvision and timm, by name, with their own number of classes."""
 
 import difflib
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -8,8 +9,15 @@ from qat.errors import CheckpointError, SpecError
 from qat.lit.model_options import first_line
 
 
-def pretrained(library: str, name: str) -> nn.Module:
-    """A network with the library's default weights, for 3 channels.
+class Norm(NamedTuple):
+    """Mean and deviation of each channel, of pixels in 0..1, that a network was trained with."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def pretrained(library: str, name: str) -> tuple[nn.Module, Norm]:
+    """A network with the library's default weights, for 3 channels, and what it was trained with.
 
     Args:
         library: torchvision or timm.
@@ -29,29 +37,31 @@ def pretrained(library: str, name: str) -> nn.Module:
         ) from error
 
 
-def _torchvision(name: str) -> nn.Module:
+def _torchvision(name: str) -> tuple[nn.Module, Norm]:
     from torchvision import models
 
     # detection, segmentation and video networks have dotted or other modules; logits only here
     names = models.list_models(module=models)
     if name not in names:
         raise SpecError(_unknown("torchvision", name, names))
-    net: nn.Module = models.get_model(name, weights="DEFAULT")
-    return net
+    weights = models.get_model_weights(name).DEFAULT
+    wanted = weights.transforms()
+    return models.get_model(name, weights=weights), Norm(tuple(wanted.mean), tuple(wanted.std))
 
 
-def _timm(name: str) -> nn.Module:
+def _timm(name: str) -> tuple[nn.Module, Norm]:
     import timm
 
     if not timm.is_model(name):
         raise SpecError(_unknown("timm", name, timm.list_models()))
     try:
-        net: nn.Module = timm.create_model(name, pretrained=True)
+        net = timm.create_model(name, pretrained=True)
     except RuntimeError as error:  # an unknown tag, or no weights at all
         raise SpecError(
             f"distill.teacher=timm/{name}: {first_line(error)}; see timm.list_pretrained()"
         ) from error
-    return net
+    config: Any = net.pretrained_cfg
+    return net, Norm(tuple(config["mean"]), tuple(config["std"]))
 
 
 def _unknown(library: str, name: str, names: list[str]) -> str:

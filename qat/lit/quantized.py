@@ -307,7 +307,7 @@ class LitQuantized(L.LightningModule):
         Raises:
             CheckpointError: the training images are others than the run began with.
         """
-        before, now = checkpoint["qat"]["images"], self._fingerprint()
+        before, now = checkpoint["qat"].get("images"), self._fingerprint()
         if before != now:
             raise CheckpointError(
                 f"the run began with the training images ({before}), now there are ({now}): its "

@@ -84,6 +84,8 @@ def build(spec: RunSpec, parts: Parts) -> Built:
     Raises:
         QatError: data are missing, the model cannot be built, or `init_from` does not fit.
     """
+    # an earlier network of this process (a teacher, a job of a sweep) counts as a recompilation
+    torch.compiler.reset()
     if spec.training.threads is not None:
         torch.set_num_threads(spec.training.threads)
     data = build_data(spec.data, seed=spec.seed)
@@ -232,6 +234,15 @@ def _teacher(lit: LitDistiller, results: Mapping[str, dict[str, Any]]) -> dict[s
         "test_acc": accuracies[0],
         "layers": {"student": list(lit.layers), "teacher": list(lit.teacher.layers)},
     }
+
+
+def recorded_teacher(folder: Path) -> str | None:
+    """The checkpoint of the teacher that an interrupted run began with, None before its first."""
+    newest = last_good(folder / "checkpoints" / "last")
+    if newest is None:
+        return None
+    origin: str | None = load(newest)["qat"].get("teacher", {}).get("origin")
+    return origin if origin is not None and Path(origin).is_file() else None
 
 
 def _evaluate(name: str, path: Path, built: Built, spec: RunSpec) -> dict[str, Any]:

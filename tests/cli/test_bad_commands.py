@@ -72,7 +72,7 @@ BAD = {
     "distill=faqd_label_free unlabelled=folder": ["unlabelled.folder.root", "must be given"],
     "distill=faqd_label_free unlabelled=stl10": ["unlabelled=stl10", "torchvision"],
     "distill.teacher=runs/x": ["distill=<option>", "faqd_label_free"],
-    "distill=null": ["=null", "leave it out", "~"],
+    "distill=null": ["=null", "leave it out", "distill=none"],
     "experiment=faqd_resnet20_digits ~distill": ["distill.teacher_model"],
     "experiment=nope": ["experiment=nope", "bcgd_cifar10_resnet20"],
     "+experiment=nope": ["experiment"],

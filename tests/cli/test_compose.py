@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 
 from qat.compose import checked, conf_folder, recomposed, recorded
 from qat.distill_spec import DistillSpec, TeacherTraining
-from qat.errors import SpecError
+from qat.errors import CheckpointError, SpecError
 from qat.teacher_training import ensure_teacher, teacher_config
 
 
@@ -52,40 +52,87 @@ def test_the_teachers_config_is_float_and_learns_from_labels():
     assert config["trainer"]["max_epochs"] == 24, "the student's config is not touched"
 
 
-def test_students_of_all_seeds_and_bits_share_a_teacher_and_models_do_not(tmp_path):
-    asked = []
+def students(tmp_path, *overrides):
+    folder = f"distill.teacher_training.folder={tmp_path}"
+    given = [*overrides, "distill=faqd", folder]
+    return resolved(*given), checked(conf_folder(), given)[0]
 
+
+def finishing(asked):
     def train(config, spec, folder):
-        asked.append(config["model"]["name"])
+        asked.append((config["model"]["name"], spec.resume))
         (folder / "status.json").write_text('{"state": "finished"}')
         return 0.0
 
-    distill = DistillSpec(labels=True, teacher_training=TeacherTraining(folder=str(tmp_path)))
-    students = [
-        ["model=resnet20", "seed=1"],
-        ["model=resnet20", "seed=2", "quant=bcgd_w2a4", "warm_start.epochs=2"],
-        ["model=resnet20", "unlabelled=photographs", "distill=faqd_label_free"],
-        ["model=resnet32"],
+    return train
+
+
+def test_students_share_a_teacher_unless_its_numbers_would_change(tmp_path):
+    asked, rehearsed = [], []
+    same = [
+        ["seed=1"],
+        ["seed=2", "quant=bcgd_w2a4", "warm_start.epochs=2"],
+        ["training.checkpoint_every=7", "training.compile=true", "data.workers=2"],
+        ["training.bn_reestimate=3", "trainer.enable_progress_bar=false"],
     ]
-    folders = [ensure_teacher(resolved(*s), distill, train=train) for s in students]
-    assert len(set(folders[:3])) == 1
-    assert folders[3] != folders[0]
-    assert asked == ["resnet20", "resnet32"]
+    other = [["optimizer.lr=0.3"], ["model=resnet32"], ["training.label_smoothing=0.1"]]
+    folders = [
+        ensure_teacher(
+            *students(tmp_path, "model=resnet20", *overrides),
+            rehearse=lambda: rehearsed.append(1),
+            train=finishing(asked),
+        )
+        for overrides in [*same, *other]
+    ]
+    assert len(set(folders[: len(same)])) == 1
+    assert len(set(folders)) == 1 + len(other)
+    assert len(asked) == len(rehearsed) == 1 + len(other)
 
 
-def test_an_interrupted_teacher_is_resumed(tmp_path):
-    seen = []
+def test_a_student_that_cannot_be_built_costs_no_training(tmp_path):
+    def refuse():
+        raise SpecError("no such layer")
 
-    def train(config, spec, folder):
-        seen.append(spec.resume)
-        state = "interrupted" if len(seen) == 1 else "finished"
-        (folder / "status.json").write_text(f'{{"state": "{state}"}}')
-        return 0.0
+    asked = []
+    with pytest.raises(SpecError, match="no such layer"):
+        ensure_teacher(*students(tmp_path), rehearse=refuse, train=finishing(asked))
+    assert asked == []
 
-    distill = DistillSpec(labels=True, teacher_training=TeacherTraining(folder=str(tmp_path)))
-    for _ in range(3):
-        folder = ensure_teacher(resolved(), distill, train=train)
-    assert seen == [None, str(folder)]
+
+def test_an_interrupted_teacher_is_resumed_and_its_errors_name_it(tmp_path):
+    def fail(config, spec, folder):
+        (folder / "status.json").write_text('{"state": "interrupted"}')
+        raise SpecError("something")
+
+    with pytest.raises(SpecError, match=rf"teacher {tmp_path}/\w+: something"):
+        ensure_teacher(*students(tmp_path), rehearse=lambda: None, train=fail)
+    asked = []
+    for _ in range(2):
+        folder = ensure_teacher(*students(tmp_path), rehearse=lambda: None, train=finishing(asked))
+    assert asked == [("resnet18", str(folder))]
+
+
+def test_a_folder_from_elsewhere_calls_nothing_of_its_own(tmp_path):
+    config = resolved()
+    recorded(conf_folder(), tmp_path, config)
+    for file, more in (
+        ("overrides.yaml", ["+model.x={_target_: os.mkdir, path: /tmp/x}"]),
+        ("config.yaml", {"model": {"x": {"_target_": "os.mkdir", "path": "/tmp/x"}}}),
+    ):
+        path = tmp_path / ".hydra" / file
+        before = OmegaConf.load(path)
+        after = before + more if file == "overrides.yaml" else OmegaConf.merge(before, more)
+        OmegaConf.save(after, path)
+    with pytest.raises(CheckpointError, match=r"model\.x\._target_=os\.mkdir may not be called"):
+        recomposed(conf_folder(), tmp_path, key="distill.teacher")
+
+
+def test_a_folder_cannot_allow_itself_what_it_calls(tmp_path):
+    model = ["model._target_=mypackage.net", "allow_targets=[mypackage.]"]
+    recorded(conf_folder(), tmp_path, resolved(*model))
+    with pytest.raises(CheckpointError, match=r"mypackage\.net may not be called"):
+        recomposed(conf_folder(), tmp_path)
+    assert recomposed(conf_folder(), tmp_path, allow_targets=["mypackage."])
 
 
 def test_a_config_of_no_conf_is_refused(tmp_path):

@@ -212,3 +212,9 @@ def test_an_audit_trains_no_teacher(tmp_path):
     out = train(*SMALL, "distill=faqd_label_free", "audit_only=true", cwd=tmp_path)
     assert "on their grids" in out
     assert not (tmp_path / "runs" / "teachers").exists()
+
+
+def test_a_student_that_cannot_be_built_trains_no_teacher(tmp_path):
+    out = train(*SMALL, "distill=faqd", "distill.layers=[nonsense]", cwd=tmp_path, code=1)
+    assert "'nonsense' has no feature map; candidates are" in out
+    assert not list((tmp_path / "runs" / "teachers").rglob("*.ckpt"))

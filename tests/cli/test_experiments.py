@@ -46,6 +46,9 @@ RECIPES = {
     "ste_vgg11_cifar10": (
         "vgg11", "cifar10", "float_only", (32, 4), None, (400, 200), 0.01, 0.9, 128,
     ),
+    "faqd_resnet20_digits": (
+        "resnet20", "digits", "bcgd", (1, 4), ("quantized", "quantized"), (40, 8), 0.02, 0.9, 64,
+    ),
     "ste_resnet20_digits": (
         "resnet20", "digits", "float_only", (32, 4), None, (24, 0), 0.1, 0.9, 64,
     ),
@@ -101,6 +104,19 @@ def test_the_distillation_recipes_sum_as_the_authors(name, labels, monkeypatch):
     assert spec.trainer["gradient_clip_val"] == clips
 
 
+@pytest.mark.parametrize("option", ["kd", "fitnet", "none"])
+def test_another_distillation_replaces_that_of_a_recipe_whole(option, monkeypatch):
+    monkeypatch.setattr("qat.preflight.check_data", lambda options: None)
+    alone = checked(conf_folder(), [f"distill={option}"])[0].distill
+    given = ["experiment=faqd_cifar10_resnet20", f"distill={option}"]
+    found = checked(conf_folder(), given)[0].distill
+    if option == "none":
+        assert found is None
+    else:
+        assert (found.logits, found.features) == (alone.logits, alone.features)
+        assert found.label_weight == alone.label_weight
+
+
 @pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("ste_")])
 def test_the_ste_comparison_freezes_alpha_and_has_no_affine_norm(name, monkeypatch):
     spec = composed(name, monkeypatch)
@@ -115,7 +131,7 @@ def test_binary_relax_grows_as_in_the_notebook(monkeypatch):
     assert rule.hard_from == 150 / 200
 
 
-@pytest.mark.parametrize("name", [n for n in RECIPES if "ste" not in n])
+@pytest.mark.parametrize("name", [n for n in RECIPES if "digits" not in n and "ste" not in n])
 def test_every_recipe_says_that_it_was_not_run(name):
     text = (conf_folder() / "experiment" / f"{name}.yaml").read_text()
     assert text.startswith(f"# @package _global_\n# python train.py experiment={name}")

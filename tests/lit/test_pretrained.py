@@ -27,7 +27,9 @@ def test_torchvision_weights_out_of_the_cache(tmp_path):
     folder.mkdir(parents=True)
     url = models.get_model_weights("squeezenet1_1").DEFAULT.url
     torch.save(net.state_dict(), folder / url.rpartition("/")[2])
-    found = pretrained("torchvision", "squeezenet1_1").state_dict()
+    teacher, norm = pretrained("torchvision", "squeezenet1_1")
+    found = teacher.state_dict()
+    assert norm == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     assert found.keys() == net.state_dict().keys()
     assert all(torch.equal(value, found[key]) for key, value in net.state_dict().items())
 
