@@ -32,7 +32,7 @@ PACKAGES = {
     **dict.fromkeys(("functional", "nn", "optim", "distill", "theory"), TORCH),
     **dict.fromkeys(("flow", "plan", "surgery", "calibrate", "audit", "audit_table"), TORCH),
     **dict.fromkeys(("stages", "trained", "teacher_source", "status"), TORCH),
-    "export": {"torch", "onnx", "onnxruntime", "numpy"},
+    "export": {"torch", "onnx", "onnxruntime", "numpy", "safetensors"},
     "lit": LIGHTNING | {"safetensors", "typing_extensions"},
     "report": {"torch", "matplotlib", "cycler"},
     "compose": {"hydra", "omegaconf"},

@@ -88,8 +88,11 @@ class WeightQuantizer:
             SpecError: w is empty, or has no axis to take channels from.
         """
         values, scale = self._fit(w)
-        codes = _KINDS[self.kind].codes(values, self.bits)
-        return codes.view(w.shape), scale.view(self._scale_shape(w))
+        return self.codes_of(values).view(w.shape), scale.view(self._scale_shape(w))
+
+    def codes_of(self, levels: Tensor) -> Tensor:
+        """Codes int8 of levels in units of the scale, of their shape."""
+        return _KINDS[self.kind].codes(levels, self.bits)
 
     @torch.no_grad()
     def decode(self, codes: Tensor, scale: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:

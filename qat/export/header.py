@@ -1,0 +1,105 @@
+"""What a packed file says of itself: options, architecture, preprocessing, accuracy, origin."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qat.errors import CheckpointError, SpecError
+from qat.schema import check, option, read
+from qat.spec import QuantSpec
+
+FORMAT = 1
+Family = Literal["small", "torchvision", "timm"]
+Crop = Literal["whole", "centre"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """How to build the network, by name; never code.
+
+    Attributes:
+        family: small (`qat.nn.models`), torchvision or timm.
+        options: of the family's factory in `qat.lit.models`.
+    """
+
+    family: Family
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preprocessing:
+    """What becomes of an image in front of the network, and how its answers are called.
+
+    Attributes:
+        channels: 1 (grey) or 3 (colour), or any number for images that are no files.
+        size: height and width in pixels.
+        crop: whole stretches the image to the size; centre scales the shorter side to 256/224 of
+            it and cuts out the middle.
+        mean: of each channel, of pixels in 0..1; subtracted.
+        std: of each channel; divided by, > 0.
+        classes: their names, by label.
+    """
+
+    channels: int = option(low=1)
+    size: int = option(low=1)
+    crop: Crop = "whole"
+    mean: tuple[float, ...] = option()
+    std: tuple[float, ...] = option(above=0)
+    classes: tuple[str, ...] = option()
+
+    def __post_init__(self) -> None:
+        check(self, "preprocessing")
+        for name in ("mean", "std"):
+            if len(getattr(self, name)) != self.channels:
+                raise SpecError(
+                    f"preprocessing.{name} must have one number per channel ({self.channels}); "
+                    f"got {len(getattr(self, name))}"
+                )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """The header of a packed file.
+
+    Attributes:
+        quant: the options that the network was trained with.
+        architecture: how to build it; None for a network of the user's own.
+        preprocessing: of its images; None if nobody said.
+        data: config group `data` that it was trained on, "" if unknown.
+        accuracy: name of a part (validation, test) -> accuracy at export, 0..1.
+        versions: package -> version at export.
+        source_sha256: of the checkpoint that the weights come from, "" if there is none.
+        trits: whether ternary weights are packed five to a byte.
+        promised_bytes: the audit's size of the network.
+    """
+
+    quant: QuantSpec
+    architecture: Architecture | None = None
+    preprocessing: Preprocessing | None = None
+    data: str = ""
+    accuracy: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    source_sha256: str = ""
+    trits: bool = False
+    promised_bytes: int = option(0, low=0)
+
+    def __post_init__(self) -> None:
+        check(self, "header")
+
+    def to_json(self) -> str:
+        """One line of JSON, the same for equal headers."""
+        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+
+
+def header_from(values: object) -> Header:
+    """Read a header from plain values.
+
+    Raises:
+        CheckpointError: something is missing, unknown, or of another type.
+    """
+    try:
+        return read(Header, values, "header")
+    except SpecError as error:
+        raise CheckpointError(f"the header is not what this qat writes: {error}") from None
