@@ -37,6 +37,13 @@ class WeightCodes:
         """Whether three codes are all there are, so that five fit into a byte."""
         return self.quantizer.levels == (-1.0, 0.0, 1.0)
 
+    @property
+    def largest_code(self) -> int:
+        """Largest |code| of the grid; exponent indices end where the positive levels do."""
+        if isinstance(self.quantizer, WeightParametrization):
+            return max(1, 2 ** (self.bits - 1))
+        return max(1, len(self.quantizer.levels) // 2)
+
     def hard(self) -> Tensor:
         """The hard weight in float32, bit for bit what the network held."""
         return self.quantizer.decode(self.codes, self.scale)
@@ -44,6 +51,12 @@ class WeightCodes:
     def levels(self) -> Tensor:
         """The level of each weight in units of the scale, float32."""
         return self.quantizer.decode(self.codes, torch.ones(()))
+
+    def integers(self) -> tuple[Tensor, float]:
+        """The levels as int32 and the unit they count, a power of two: levels = integers * unit."""
+        least = min(abs(level) for level in self.quantizer.levels if level)
+        unit = min(1.0, least)
+        return (self.levels() / unit).int(), unit
 
     def packed(self, *, trits: bool = False) -> Tensor:
         """The codes in a row of bytes, see `qat.export.bits`; `trits` for ternary ones only."""
@@ -97,16 +110,15 @@ def unpacked(
             f"a scale must be finite float32 of shape {wanted}, got {scale.dtype} of shape "
             f"{tuple(scale.shape)}"
         )
-    if count and int(codes.short().abs().max()) > _largest_code(quantizer):
+    weight = WeightCodes(codes.view(shape), scale, quantizer)
+    if count and int(codes.short().abs().max()) > weight.largest_code:
         raise CheckpointError(f"a code is no level of the {quantizer.kind} grid of {bits} bits")
-    return WeightCodes(codes.view(shape), scale, quantizer)
+    return weight
 
 
-def _largest_code(quantizer: WeightQuantizer | WeightParametrization) -> int:
-    """Largest |code|; the exponent indices of powers of two end where the positive levels do."""
-    if isinstance(quantizer, WeightParametrization):
-        return max(1, 2 ** (quantizer.bits - 1))
-    return max(1, len(quantizer.levels) // 2)
+def stored_codes(bits: int) -> Tensor:
+    """The code that each of the unsigned numbers 0 .. 2^bits - 1 of a packed weight stands for."""
+    return _signed(torch.arange(2**bits), bits)
 
 
 def _unsigned(codes: Tensor, bits: int) -> Tensor:

@@ -1,0 +1,150 @@
+"""The network as a list of few kinds of nodes, batch norms folded into the layers before them.
+
+Both the integer reference and the ONNX writer read this list; what it cannot hold cannot be
+exported, and is named.
+"""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from qat.export.weight import WeightCodes
+from qat.nn.activation import QuantizedActivation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """One value of the network.
+
+    Attributes:
+        name: unique.
+        inputs: names of the values it is made of.
+        shape: of the value, without the batch axis.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image(Node):
+    """The network's input, normalised."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layer(Node):
+    """A convolution or a linear layer, and the batch norm behind it.
+
+        y_c = multiplier_c * (weight * x)_c + offset_c
+
+    Attributes:
+        path: dotted name of the module.
+        codes: of the weight, None if it is float.
+        weight: the levels in units of the scale if quantized (the scale is in the multiplier), else
+            the float weight; float32, (O, I / groups, kH, kW) or (O, I).
+        multiplier: float64 (O,).
+        offset: float64 (O,).
+        stride: of a convolution, as padding, dilation and groups.
+    """
+
+    path: str
+    codes: WeightCodes | None
+    weight: Tensor
+    multiplier: Tensor
+    offset: Tensor
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def is_conv(self) -> bool:
+        """Whether it is a convolution."""
+        return self.weight.ndim == 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Affine(Node):
+    """A batch norm that follows no layer: y_c = multiplier_c x_c + offset_c, float64 (C,)."""
+
+    multiplier: Tensor
+    offset: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quantize(Node):
+    """An activation quantizer.
+
+    Attributes:
+        path: dotted name of the module.
+        quantizer: it.
+    """
+
+    path: str
+    quantizer: QuantizedActivation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Relu(Node):
+    """A float ReLU, with its upper end if it has one."""
+
+    ceiling: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Add(Node):
+    """The sum of two values of one shape."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaxPool(Node):
+    """Maximum over windows."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    ceil_mode: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AveragePool(Node):
+    """Mean over windows without overlap; over the whole map if the window is the map.
+
+    Attributes:
+        keeps_axes: whether the answer has axes of size 1 (only a whole map may lose them).
+    """
+
+    kernel: tuple[int, int]
+    keeps_axes: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flatten(Node):
+    """(N, C, H, W) as (N, C H W)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subsample(Node):
+    """Every stride-th row and column, and zeros around the channels.
+
+    Attributes:
+        stride: in rows and columns.
+        channels: zero channels before and behind.
+    """
+
+    stride: tuple[int, int]
+    channels: tuple[int, int]
+
+
+Graph = list[Node]
+
+
+def consumers(graph: Graph) -> dict[str, list[Node]]:
+    """Name of each value -> the nodes that use it; the last node's value is used by none."""
+    found: dict[str, list[Node]] = {node.name: [] for node in graph}
+    for node in graph:
+        for name in node.inputs:
+            found[name].append(node)
+    return found

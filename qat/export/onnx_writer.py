@@ -1,0 +1,84 @@
+"""Collects the nodes and constants of an ONNX model."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+OPSET = 18  # the first with BitwiseAnd, which unpacks weights
+IR_VERSION = 9
+
+
+class OnnxWriter:
+    """A growing ONNX graph; equal constants are stored once."""
+
+    def __init__(self) -> None:
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
+        self._initializers: list[onnx.TensorProto] = []
+        self._count = 0
+
+    def add(self, op: str, inputs: Sequence[str], *, name: str = "", **attributes: Any) -> str:
+        """Add a node of one output and return that; an empty input is one left out."""
+        output = name or self._fresh(op)
+        self._nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
+        return output
+
+    def constant(self, value: NDArray[Any]) -> str:
+        """The name of a constant tensor."""
+        key = (value.dtype.str, value.shape, value.tobytes())
+        if key not in self._constants:
+            name = self._fresh("c")
+            self._constants[key] = name
+            self._initializers.append(numpy_helper.from_array(value, name))
+        return self._constants[key]
+
+    def scalar(self, value: float, dtype: Any = np.float32) -> str:
+        """The name of a 0-dim constant."""
+        return self.constant(np.array(value, dtype=dtype))
+
+    def model(
+        self,
+        image: tuple[int, ...],
+        logits: tuple[str, int],
+        *,
+        exposed: Mapping[str, tuple[int, ...]] | None = None,
+        metadata: Mapping[str, str] | None = None,
+    ) -> onnx.ModelProto:
+        """The finished, checked model.
+
+        Args:
+            image: (C, H, W) of the input, which is called "image".
+            logits: name of the value that becomes the output "logits", and its width.
+            exposed: names of further uint8 outputs -> their shapes, without the batch axis.
+            metadata: key -> text.
+        """
+        self.add("Identity", [logits[0]], name="logits")
+        floats, small = TensorProto.FLOAT, TensorProto.UINT8
+        graph = helper.make_graph(
+            self._nodes,
+            "qat",
+            [helper.make_tensor_value_info("image", floats, ["batch", *image])],
+            [
+                helper.make_tensor_value_info("logits", floats, ["batch", logits[1]]),
+                *(
+                    helper.make_tensor_value_info(name, small, ["batch", *shape])
+                    for name, shape in (exposed or {}).items()
+                ),
+            ],
+            self._initializers,
+        )
+        opset = [helper.make_opsetid("", OPSET)]
+        model = helper.make_model(
+            graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="qat"
+        )
+        helper.set_model_props(model, dict(metadata or {}))
+        onnx.checker.check_model(model, full_check=True)
+        return model
+
+    def _fresh(self, stem: str) -> str:
+        self._count += 1
+        return f"{stem}{self._count}"

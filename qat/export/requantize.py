@@ -1,0 +1,111 @@
+"""Weight factor and integer bias per channel with which an int8 layer gives the very same codes.
+
+An integer layer computes code = round(r (k a + B)), a the sum of levels times codes, k the factor
+of the int8 weights, B an int32 bias, r = x_scale w_scale / step in float32. The network's code is at
+least j from the sum A_j on. Both agree on every sum if for all j
+
+    r (k A_j + B) >= j - 1/2   and   r (k (A_j - 1) + B) < j - 1/2,
+
+an interval for B. For few bits k can be chosen so that the interval holds an integer; where it
+does not, the B nearest to all intervals is taken and a few codes beside the jumps differ.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from qat.export.codes import CodeRule
+from qat.export.graph import Layer
+
+_INT8 = 127
+_PAIR = 2**15 - 1  # two products of uint8 and int8 are added in 16 bits by some kernels
+_LARGEST_BIAS = 2**30
+
+# share of the interval's unit kept free, for the float32 arithmetic of the runtime
+_MARGIN = 0.05
+
+
+class Requantization(NamedTuple):
+    """Of a layer with O output channels.
+
+    Attributes:
+        factor: k, int64 (O,), with the sign of the channel's multiplier; 0 for a channel whose
+            weights vanish beside its offset.
+        bias: B, float64 (O,) of whole numbers.
+        scale: float32 (O,), of the int8 weights: value = scale * int8.
+        is_exact: bool (O,), whether every sum gives the network's code.
+    """
+
+    factor: Tensor
+    bias: Tensor
+    scale: Tensor
+    is_exact: Tensor
+
+
+def int8_layer(
+    node: Layer, offset: Tensor, rule: CodeRule, *, x_scale: float, x_peak: int
+) -> Requantization:
+    """Factor, bias and scale of a layer of integer weights on codes.
+
+    Args:
+        node: with codes whose integers fit into int8.
+        offset: float64 (O,), of the layer.
+        rule: of what quantizes its result; not a sign.
+        x_scale: step of its input.
+        x_peak: largest |code| of its input.
+    """
+    assert node.codes is not None
+    integers, unit = node.codes.integers()
+    most = max(1, int(integers.abs().max()))
+    largest = max(1, min(_INT8 // most, _PAIR // (2 * x_peak * most)))
+    multiplier = node.multiplier.abs() * (unit * x_scale)
+    is_dead = offset.abs() + rule.step * rule.peak > multiplier * (_LARGEST_BIAS / largest)
+    peak = x_peak * int(integers.flatten(1).abs().sum(dim=1).max())
+    alive = torch.where(is_dead, rule.step, multiplier)
+    found = requantization(alive, offset, rule, x_scale=x_scale, largest=largest, peak=peak)
+    code = (offset / rule.step - rule.shift).ceil()
+    return Requantization(
+        factor=torch.where(is_dead, 0, torch.where(node.multiplier < 0, -1, 1) * found.factor),
+        bias=torch.where(is_dead, code, found.bias),
+        scale=torch.where(is_dead, rule.step / x_scale, found.scale),
+        is_exact=is_dead | found.is_exact,
+    )
+
+
+def requantization(
+    multiplier: Tensor, offset: Tensor, rule: CodeRule, *, x_scale: float, largest: int, peak: int
+) -> Requantization:
+    """The best factor and bias of each channel.
+
+    Args:
+        multiplier: float64 (O,), > 0: of a sum of codes of x and levels, x_scale included.
+        offset: float64 (O,), in front of the quantizer.
+        rule: of the quantizer behind the layer; not a sign.
+        x_scale: step of x.
+        largest: largest factor allowed, >= 1.
+        peak: bound of |sum|.
+    """
+    j = torch.arange(rule.low + 1, rule.high + 1, dtype=torch.float64)
+    jumps = (j - 1 + float(rule.shift)) * rule.step
+    first = ((jumps - offset[:, None]) / multiplier[:, None]).floor() + 1  # A_j, (O, J)
+    factors = torch.arange(max(1, largest // 2), largest + 1, dtype=torch.float64)
+    scale = (multiplier[:, None] / (x_scale * factors)).float()  # (O, F)
+    ratio = (scale * torch.tensor(x_scale).float() / torch.tensor(rule.step).float()).double()
+    nearest = (j - 0.5) / ratio[:, :, None] - factors[:, None] * first[:, None, :]  # (O, F, J)
+    matters = ((first > -peak) & (first <= peak))[:, None, :]
+    low = nearest.masked_fill(~matters, -torch.inf).amax(dim=2)
+    high = (nearest + factors[:, None]).masked_fill(~matters, torch.inf).amin(dim=2)
+    # no jump within reach: any bias that keeps the side will do, the nearest one does
+    plain = (offset / multiplier)[:, None] * factors + (0.5 - float(rule.shift)) / ratio
+    middle = torch.where(torch.isfinite(low + high), (low + high) / 2, plain)
+    middle = middle.maximum(low).minimum(high.maximum(low))
+    bias = middle.round()
+    slack = torch.minimum(bias - low, high - bias)
+    best = slack.argmax(dim=1, keepdim=True)
+    return Requantization(
+        factor=factors[best.squeeze(1)].long(),
+        bias=bias.gather(1, best).squeeze(1),
+        scale=scale.gather(1, best).squeeze(1),
+        is_exact=slack.gather(1, best).squeeze(1) >= _MARGIN,
+    )
