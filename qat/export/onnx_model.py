@@ -155,7 +155,7 @@ class _Emission:
             return None
         if isinstance(node, (Layer, Affine)):
             return name
-        if isinstance(node, Add):
+        if isinstance(node, (Add, MaxPool)):
             return next(filter(None, map(self._with_offset, node.inputs)), None)
         return None
 
