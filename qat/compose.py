@@ -18,9 +18,11 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from qat.errors import CheckpointError, QatError, SpecError
+from qat.lit.data.layout import check_data
 from qat.overrides import differences, quoted
 from qat.preflight import check_config, typed
-from qat.run_spec import RunSpec
+from qat.run_spec import DataSpec, RunSpec
+from qat.schema import read
 
 # what a resume may set anew without asking: it does not enter the numbers
 _FREE = ("resume", "resume_allow")
@@ -110,6 +112,23 @@ def group_option(conf: Path, group: str, name: str) -> Any:
     """The content of one option of a config group, as plain values."""
     with _composing(conf):
         return _plain(compose("config", [f"{group}={name}"]))[group]
+
+
+def composed_data(conf: Path, overrides: list[str]) -> DataSpec:
+    """The config group `data` of these overrides, checked.
+
+    Raises:
+        SpecError: an override is wrong.
+        DataError: the data set is not where the options say.
+    """
+    try:
+        with _composing(conf):
+            config = _plain(compose("config", overrides))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise SpecError(_one_line(error, conf, overrides)) from None
+    spec = read(DataSpec, config["data"], "data")
+    check_data(spec)
+    return spec
 
 
 def recorded(conf: Path, folder: Path, config: Mapping[str, Any]) -> None:

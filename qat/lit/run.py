@@ -218,7 +218,7 @@ def _summary(
         "seed": spec.seed,
         "threads": torch.get_num_threads(),
         "device": _device(trainer),
-        "versions": _versions(),
+        "versions": versions(),
         "audit": found.to_dict()["layers"],
         "classes": list(built.data.classes),
     }
@@ -288,7 +288,7 @@ def _rule(spec: RunSpec, steps: int) -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):  # a checkout on the path is not installed

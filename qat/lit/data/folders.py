@@ -19,6 +19,7 @@ class FolderData(ImageData):
     channels = 3
     native_size = 224
     has_fixed_size = False
+    crop = "centre"
     mean = (0.485, 0.456, 0.406)
     std = (0.229, 0.224, 0.225)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from qat.errors import DataError, SpecError
+from qat.export.header import Crop
 from qat.lit.data.dataset import LabelledImages, RawImages, Transform
 from qat.lit.data.form import Form
 from qat.lit.data.module import ImageData
@@ -63,6 +64,11 @@ class ImagesOnly(ImageData):
     def native_size(self) -> int:  # type: ignore[override]
         """Of the task, in pixels."""
         return self._task.native_size
+
+    @property
+    def crop(self) -> Crop:  # type: ignore[override]
+        """Of the task's images."""
+        return self._task.crop
 
     @property
     def mean(self) -> tuple[float, ...]:  # type: ignore[override]

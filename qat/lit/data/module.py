@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from qat.errors import DataError
+from qat.export.header import Crop
 from qat.lit.data.dataset import (
     Batch,
     LabelledImages,
@@ -40,6 +41,7 @@ class ImageData(L.LightningDataModule):
         channels: C of an image.
         native_size: height and width in pixels unless data.image_size says otherwise.
         has_fixed_size: whether raw images have that size; false where a transform cuts it out.
+        crop: whole images are stretched to the size, or the middle is cut out (centre).
         mean: of each channel, of pixels in 0..1.
         std: of each channel, of pixels in 0..1.
         train_sampler: of the last `train_dataloader`, None before.
@@ -48,6 +50,7 @@ class ImageData(L.LightningDataModule):
     channels: ClassVar[int]
     native_size: ClassVar[int]
     has_fixed_size: ClassVar[bool] = True
+    crop: ClassVar[Crop] = "whole"
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torchvision.transforms import v2
 
+from qat.export.header import Preprocessing
 from qat.lit.data.dataset import Transform
 
 
@@ -65,6 +66,13 @@ def centred(pixels: Pixels) -> Transform:
     """The middle 7/8 of the image: 256 pixels on the shorter side, then 224, and in proportion."""
     shorter = round(pixels.size * 256 / 224)
     return _compose([v2.Resize(shorter), v2.CenterCrop(pixels.size)], pixels)
+
+
+def from_file(preprocessing: Preprocessing) -> Transform:
+    """What an image file of any size needs before it enters the network."""
+    native = 0 if preprocessing.crop == "whole" else preprocessing.size  # 0: resize always
+    pixels = Pixels(preprocessing.size, native, preprocessing.mean, preprocessing.std)
+    return plain(pixels) if preprocessing.crop == "whole" else centred(pixels)
 
 
 def _resize(pixels: Pixels) -> list[Any]:

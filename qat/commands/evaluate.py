@@ -1,0 +1,119 @@
+"""Accuracy and latency of a trained network, in whichever form it is.
+
+    python scripts/evaluate.py model=runs/DATE/TIME                    a run folder
+    python scripts/evaluate.py model=FILE.safetensors                  a packed file
+    python scripts/evaluate.py model=FILE.onnx data.root=FOLDER        an ONNX file
+
+    model=A,B                 several, timed in turns; predictions compared with the first one's
+    data=NAME data.root=...   any data group; left out, the one that it was trained on
+    part=test                 test or validation
+    state=selected            epoch of a run folder: selected or last
+    engine=float              of run folders and packed files: float, or integer (the reference)
+    latency=[1,32]            batch sizes to time; [] for none
+    rounds=20 threads=null    timed passes; CPU threads
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from qat.commands.options import read_arguments, run_command, split_data
+from qat.errors import SpecError
+from qat.schema import check, option
+
+if TYPE_CHECKING:
+    from qat.deployed import Deployed
+    from qat.lit.data.module import ImageData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluateSpec:
+    """Options of the command; see the module's text."""
+
+    model: str = option(hint="give a run folder, a packed file or an ONNX file")
+    part: Literal["test", "validation"] = "test"
+    state: Literal["selected", "last"] = "selected"
+    engine: Literal["float", "integer"] = "float"
+    latency: tuple[int, ...] = option((1, 32), low=1)
+    rounds: int = option(20, low=1)
+    threads: int | None = option(None, low=1)
+
+    def __post_init__(self) -> None:
+        check(self, "")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Evaluate what the arguments name."""
+    from qat.compose import composed_data, conf_folder
+
+    data_arguments, own = split_data(arguments)
+    spec = read_arguments(EvaluateSpec, own, example="model=runs/DATE/TIME")
+    import torch
+
+    from qat.deployed import open_deployed
+    from qat.lit.data.registry import build_data
+    from qat.lit.judging import check_fits
+
+    if spec.threads is not None:
+        torch.set_num_threads(spec.threads)
+    networks = {
+        name: open_deployed(
+            Path(name), state=spec.state, engine=spec.engine, threads=spec.threads
+        )
+        for name in spec.model.split(",")
+    }
+    first = next(iter(networks.values()))
+    if data_arguments and not any(a.startswith("data=") for a in data_arguments) and first.data:
+        data_arguments = [f"data={first.data.name}", *data_arguments]
+    options = composed_data(conf_folder(), data_arguments) if data_arguments else first.data
+    if options is None:
+        raise SpecError(f"{spec.model} does not tell its data; give data=NAME")
+    data = build_data(options)
+    data.prepare()
+    for network in networks.values():
+        check_fits(network.preprocessing, data)
+    _print_accuracies(networks, data, spec.part)
+    _print_latencies(networks, spec)
+
+
+def _print_accuracies(networks: "dict[str, Deployed]", data: "ImageData", part: str) -> None:
+    from qat.lit.judging import answers
+
+    first = None
+    for name, network in networks.items():
+        batches = data.test_dataloader() if part == "test" else data.val_dataloader()
+        found = answers(network.logits, batches)
+        first = first or found
+        size = f", {network.size:,} bytes" if network.size else ""
+        print(f"{name} ({network.kind}{size})")
+        count = len(found.labels)
+        print(f"  {part:10} {found.accuracy:.4f}  {count} images of {data.options.name}")
+        recorded = network.accuracy.get(part)
+        if recorded is not None:
+            print(f"  at export  {recorded:.4f}")
+        if found is not first:
+            differ = int((found.classes != first.classes).sum())
+            print(f"  {differ} of {count} predictions differ from the first network's")
+
+
+def _print_latencies(networks: "dict[str, Deployed]", spec: EvaluateSpec) -> None:
+    import torch
+
+    from qat.lit.judging import latencies
+
+    functions = {name: network.logits for name, network in networks.items()}
+    pixels = next(iter(networks.values())).preprocessing
+    shape = (pixels.channels, pixels.size, pixels.size)
+    for batch in spec.latency:
+        found = latencies(functions, shape, batch=batch, rounds=spec.rounds)
+        print(f"batch {batch}, {torch.get_num_threads()} threads, ms: fastest (median) of {spec.rounds}")
+        base = next(iter(found.values()))
+        for name, time in found.items():
+            ratio = f"  {time.fastest / base.fastest:.3f} of the first" if len(found) > 1 else ""
+            print(f"  {1e3 * time.fastest:8.2f} ({1e3 * time.median:.2f}){ratio}  {name}")
+
+
+def command() -> None:
+    """Entry point of scripts/evaluate.py and of the console script qat-evaluate."""
+    run_command(main, __doc__ or "")

@@ -1,0 +1,146 @@
+"""A trained network in any form that leaves the trainer: run folder, packed file or ONNX file."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from qat.errors import CheckpointError
+from qat.export.file import is_packed
+from qat.export.header import Preprocessing
+from qat.export.integer import IntegerNetwork
+from qat.export.onnx_run import read_onnx
+from qat.export.trace import network_graph
+from qat.lit.architecture import preprocessing_of
+from qat.packed import load_packed
+from qat.run_spec import DataSpec
+from qat.trained import is_run_folder, open_trained
+
+Engine = Literal["float", "integer"]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A network that answers.
+
+    Attributes:
+        kind: what it came from, in words.
+        logits: images float32 (N, C, H, W), normalised -> (N, K).
+        preprocessing: of its images.
+        data: options of the data it was trained on as far as they are known: a run folder has all
+            of them, a file the name.
+        accuracy: recorded in the file at export, by part.
+        size: bytes of the file, 0 for a run folder.
+    """
+
+    kind: str
+    logits: Callable[[Tensor], Tensor]
+    preprocessing: Preprocessing
+    data: DataSpec | None
+    accuracy: Mapping[str, Any]
+    size: int = 0
+
+
+def open_deployed(
+    path: Path,
+    *,
+    state: Literal["selected", "last"] = "selected",
+    engine: Engine = "float",
+    threads: int | None = None,
+) -> Deployed:
+    """Open a run folder, a packed file or an ONNX file, told apart by what they are.
+
+    Args:
+        path: of it.
+        state: epoch of a run folder.
+        engine: of a packed file or run folder: float is the torch network with hard weights,
+            integer the reference in integers. An ONNX file is run by onnxruntime.
+        threads: of onnxruntime; None for torch's number.
+
+    Raises:
+        CheckpointError: there is nothing, or nothing that can be opened.
+        SpecError: engine=integer for an ONNX file, or a network that has no integer form.
+    """
+    if path.is_dir():
+        return _run_folder(path, state, engine)
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} does not exist; give a run folder, a packed file (*.safetensors) or an ONNX "
+            "file of scripts/export.py"
+        )
+    return _packed_file(path, engine) if is_packed(path) else _onnx_file(path, threads)
+
+
+def _run_folder(path: Path, state: Literal["selected", "last"], engine: Engine) -> Deployed:
+    if not is_run_folder(path):
+        raise CheckpointError(f"{path} is no run folder; give runs/DATE/TIME")
+    trained = open_trained(path, state=state)
+    preprocessing = preprocessing_of(trained.data, trained.classes)
+    network = trained.net
+    kind = f"run folder, {state} epoch"
+    if engine == "integer":
+        from qat.export.convert import convert
+
+        converted = convert(network, trained.spec.quant)
+        network = IntegerNetwork(network_graph(network, converted, _zeros(preprocessing)))  # type: ignore[assignment]
+    return Deployed(
+        _named(kind, engine), without_grad(network), preprocessing, trained.spec.data, {}
+    )
+
+
+def _packed_file(path: Path, engine: Engine) -> Deployed:
+    packed = load_packed(path)
+    header = packed.header
+    assert header.preprocessing is not None  # load_packed has built the network from it
+    network: Any = packed.net
+    if engine == "integer":
+        example = _zeros(header.preprocessing)
+        network = IntegerNetwork(network_graph(packed.net, packed.converted, example))
+    return Deployed(
+        _named("packed file", engine),
+        without_grad(network),
+        header.preprocessing,
+        _named_data(header.data),
+        header.accuracy,
+        packed.file.size,
+    )
+
+
+def _onnx_file(path: Path, threads: int | None) -> Deployed:
+    network = read_onnx(path, threads=threads)
+    header = network.header
+    if header.preprocessing is None:
+        raise CheckpointError(f"{path} does not tell its preprocessing; export it from a run")
+    return Deployed(
+        f"ONNX file, {network.form} form, onnxruntime",
+        network,
+        header.preprocessing,
+        _named_data(header.data),
+        header.accuracy,
+        path.stat().st_size,
+    )
+
+
+def _named(kind: str, engine: Engine) -> str:
+    return f"{kind}, {'torch' if engine == 'float' else 'integers'}"
+
+
+def _named_data(name: str) -> DataSpec | None:
+    return DataSpec(name=name) if name else None  # type: ignore[arg-type]
+
+
+def without_grad(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """The same function, of which autograd records nothing."""
+
+    def logits(image: Tensor) -> Tensor:
+        with torch.no_grad():
+            return network(image)
+
+    return logits
+
+
+def _zeros(preprocessing: Preprocessing) -> Tensor:
+    return torch.zeros(2, preprocessing.channels, preprocessing.size, preprocessing.size)

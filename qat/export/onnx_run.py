@@ -1,0 +1,118 @@
+"""An ONNX file that qat has written, run by onnxruntime."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qat.errors import CheckpointError, SpecError
+from qat.export.header import Header, header_from
+
+_KEY = "qat"
+
+
+class OnnxNetwork:
+    """Logits of normalised images by onnxruntime on the CPU.
+
+    Args:
+        model: bytes of the file.
+        origin: names it in messages.
+        threads: of onnxruntime; None for torch's number.
+
+    Attributes:
+        header: what the file says of itself.
+        form: faithful or fast.
+
+    Raises:
+        CheckpointError: no ONNX file, or none that qat wrote.
+        SpecError: onnxruntime is not installed.
+    """
+
+    def __init__(self, model: bytes, origin: str, *, threads: int | None = None) -> None:
+        options = _options(threads)
+        self._session = _session(model, options, origin)
+        texts = self._session.get_modelmeta().custom_metadata_map
+        self.header, self.form = _header(texts.get(_KEY), origin)
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """Logits float32 (N, K) of images float32 (N, C, H, W)."""
+        inputs = {"image": image.contiguous().numpy()}
+        return torch.from_numpy(self._session.run(["logits"], inputs)[0])
+
+
+def onnx_metadata(header: Header, form: str) -> dict[str, str]:
+    """What the metadata of an ONNX file hold: the header and, for other readers, plain texts."""
+    texts = {_KEY: json.dumps({"form": form, "header": json.loads(header.to_json())})}
+    if header.preprocessing is not None:
+        p = header.preprocessing
+        texts |= {
+            "image": f"float32 (batch, {p.channels}, {p.size}, {p.size}), (pixel - mean) / std, "
+            "pixels in 0..1",
+            "mean": json.dumps(p.mean),
+            "std": json.dumps(p.std),
+            "crop": p.crop,
+            "classes": json.dumps(p.classes),
+        }
+    return texts
+
+
+def read_onnx(path: str | Path, *, threads: int | None = None) -> OnnxNetwork:
+    """Open an ONNX file.
+
+    Raises:
+        CheckpointError: it cannot be read, is no ONNX file, or none that qat wrote.
+        SpecError: onnxruntime is not installed.
+    """
+    try:
+        # bytes and not a path, so that no file beside it is read
+        return OnnxNetwork(Path(path).read_bytes(), str(path), threads=threads)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def optimised_operators(model: bytes, folder: Path) -> Counter[str]:
+    """Operators that onnxruntime really runs, after its own optimisation; needs room in `folder`."""
+    import onnx
+
+    options = _options(None)
+    options.optimized_model_filepath = str(folder / "optimised.onnx")
+    _session(model, options, "the model")
+    graph = onnx.load(options.optimized_model_filepath).graph
+    return Counter(node.op_type for node in graph.node)
+
+
+def _options(threads: int | None) -> Any:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise SpecError(
+            "ONNX files need onnx and onnxruntime: pip install 'qat[export]'"
+        ) from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.log_severity_level = 4  # errors come as exceptions
+    return options
+
+
+def _session(model: bytes, options: Any, origin: str) -> Any:
+    import onnxruntime
+
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the runtime's own exceptions have no common base
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{origin} is no ONNX model that can be run: {reason}") from None
+
+
+def _header(text: str | None, origin: str) -> tuple[Header, str]:
+    try:
+        content = json.loads(text or "")
+        return header_from(content["header"]), str(content["form"])
+    except (ValueError, KeyError, TypeError):
+        raise CheckpointError(
+            f"{origin} has no preprocessing in its metadata, so it was not written by qat; "
+            "make one with scripts/export.py run=RUN_FOLDER format=onnx"
+        ) from None

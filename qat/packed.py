@@ -1,0 +1,121 @@
+"""Packed files of trained networks: written from a run, opened as a network again."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from qat.audit import audit
+from qat.errors import CheckpointError, QatError
+from qat.export.convert import Converted, convert, put
+from qat.export.file import PackedFile, read_packed, to_bytes, unpack
+from qat.export.header import Header, Preprocessing
+from qat.lit.architecture import architecture_of, built_network, preprocessing_of
+from qat.lit.checkpoint_file import replacing
+from qat.lit.run import versions
+from qat.surgery import prepare
+from qat.trained import Trained
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A network out of a packed file.
+
+    Attributes:
+        net: with hard weights as plain parameters, in eval mode.
+        converted: its codes and scales.
+        file: what was read.
+    """
+
+    net: nn.Module
+    converted: Converted
+    file: PackedFile
+
+    @property
+    def header(self) -> Header:
+        """What the file says of itself."""
+        return self.file.header
+
+
+def save_packed(path: str | Path, converted: Converted, header: Header) -> int:
+    """Write a packed file, complete or not at all; returns its size in bytes.
+
+    Args:
+        path: of the file, by custom *.safetensors.
+        converted: as `qat.convert` gives it.
+        header: at least `Header(quant=spec)`; what a file without architecture holds is opened
+            with `load_packed(path, model=...)`.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    data = to_bytes(converted, header)
+    with replacing(Path(path)) as file:
+        file.write(data)
+    return len(data)
+
+
+def load_packed(path: str | Path, *, model: nn.Module | None = None) -> Packed:
+    """Open a packed file: verify it, build the network, give it its hard weights.
+
+    Nothing from the file is executed: the architecture is a name of ours, torchvision's or timm's.
+
+    Args:
+        path: of the file.
+        model: float network to take instead of the architecture that the file names.
+
+    Raises:
+        CheckpointError: it is damaged, no packed file, of another format, names no architecture
+            while no model is given, or does not fit the network.
+    """
+    file = read_packed(path)
+    header = file.header
+    if model is None:
+        if header.architecture is None or header.preprocessing is None:
+            raise CheckpointError(
+                f"{path} names no architecture; open it with qat.load_packed(path, model=NETWORK)"
+            )
+        model = built_network(header.architecture, header.preprocessing)
+    try:
+        prepare(model, header.quant, example=_example(header.preprocessing))
+        model.eval()
+        converted = unpack(file, model)
+        put(model, converted)
+    except QatError as error:
+        raise CheckpointError(f"{path} does not fit its network: {error}") from None
+    return Packed(model, converted, file)
+
+
+def packed_run(trained: Trained, *, trits: bool = False) -> tuple[Converted, Header]:
+    """Codes and header of a run's network; the accuracy is not measured yet."""
+    preprocessing = preprocessing_of(trained.data, trained.classes)
+    quant = trained.spec.quant
+    header = Header(
+        quant=quant,
+        architecture=architecture_of(trained.spec.model),
+        preprocessing=preprocessing,
+        data=trained.spec.data.name,
+        versions=versions(),
+        source_sha256=hashlib.sha256(trained.checkpoint.read_bytes()).hexdigest(),
+        trits=trits,
+        promised_bytes=audit(trained.net, quant, _zeros(preprocessing)).bytes,
+    )
+    return convert(trained.net, quant), header
+
+
+def with_accuracy(header: Header, accuracy: Mapping[str, float]) -> Header:
+    """The header with what was measured."""
+    return replace(header, accuracy=dict(accuracy))
+
+
+def _example(preprocessing: Preprocessing | None) -> Any:
+    return None if preprocessing is None else _zeros(preprocessing)
+
+
+def _zeros(preprocessing: Preprocessing) -> torch.Tensor:
+    size = preprocessing.size
+    return torch.zeros(2, preprocessing.channels, size, size)
