@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from qat.errors import CheckpointError
+from qat.errors import CheckpointError, SpecError
 from qat.export.file import is_packed
 from qat.export.header import Preprocessing
 from qat.export.integer import IntegerNetwork
@@ -71,7 +71,11 @@ def open_deployed(
             f"{path} does not exist; give a run folder, a packed file (*.safetensors) or an ONNX "
             "file of scripts/export.py"
         )
-    return _packed_file(path, engine) if is_packed(path) else _onnx_file(path, threads)
+    if is_packed(path) or path.suffix == ".safetensors":
+        return _packed_file(path, engine)
+    if engine == "integer":
+        raise SpecError(f"engine=integer is for run folders and packed files, not for {path}")
+    return _onnx_file(path, threads)
 
 
 def _run_folder(path: Path, state: Literal["selected", "last"], engine: Engine) -> Deployed:

@@ -134,7 +134,7 @@ class RunSpec:
         distill: see DistillSpec; None learns from labels alone.
         unlabelled: see UnlabelledSpec; None takes the images of `data`.
         seed: of weights, sample order and augmentation, >= 0.
-        init_from: run folder or checkpoint whose weights start the run.
+        init_from: run folder, checkpoint or packed file whose weights start the run.
         resume: run folder to continue.
         resume_allow: dotted keys that may differ from the interrupted run's.
         audit_only: print the audit and stop.

@@ -67,7 +67,7 @@ def _from_weights(path: Path, spec: RunSpec, data: ImageData) -> nn.Module:
     """A network of our own description with weights from a file."""
     net = untrained_teacher(spec, data)
     try:
-        load_weights(net, network_state(read_weights(path)))
+        load_weights(net, network_state(read_weights(path, net)))
     except CheckpointError as error:
         model = (spec.distill.teacher_model if spec.distill else None) or spec.model
         described = {key: value for key, value in model.items() if not key.startswith("_")}

@@ -94,6 +94,8 @@ def _options(threads: int | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 4  # errors come as exceptions
+    # its threads would otherwise go on spinning and slow down whoever comes next
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     return options
 
 

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from qat.errors import CheckpointError
+from qat.export.convert import latent_state
+from qat.export.file import is_packed, read_packed, unpack
 from qat.lit.checkpoint_file import last_good, load
 from qat.plan import weight_projections
 from qat.spec import QuantSpec
@@ -69,8 +71,12 @@ def restore(
     return absent
 
 
-def read_weights(source: str | Path) -> dict[str, Any]:
+def read_weights(source: str | Path, net: nn.Module) -> dict[str, Any]:
     """A checkpoint from a run folder (its selected epoch, else its last), or from a file.
+
+    Args:
+        source: run folder, checkpoint, packed file, or file of tensors (.safetensors, .pt, .pth).
+        net: whose weights they shall become; it tells the shapes that a packed file leaves out.
 
     Raises:
         CheckpointError: nothing there, or damaged.
@@ -83,6 +89,8 @@ def read_weights(source: str | Path) -> dict[str, Any]:
         path = found
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint file")
+    if is_packed(path):
+        return latent_state(unpack(read_packed(path), net))
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

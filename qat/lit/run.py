@@ -100,7 +100,7 @@ def build(spec: RunSpec, parts: Parts) -> Built:
     prepare(net, spec.quant, example=example)
     measures_steps = True
     if spec.init_from is not None:
-        started = restore(net, spec.quant, read_weights(spec.init_from), weights="latent")
+        started = restore(net, spec.quant, read_weights(spec.init_from, net), weights="latent")
         measures_steps = bool(started)
         if started:
             _log.info(
