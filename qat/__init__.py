@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from qat.errors import NotOnGridError as NotOnGridError
     from qat.errors import QatError as QatError
     from qat.errors import SpecError as SpecError
+    from qat.export.convert import Converted as Converted
+    from qat.export.convert import convert as convert
+    from qat.export.header import Header as Header
+    from qat.export.integer import IntegerNetwork as IntegerNetwork
+    from qat.export.onnx_model import onnx_model as onnx_model
+    from qat.export.trace import network_graph as network_graph
     from qat.functional.affinity import feature_affinity as feature_affinity
     from qat.functional.distillation import logit_kl as logit_kl
     from qat.functional.distillation import logit_mse as logit_mse
@@ -48,6 +54,8 @@ if TYPE_CHECKING:
     from qat.optim.rule import binary_connect as binary_connect
     from qat.optim.rule import binary_relax as binary_relax
     from qat.optim.rule import float_only as float_only
+    from qat.packed import load_packed as load_packed
+    from qat.packed import save_packed as save_packed
     from qat.plan import weight_projections as weight_projections
     from qat.spec import ActivationSpec as ActivationSpec
     from qat.spec import EndsSpec as EndsSpec
@@ -70,11 +78,14 @@ _MODULES = {
     "ActivationSpec": "qat.spec",
     "Audit": "qat.audit",
     "CheckpointError": "qat.errors",
+    "Converted": "qat.export.convert",
     "DataError": "qat.errors",
     "DistillSpec": "qat.distill_spec",
     "EndsSpec": "qat.spec",
     "FeatureAffinityLoss": "qat.distill.loss",
     "FeatureTap": "qat.distill.tap",
+    "Header": "qat.export.header",
+    "IntegerNetwork": "qat.export.integer",
     "LayerAudit": "qat.audit",
     "LitClassifier": "qat.lit.classifier",
     "LitDistiller": "qat.lit.distiller",
@@ -101,17 +112,22 @@ _MODULES = {
     "bcgd": "qat.optim.rule",
     "binary_connect": "qat.optim.rule",
     "binary_relax": "qat.optim.rule",
+    "convert": "qat.export.convert",
     "enable_quantizers": "qat.surgery",
     "feature_affinity": "qat.functional.affinity",
     "float_only": "qat.optim.rule",
+    "load_packed": "qat.packed",
     "load_trained": "qat.trained",
     "load_weights": "qat.surgery",
     "logit_kl": "qat.functional.distillation",
     "logit_mse": "qat.functional.distillation",
+    "network_graph": "qat.export.trace",
+    "onnx_model": "qat.export.onnx_model",
     "parameter_groups": "qat.optim.groups",
     "prepare": "qat.surgery",
     "projected_affinity": "qat.functional.projected_affinity",
     "relu_stairs": "qat.functional.stairs",
+    "save_packed": "qat.packed",
     "set_progress": "qat.surgery",
     "sign_ste": "qat.functional.sign",
     "signed_stairs": "qat.functional.stairs",

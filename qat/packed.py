@@ -1,24 +1,18 @@
-"""Packed files of trained networks: written from a run, opened as a network again."""
+"""Packed files on disk: written whole or not at all, opened as networks again."""
 
-import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from qat.audit import audit
 from qat.errors import CheckpointError, QatError
-from qat.export.convert import Converted, convert, put
+from qat.export.convert import Converted, put
 from qat.export.file import PackedFile, read_packed, to_bytes, unpack
 from qat.export.header import Header, Preprocessing
-from qat.lit.architecture import architecture_of, built_network, preprocessing_of
 from qat.lit.checkpoint_file import replacing
-from qat.lit.run import versions
 from qat.surgery import prepare
-from qat.trained import Trained
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +73,8 @@ def load_packed(path: str | Path, *, model: nn.Module | None = None) -> Packed:
             raise CheckpointError(
                 f"{path} names no architecture; open it with qat.load_packed(path, model=NETWORK)"
             )
+        from qat.lit.architecture import built_network  # torchvision, and perhaps timm
+
         model = built_network(header.architecture, header.preprocessing)
     try:
         prepare(model, header.quant, example=_example(header.preprocessing))
@@ -88,28 +84,6 @@ def load_packed(path: str | Path, *, model: nn.Module | None = None) -> Packed:
     except QatError as error:
         raise CheckpointError(f"{path} does not fit its network: {error}") from None
     return Packed(model, converted, file)
-
-
-def packed_run(trained: Trained, *, trits: bool = False) -> tuple[Converted, Header]:
-    """Codes and header of a run's network; the accuracy is not measured yet."""
-    preprocessing = preprocessing_of(trained.data, trained.classes)
-    quant = trained.spec.quant
-    header = Header(
-        quant=quant,
-        architecture=architecture_of(trained.spec.model),
-        preprocessing=preprocessing,
-        data=trained.spec.data.name,
-        versions=versions(),
-        source_sha256=hashlib.sha256(trained.checkpoint.read_bytes()).hexdigest(),
-        trits=trits,
-        promised_bytes=audit(trained.net, quant, _zeros(preprocessing)).bytes,
-    )
-    return convert(trained.net, quant), header
-
-
-def with_accuracy(header: Header, accuracy: Mapping[str, float]) -> Header:
-    """The header with what was measured."""
-    return replace(header, accuracy=dict(accuracy))
 
 
 def _example(preprocessing: Preprocessing | None) -> Any:

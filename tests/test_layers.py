@@ -15,9 +15,10 @@ LAYERS = {
     "run_spec": 3, "lit.model_options": 3, "status": 3, "overrides": 3,
     "lit.data.layout": 4, "preflight": 5,
     "functional": 6, "nn": 7, "optim": 7, "distill": 7, "theory": 7,
-    "flow": 8, "plan": 8, "surgery": 8, "calibrate": 8, "audit": 8, "audit_table": 8, "export": 8,
-    "stages": 8, "report": 9, "lit": 10, "compose": 10, "trained": 11, "teacher_training": 11,
-    "teacher_source": 12, "job": 13, "cli": 14, "": 15,
+    "flow": 8, "plan": 8, "surgery": 8, "calibrate": 8, "audit": 8, "audit_table": 8,
+    "stages": 8, "report": 9, "export": 9, "lit": 10, "compose": 10, "packed": 11, "trained": 11,
+    "teacher_training": 11, "teacher_source": 12, "packed_run": 12, "deployed": 13, "job": 13,
+    "commands": 14, "cli": 14, "": 15,
 }  # fmt: skip
 PEERS = {("plan", "flow"), ("surgery", "flow"), ("surgery", "plan"), ("audit", "flow")}
 PEERS |= {("audit", "plan"), ("calibrate", "plan"), ("calibrate", "surgery")}
@@ -37,6 +38,10 @@ PACKAGES = {
     "report": {"torch", "matplotlib", "cycler"},
     "compose": {"hydra", "omegaconf"},
     "teacher_training": set(),
+    "packed": TORCH,
+    "packed_run": TORCH,
+    "deployed": TORCH,
+    "commands": {"torch", "torchvision", "PIL", "omegaconf"},
     "overrides": set(),
     "job": set(),
     "cli": {"hydra", "omegaconf"},

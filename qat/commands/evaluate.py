@@ -1,16 +1,16 @@
 """Accuracy and latency of a trained network, in whichever form it is.
 
-    python scripts/evaluate.py model=runs/DATE/TIME                    a run folder
-    python scripts/evaluate.py model=FILE.safetensors                  a packed file
-    python scripts/evaluate.py model=FILE.onnx data.root=FOLDER        an ONNX file
+python scripts/evaluate.py model=runs/DATE/TIME                    a run folder
+python scripts/evaluate.py model=FILE.safetensors                  a packed file
+python scripts/evaluate.py model=FILE.onnx data.root=FOLDER        an ONNX file
 
-    model=A,B                 several, timed in turns; predictions compared with the first one's
-    data=NAME data.root=...   any data group; left out, the one that it was trained on
-    part=test                 test or validation
-    state=selected            epoch of a run folder: selected or last
-    engine=float              of run folders and packed files: float, or integer (the reference)
-    latency=[1,32]            batch sizes to time; [] for none
-    rounds=20 threads=null    timed passes; CPU threads
+model=A,B                 several, timed in turns; predictions compared with the first one's
+data=NAME data.root=...   any data group; left out, the one that it was trained on
+part=test                 test or validation
+state=selected            epoch of a run folder: selected or last
+engine=float              of run folders and packed files: float, or integer (the reference)
+latency=[1,32]            batch sizes to time; [] for none
+rounds=20 threads=null    timed passes; CPU threads
 """
 
 from collections.abc import Sequence
@@ -58,9 +58,7 @@ def main(arguments: Sequence[str]) -> None:
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     networks = {
-        name: open_deployed(
-            Path(name), state=spec.state, engine=spec.engine, threads=spec.threads
-        )
+        name: open_deployed(Path(name), state=spec.state, engine=spec.engine, threads=spec.threads)
         for name in spec.model.split(",")
     }
     first = next(iter(networks.values()))
@@ -107,7 +105,8 @@ def _print_latencies(networks: "dict[str, Deployed]", spec: EvaluateSpec) -> Non
     shape = (pixels.channels, pixels.size, pixels.size)
     for batch in spec.latency:
         found = latencies(functions, shape, batch=batch, rounds=spec.rounds)
-        print(f"batch {batch}, {torch.get_num_threads()} threads, ms: fastest (median) of {spec.rounds}")
+        threads = torch.get_num_threads()
+        print(f"batch {batch}, {threads} threads, ms: fastest (median) of {spec.rounds}")
         base = next(iter(found.values()))
         for name, time in found.items():
             ratio = f"  {time.fastest / base.fastest:.3f} of the first" if len(found) > 1 else ""

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SpecError("trits=true is for format=packed; ONNX unpacks whole bits")
     import torch
 
-    from qat.packed import packed_run
+    from qat.packed_run import packed_run
     from qat.trained import open_trained
 
     if spec.threads is not None:
@@ -97,7 +97,8 @@ def _packed(
 ) -> None:
     import torch
 
-    from qat.packed import load_packed, save_packed, with_accuracy
+    from qat.packed import load_packed, save_packed
+    from qat.packed_run import with_accuracy
 
     header = with_accuracy(header, {name: part.accuracy for name, part in expected.items()})
     path = folder / "packed.safetensors"
@@ -149,14 +150,12 @@ def _onnx_form(
     from qat.export.onnx_model import onnx_model
     from qat.export.onnx_run import OnnxNetwork, onnx_metadata
     from qat.lit.checkpoint_file import replacing
-    from qat.packed import with_accuracy
+    from qat.packed_run import with_accuracy
 
     draft = onnx_model(graph, steps=steps, metadata=onnx_metadata(header, form))
     found = _asked(OnnxNetwork(draft.SerializeToString(), str(path)), trained.data)
     header = with_accuracy(header, {name: part.accuracy for name, part in found.items()})
-    data = onnx_model(
-        graph, steps=steps, metadata=onnx_metadata(header, form)
-    ).SerializeToString()
+    data = onnx_model(graph, steps=steps, metadata=onnx_metadata(header, form)).SerializeToString()
     with replacing(path) as file:
         file.write(data)
     print(f"{path}: {len(data):,} bytes; {_accuracies(found)}")
@@ -190,7 +189,7 @@ def _steps(graph: Any, data: "ImageData", images: int) -> Mapping[str, float]:
     count = min(images, len(dataset))
     # spread over the whole part, whose images may be sorted by class
     chosen = [dataset[i * len(dataset) // count][0] for i in range(count)]
-    return sum_steps(graph, torch.stack(chosen).split(32))
+    return sum_steps(graph, torch.split(torch.stack(chosen), 32))
 
 
 def _asked(network: Any, data: "ImageData") -> Parts:
@@ -213,7 +212,9 @@ def _print_ratio(size: int, trained: "Trained") -> None:
     buffer = io.BytesIO()
     torch.save(trained.net.state_dict(), buffer)
     whole = len(buffer.getvalue())
-    print(f"  1/{whole / size:.2f} of the float state dict ({whole:,} bytes as torch.save writes it)")
+    print(
+        f"  1/{whole / size:.2f} of the float state dict ({whole:,} bytes as torch.save writes it)"
+    )
 
 
 def _no_grad(network: Any) -> Any:

@@ -1,10 +1,10 @@
 """Classes of images, by a packed file, an ONNX file or a run folder.
 
-    python scripts/predict.py IMAGE... model=FILE
+python scripts/predict.py IMAGE... model=FILE
 
-    IMAGE     image files, or folders of them
-    model=    what scripts/export.py wrote, or a run folder
-    top=3     classes to print of each image, with their probabilities
+IMAGE     image files, or folders of them
+model=    what scripts/export.py wrote, or a run folder
+top=3     classes to print of each image, with their probabilities
 """
 
 from collections.abc import Iterator, Sequence

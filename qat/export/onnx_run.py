@@ -32,8 +32,7 @@ class OnnxNetwork:
     """
 
     def __init__(self, model: bytes, origin: str, *, threads: int | None = None) -> None:
-        options = _options(threads)
-        self._session = _session(model, options, origin)
+        self._session = session(model, origin, threads=threads)
         texts = self._session.get_modelmeta().custom_metadata_map
         self.header, self.form = _header(texts.get(_KEY), origin)
 
@@ -74,34 +73,41 @@ def read_onnx(path: str | Path, *, threads: int | None = None) -> OnnxNetwork:
 
 
 def optimised_operators(model: bytes, folder: Path) -> Counter[str]:
-    """Operators that onnxruntime really runs, after its own optimisation; needs room in `folder`."""
+    """Operators that onnxruntime runs after its own optimisation; `folder` is for its graph."""
     import onnx
 
-    options = _options(None)
-    options.optimized_model_filepath = str(folder / "optimised.onnx")
-    _session(model, options, "the model")
-    graph = onnx.load(options.optimized_model_filepath).graph
+    place = folder / "optimised.onnx"
+    session(model, "the model", optimised=place)
+    graph = onnx.load(place).graph
     return Counter(node.op_type for node in graph.node)
 
 
-def _options(threads: int | None) -> Any:
+def session(
+    model: bytes, origin: str, *, threads: int | None = None, optimised: Path | None = None
+) -> Any:
+    """An onnxruntime session on the CPU.
+
+    Args:
+        model: bytes of an ONNX file.
+        origin: names it in messages.
+        threads: None for torch's number.
+        optimised: where the runtime leaves the graph that it really runs.
+
+    Raises:
+        CheckpointError: the runtime refuses the model.
+        SpecError: onnxruntime is not installed.
+    """
     try:
         import onnxruntime
     except ImportError:
-        raise SpecError(
-            "ONNX files need onnx and onnxruntime: pip install 'qat[export]'"
-        ) from None
+        raise SpecError("ONNX files need onnx and onnxruntime: pip install 'qat[export]'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 4  # errors come as exceptions
     # its threads would otherwise go on spinning and slow down whoever comes next
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    return options
-
-
-def _session(model: bytes, options: Any, origin: str) -> Any:
-    import onnxruntime
-
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions have no common base

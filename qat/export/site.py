@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import fx
 
 from qat.errors import SpecError
@@ -57,7 +58,9 @@ def function_name(node: fx.Node) -> str:
         return str(node.target)
     if node.op == "call_function":
         target: Any = node.target
-        # functions that choose between two others have no name of their own
+        # the same name as that of torch.nn.functional, but its arguments in another order
+        if target is torch.batch_norm:
+            return "torch.batch_norm"
         return str(getattr(target, "__name__", target))
     return ""
 

@@ -170,9 +170,9 @@ def _row_scale(row: Tensor, every: Tensor) -> Tensor | None:
 
 
 def _nearest_level(values: Tensor, scale: Tensor, every: Tensor) -> Tensor:
-    if scale == 0:
-        return torch.zeros_like(values)
-    return every[torch.bucketize(values / scale, (every[1:] + every[:-1]) / 2)]
+    # a scale of 0 has zeros only; right=True makes a binary one +1, as encode does
+    units = values / scale if scale != 0 else values
+    return every[torch.bucketize(units, (every[1:] + every[:-1]) / 2, right=True)]
 
 
 def _neighbours(value: Tensor) -> list[Tensor]:

@@ -1,14 +1,16 @@
 """A network's architecture by name: out of a run's config, and built again for a packed file."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from qat.errors import CheckpointError, SpecError
 from qat.export.header import Architecture, Family, Preprocessing
-from qat.lit.data.module import ImageData
 from qat.lit.models import small_model, timm_model, torchvision_resnet
+
+if TYPE_CHECKING:
+    from qat.lit.data.module import ImageData
 
 _FACTORIES: dict[Family, Callable[..., nn.Module]] = {
     "small": small_model,
@@ -21,7 +23,7 @@ _STARTS = ("weights", "pretrained")
 
 
 def architecture_of(model: Mapping[str, Any]) -> Architecture | None:
-    """The architecture that the config group `model` names, None for a network of the user's own."""
+    """What the config group `model` names, None for a network of the user's own."""
     for family, factory in _FACTORIES.items():
         if model.get("_target_") == f"{_MODULE}.{factory.__name__}":
             plain = {k: v for k, v in model.items() if not k.startswith("_") and k not in _STARTS}
@@ -48,7 +50,7 @@ def built_network(architecture: Architecture, preprocessing: Preprocessing) -> n
         ) from None
 
 
-def preprocessing_of(data: ImageData, classes: tuple[str, ...]) -> Preprocessing:
+def preprocessing_of(data: "ImageData", classes: tuple[str, ...]) -> Preprocessing:
     """What `data` does to an image that is not augmented."""
     return Preprocessing(
         channels=data.channels,
@@ -58,4 +60,3 @@ def preprocessing_of(data: ImageData, classes: tuple[str, ...]) -> Preprocessing
         std=data.std,
         classes=classes,
     )
-

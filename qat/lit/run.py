@@ -289,6 +289,7 @@ def _rule(spec: RunSpec, steps: int) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
+    """Version of Python and of each installed package that may change a number."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         with suppress(PackageNotFoundError):  # a checkout on the path is not installed

@@ -1,0 +1,128 @@
+"""Latency of exported networks: both ONNX forms beside the float network exported the same way.
+
+    python scripts/latency.py                            ResNet-18, W1A4, at 32, 64 and 224 pixels
+    python scripts/latency.py size=[224] batch=[1] stem=standard rounds=60 operators=true
+
+    quant=bcgd_w1a4      any option of conf/quant
+    model=resnet18       resnet18, resnet34 or resnet50
+    stem=auto            small, standard, or auto: small up to 64 pixels
+    size=[32,64,224]     pixels a side
+    batch=[1,32]         images per pass
+    rounds=20            timed passes of each network; they take turns
+    threads=2            of onnxruntime
+    operators=false      print what onnxruntime runs
+
+Weights are random, batch norms have seen one batch of noise: time does not depend on them.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from qat.commands.options import read_arguments, run_command
+from qat.schema import check, option
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatencySpec:
+    """Options of the command; see the module's text."""
+
+    quant: str = "bcgd_w1a4"
+    model: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
+    stem: Literal["auto", "small", "standard"] = "auto"
+    size: tuple[int, ...] = option((32, 64, 224), low=8)
+    batch: tuple[int, ...] = option((1, 32), low=1)
+    rounds: int = option(20, low=1)
+    threads: int = option(2, low=1)
+    operators: bool = False
+
+    def __post_init__(self) -> None:
+        check(self, "")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Print a table of latencies."""
+    spec = read_arguments(LatencySpec, arguments, example="size=[224]")
+    import onnxruntime
+    import torch
+
+    from qat.lit.judging import latencies
+
+    torch.set_num_threads(spec.threads)
+    print(
+        f"onnxruntime {onnxruntime.__version__}, {spec.threads} threads; {spec.model}, {spec.quant}"
+    )
+    print("fastest pass in ms (ratio of the fastest passes to float's, ratio of the medians)")
+    for size in spec.size:
+        models = _models(spec, size)
+        if spec.operators:
+            _print_operators(models)
+        networks = {name: _runner(data, spec.threads) for name, data in models.items()}
+        for batch in spec.batch:
+            found = latencies(networks, (3, size, size), batch=batch, rounds=spec.rounds)
+            base = found["float"]
+            cells = [
+                f"{name} {1e3 * t.fastest:8.2f} ({t.fastest / base.fastest:.3f}, "
+                f"{t.median / base.median:.3f})"
+                for name, t in found.items()
+            ]
+            print(f"{size:4} pixels, batch {batch:3}:  {'   '.join(cells)}", flush=True)
+
+
+def _models(spec: LatencySpec, size: int) -> dict[str, bytes]:
+    """Form -> ONNX model, of the float network and of the quantized one."""
+    from qat.export.onnx_model import onnx_model
+    from qat.export.sums import sum_steps
+
+    float_graph, _ = _graph(spec, "float", size)
+    graph, example = _graph(spec, spec.quant, size)
+    steps = sum_steps(graph, [example])
+    return {
+        "float": onnx_model(float_graph).SerializeToString(),
+        "faithful": onnx_model(graph).SerializeToString(),
+        "fast": onnx_model(graph, steps=steps).SerializeToString(),
+    }
+
+
+def _graph(spec: LatencySpec, quant: str, size: int) -> tuple[Any, Any]:
+    import torch
+
+    from qat import QuantSpec, convert, prepare
+    from qat.compose import conf_folder, group_option
+    from qat.export.trace import network_graph
+    from qat.lit.models import torchvision_resnet
+
+    torch.manual_seed(0)
+    options = QuantSpec.from_dict(group_option(conf_folder(), "quant", quant))
+    net = torchvision_resnet(
+        spec.model, num_classes=1000, in_channels=3, image_size=size, stem=spec.stem
+    )
+    example = torch.randn(4, 3, size, size)
+    prepare(net, options, example=example)
+    with torch.no_grad():
+        net.train()(example)
+    net.eval()
+    return network_graph(net, convert(net, options), example), example
+
+
+def _runner(data: bytes, threads: int) -> Any:
+    from qat.export.onnx_run import session
+
+    running = session(data, "the model", threads=threads)
+    return lambda image: running.run(["logits"], {"image": image.numpy()})
+
+
+def _print_operators(models: dict[str, bytes]) -> None:
+    import tempfile
+
+    from qat.export.onnx_run import optimised_operators
+
+    for name, data in models.items():
+        with tempfile.TemporaryDirectory() as folder:
+            counts = optimised_operators(data, Path(folder))
+        print(f"{name}: {', '.join(f'{n} {op}' for op, n in counts.most_common())}")
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)
