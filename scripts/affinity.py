@@ -10,7 +10,6 @@ and the figure affinity.png, .svg to the folder `out`.
 """
 
 import csv
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -19,16 +18,16 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from omegaconf import OmegaConf
 from peak_memory import peak_bytes
 from torch import Tensor
 
-from qat.errors import QatError, SpecError
+from qat.commands.options import read_arguments, run_command
+from qat.errors import SpecError
 from qat.functional.affinity import affinity, feature_affinity, projected_affinity
 from qat.report.affinity_figure import draw_affinity
 from qat.report.affinity_table import AffinityCost, GradientAgreement, affinity_report
 from qat.report.figure import save_figure
-from qat.schema import check, option, read
+from qat.schema import check, option
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Name = TypeVar("Name", str, int)
@@ -80,9 +79,6 @@ METHODS: dict[str, Loss] = {
 
 def main(arguments: Sequence[str]) -> None:
     """Measure, print and write what the arguments ask for."""
-    if set(arguments) & {"-h", "--help"}:
-        print(__doc__)
-        return
     options = _options(arguments)
     folder = Path(options.out)
     try:
@@ -109,10 +105,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _options(arguments: Sequence[str]) -> AffinityOptions:
-    bare = [a for a in arguments if "=" not in a]
-    if bare:
-        raise SpecError(f"{bare[0]!r} must be key=value, e.g. batch=16; see --help")
-    options = read(AffinityOptions, OmegaConf.to_container(OmegaConf.from_cli([*arguments])), "")
+    options = read_arguments(AffinityOptions, arguments, example="batch=16")
     if options.device == "cuda" and not torch.cuda.is_available():
         raise SpecError("device=cuda: this torch sees no GPU; use device=cpu")
     return options
@@ -191,8 +184,4 @@ def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except QatError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main, __doc__, needs_arguments=False)

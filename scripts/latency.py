@@ -125,4 +125,4 @@ def _print_operators(models: dict[str, bytes]) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, __doc__)
+    run_command(main, __doc__, needs_arguments=False)

@@ -8,17 +8,15 @@ Writes NAME.png, NAME.svg and NAME.csv of each experiment and claims.csv to the 
 """
 
 import csv
-import sys
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-
-from qat.errors import QatError, SpecError
-from qat.schema import check, option, read
+from qat.commands.options import read_arguments, run_command
+from qat.errors import SpecError
+from qat.schema import check, option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +41,7 @@ class TheorySpec:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the experiments that the arguments ask for."""
-    if set(arguments) & {"-h", "--help"}:
-        print(__doc__)
-        return
-    spec = _spec(arguments)
+    spec = read_arguments(TheorySpec, arguments, example="experiment=recurrence")
     names = _names(spec.experiment)
     folder = Path(spec.out)
     try:
@@ -64,17 +59,6 @@ def main(arguments: Sequence[str]) -> None:
     print(
         f"{held} of {len(claims)} claims held, some with a condition; figures and tables: {folder}"
     )
-
-
-def _spec(arguments: Sequence[str]) -> TheorySpec:
-    bare = [a for a in arguments if "=" not in a]
-    if bare:
-        raise SpecError(f"{bare[0]!r} must be key=value, e.g. experiment=recurrence; see --help")
-    plain: Any = OmegaConf.to_container(OmegaConf.from_cli(list(arguments)))
-    named = plain.get("experiment")
-    if isinstance(named, list):
-        plain["experiment"] = ",".join(str(name) for name in named)
-    return read(TheorySpec, plain, "")
 
 
 def _names(experiment: str) -> list[str]:
@@ -136,8 +120,4 @@ def _shown(value: Any) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except QatError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    run_command(main, __doc__, needs_arguments=False)

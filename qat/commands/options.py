@@ -42,10 +42,12 @@ def split_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return data, [a for a in arguments if a not in data]
 
 
-def run_command(main: Callable[[list[str]], None], doc: str) -> None:
+def run_command(
+    main: Callable[[list[str]], None], doc: str, *, needs_arguments: bool = True
+) -> None:
     """Run a command with the process's arguments; an error of qat's becomes one line, exit 2."""
     arguments = sys.argv[1:]
-    if not arguments or set(arguments) & {"-h", "--help"}:
+    if set(arguments) & {"-h", "--help"} or (needs_arguments and not arguments):
         print(doc.strip())
         sys.exit(0 if arguments else 2)
     try:

@@ -15,7 +15,7 @@ def packed_size(count: int, bits: int) -> int:
 
 
 def field_width(bits: int) -> int:
-    """Width of the fields that codes of `bits` bits are made of: its largest divisor in 1, 2, 4, 8.
+    """Width of the fields that `bits`-bit codes are made of: their largest divisor in 1, 2, 4, 8.
 
     No field crosses the end of a byte, so a code is read by shifts of single bytes.
     """
@@ -66,13 +66,15 @@ def unpack_bits(data: Tensor, bits: int, count: int) -> Tensor:
     used = count * parts
     if bool(fields[used:].any()):
         raise CheckpointError(f"bits are set behind the last of {count} packed codes")
-    whole = fields[:used].view(count, parts) << (width * torch.arange(parts)).to(torch.uint8)
+    whole: Tensor = fields[:used].view(count, parts) << (width * torch.arange(parts)).to(
+        torch.uint8
+    )
     assert each * len(data) >= used  # by the size above
     return whole.sum(dim=1, dtype=torch.uint8)
 
 
 def pack_trits(codes: Tensor) -> Tensor:
-    """Codes 0, 1, 2 five to a byte, sum of code_i 3^i: 1.6 bits each; the last byte is filled with 0.
+    """Codes 0, 1, 2 five to a byte, sum of code_i 3^i: 1.6 bits each; the last one filled with 0.
 
     Args:
         codes: any shape, any integer type; read in row-major order.
@@ -97,7 +99,7 @@ def unpack_trits(data: Tensor, count: int) -> Tensor:
     """
     size = (count + _TRITS - 1) // _TRITS
     _check_size(data, size, f"{count} trits")
-    trits = (data.int()[:, None] // torch.tensor(_POWERS)) % 3
+    trits: Tensor = (data.int()[:, None] // torch.tensor(_POWERS)) % 3
     if bool((data > 3**_TRITS - 1).any()) or bool(trits.flatten()[count:].any()):
         raise CheckpointError(f"a byte of {count} packed trits is none of five trits")
     return trits.flatten()[:count].to(torch.uint8)

@@ -16,7 +16,7 @@ _LEAST = 1e-6
 
 @dataclass(frozen=True, slots=True)
 class CodeRule:
-    """value = step * code,   code = clip(ceil(x / step - shift), low, high), or the sign of x - shift.
+    """Value = step * code, code = clip(ceil(x / step - shift), low, high) or the sign of x - shift.
 
     Attributes:
         step: float32 value of the step, > 0.

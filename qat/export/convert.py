@@ -97,7 +97,7 @@ def put(model: nn.Module, converted: Converted) -> None:
         layer = model.get_submodule(name)
         if parametrize.is_parametrized(layer, "weight"):
             parametrize.remove_parametrizations(layer, "weight")
-        layer.weight.copy_(weight.hard())  # type: ignore[union-attr, operator]
+        layer.weight.copy_(weight.hard())  # type: ignore[operator]
 
 
 def latent_state(converted: Converted) -> dict[str, Tensor]:

@@ -160,7 +160,7 @@ def unpack(file: PackedFile, model: nn.Module) -> Converted:
     weights = {}
     for name, spec in layers.items():
         quantizer = quantizer_of(spec)
-        shape = model.get_submodule(name).weight.shape  # type: ignore[union-attr]
+        shape = model.get_submodule(name).weight.shape
         trits = file.header.trits and quantizer.levels == (-1.0, 0.0, 1.0)
         try:
             codes, scale = file.tensors[f"codes/{name}"], file.tensors[f"scale/{name}"]

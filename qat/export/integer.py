@@ -45,7 +45,8 @@ class IntegerNetwork:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        self.rules = {n.name: code_rule(n.quantizer, n.path) for n in graph if isinstance(n, Quantize)}
+        quantizers = [node for node in graph if isinstance(node, Quantize)]
+        self.rules = {node.name: code_rule(node.quantizer, node.path) for node in quantizers}
 
     def __call__(self, image: Tensor) -> Tensor:
         """Logits float32 (N, K) of normalised images (N, C, H, W)."""
@@ -68,7 +69,9 @@ class IntegerNetwork:
             found[node.name] = self._value(node, inputs, image) if taken is None else taken
         return found
 
-    def codes(self, image: Tensor, *, given: Mapping[str, Value] | None = None) -> dict[str, Tensor]:
+    def codes(
+        self, image: Tensor, *, given: Mapping[str, Value] | None = None
+    ) -> dict[str, Tensor]:
         """Dotted name of each activation quantizer -> its codes, int32."""
         values = self.values(image, given=given)
         return {
@@ -86,7 +89,8 @@ class IntegerNetwork:
             return quantized(self.rules[node.name], inputs[0])
         if isinstance(node, Add):
             return _sum(*inputs)
-        return _SIMPLE[type(node)](node, inputs[0])
+        simple: Value = _SIMPLE[type(node)](node, inputs[0])
+        return simple
 
 
 def real(value: Value) -> Tensor:
@@ -104,10 +108,8 @@ def quantized(rule: CodeRule, value: Value) -> Combination:
     """Codes of a value, by integers alone where it is made of them."""
     if isinstance(value, Combination):
         z, places = value.fixed_point(rule.step, rule.shift)
-        if rule.is_sign:
-            codes = torch.where(z >= 0, 1, -1)
-        else:  # the ceiling of z / 2^places, as the shift of a negative number rounds down
-            codes = -((-z) >> places)
+        # the ceiling of z / 2^places, as the shift of a negative number rounds down
+        codes = torch.where(z >= 0, 1, -1) if rule.is_sign else -(-z >> places)
     else:
         z = value / rule.step - over_channels(rule.shift, value)
         codes = torch.where(z >= 0, 1, -1) if rule.is_sign else z.ceil()

@@ -70,11 +70,10 @@ class Combination:
 
     def real(self) -> Tensor:
         """Its value in float64."""
-        total = 0.0
+        total = over_channels(self.offset, self.terms[0].integers)
         for term in self.terms:
             total = total + over_channels(term.multiplier, term.integers) * term.integers
-        result: Tensor = total + over_channels(self.offset, self.terms[0].integers)
-        return result
+        return total
 
     def fixed_point(self, step: float, shift: Tensor) -> tuple[Tensor, int]:
         """Its value / step - shift in fixed point, by integer multiply-adds alone.

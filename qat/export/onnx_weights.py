@@ -63,4 +63,4 @@ def _shape(writer: OnnxWriter, *sizes: int) -> str:
 
 
 def _array(tensor: Tensor) -> NDArray[np.int32]:
-    return tensor.detach().cpu().contiguous().numpy()  # type: ignore[no-any-return]
+    return tensor.detach().cpu().contiguous().numpy()

@@ -1,8 +1,8 @@
 """Weight factor and integer bias per channel with which an int8 layer gives the very same codes.
 
 An integer layer computes code = round(r (k a + B)), a the sum of levels times codes, k the factor
-of the int8 weights, B an int32 bias, r = x_scale w_scale / step in float32. The network's code is at
-least j from the sum A_j on. Both agree on every sum if for all j
+of the int8 weights, B an int32 bias, r = x_scale w_scale / step in float32. The network's code is
+at least j from the sum A_j on. Both agree on every sum if for all j
 
     r (k A_j + B) >= j - 1/2   and   r (k (A_j - 1) + B) < j - 1/2,
 

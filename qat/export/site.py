@@ -71,6 +71,6 @@ def place_of(node: fx.Node, kind: str = "") -> str:
         return f"the layer {node.target} ({kind})"
     stack = list(node.meta.get("nn_module_stack") or {})
     inside = f" in {stack[-1]}" if stack and stack[-1] else ""
-    if node.op == "get_attr":
+    if not function_name(node):
         return f"the tensor {node.target}{inside}"
     return f"the function {function_name(node)}{inside}"

@@ -30,7 +30,8 @@ class WeightCodes:
     @property
     def bits(self) -> int:
         """Bits of a code."""
-        return self.quantizer.bits
+        bits: int = self.quantizer.bits
+        return bits
 
     @property
     def is_ternary(self) -> bool:
@@ -65,9 +66,7 @@ class WeightCodes:
         return pack_bits(_unsigned(self.codes, self.bits), self.bits)
 
 
-def weight_codes(
-    weight: Tensor, quantizer: WeightQuantizer | WeightParametrization
-) -> WeightCodes:
+def weight_codes(weight: Tensor, quantizer: WeightQuantizer | WeightParametrization) -> WeightCodes:
     """Codes of a weight: of the nearest grid point, or of the weight itself if it is hard already.
 
     A hard weight is not projected again, which on a uniform grid could move its codes: its level
@@ -152,10 +151,10 @@ def _read_off(
 
 def _row_scale(row: Tensor, every: Tensor) -> Tensor | None:
     """The float32 scale with row == level * scale bit for bit, or None."""
-    values = row.unique()
+    values = torch.unique(row)  # type: ignore[no-untyped-call]
     if len(values) > len(every):
         return None
-    largest = values.abs().max()
+    largest: Tensor = values.abs().max()
     if largest == 0:
         return largest
     for level in sorted({abs(float(k)) for k in every if k != 0}, reverse=True):
