@@ -114,8 +114,8 @@ def _value(kind: Any, value: object, path: str, limits: Mapping[str, Any]) -> An
 
 
 def _choice(allowed: tuple[Any, ...], value: object, path: str, limits: Mapping[str, Any]) -> Any:
-    # bool is an int in Python: `bits=true` must not pass as 1
-    if value in allowed and not isinstance(value, bool):
+    # in Python True == 1 and 2.0 == 2: neither `bits=true` nor `bits=2.0` must pass
+    if any(type(value) is type(choice) and value == choice for choice in allowed):
         return value
     names = ", ".join(str(a) for a in allowed)
     raise SpecError(f"{path} must be one of {names}; got {value!r}{_hint(limits)}")

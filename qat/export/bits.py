@@ -23,7 +23,7 @@ def field_width(bits: int) -> int:
 
 
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
-    """Codes as one little-endian stream of bits: code i takes the bits i * bits .. (i+1) * bits - 1.
+    """Codes as one little-endian stream of bits: code i takes bits i * bits .. (i+1) * bits - 1.
 
     Bit j of the stream is bit j % 8 of byte j // 8; the bits behind the last code are 0.
 
@@ -102,7 +102,8 @@ def unpack_trits(data: Tensor, count: int) -> Tensor:
     trits: Tensor = (data.int()[:, None] // torch.tensor(_POWERS)) % 3
     if bool((data > 3**_TRITS - 1).any()) or bool(trits.flatten()[count:].any()):
         raise CheckpointError(f"a byte of {count} packed trits is none of five trits")
-    return trits.flatten()[:count].to(torch.uint8)
+    codes: Tensor = trits.flatten()[:count].to(torch.uint8)
+    return codes
 
 
 def _fields(codes: Tensor, bits: int, width: int) -> Tensor:
@@ -110,7 +111,8 @@ def _fields(codes: Tensor, bits: int, width: int) -> Tensor:
     if width == bits:
         return codes
     shifts = (width * torch.arange(bits // width)).to(torch.uint8)
-    return ((codes[:, None] >> shifts) & (2**width - 1)).flatten()
+    fields: Tensor = (codes[:, None] >> shifts) & (2**width - 1)
+    return fields.flatten()
 
 
 def _shifts(width: int) -> Tensor:

@@ -11,7 +11,13 @@ from qat.errors import CheckpointError, SpecError
 from qat.export.weight import WeightCodes, weight_codes
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
-from qat.plan import latent_weight, layer_quantizer, parametrization, weight_plans
+from qat.plan import (
+    latent_weight,
+    layer_quantizer,
+    parametrization,
+    weight_parametrizations,
+    weight_plans,
+)
 from qat.plan import weight_quantizer as projection
 from qat.spec import QuantSpec, WeightSpec
 
@@ -42,7 +48,8 @@ def convert(model: nn.Module, spec: QuantSpec) -> Converted:
         spec: the options it was prepared with.
 
     Raises:
-        SpecError: a layer's weight should have a quantizer of its own and has none.
+        SpecError: a layer's weight should have a quantizer of its own and has none, or shares its
+            weight with a layer that has another one.
     """
     modules = dict(model.named_modules())
     weights: dict[str, WeightCodes] = {}
@@ -55,6 +62,7 @@ def convert(model: nn.Module, spec: QuantSpec) -> Converted:
             )
         quantizer = layer_quantizer(module, weight_spec)
         weights[name] = weight_codes(latent_weight(module), quantizer)
+    _refuse_shared(model, weights)
     coded = _weight_keys(model, weights)
     state = model.state_dict()
     residue = {key: state[key].detach().cpu().clone() for key in state if key not in coded}
@@ -125,6 +133,16 @@ def check_residue(
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CheckpointError("weights do not fit: " + "; ".join(problems[:3]) + more)
+
+
+def _refuse_shared(model: nn.Module, names: Mapping[str, object]) -> None:
+    """Refuse one weight behind several in-graph quantizers, whose hard values may differ."""
+    for name, quantizer in weight_parametrizations(model):
+        if name not in names:
+            raise SpecError(
+                f"{name}.weight is another layer's too, and each has a {quantizer.kind} quantizer "
+                "of its own; use quant.weight.method=update for shared weights"
+            )
 
 
 def _weight_keys(model: nn.Module, names: Mapping[str, object]) -> set[str]:

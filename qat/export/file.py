@@ -102,8 +102,9 @@ def from_bytes(data: bytes, origin: str = "packed file") -> PackedFile:
     try:
         tensors = parsed(data)
     except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        raise CheckpointError(f"{origin} holds no readable tensors ({error})") from None
-    return PackedFile(header_from(text), _known(tensors, origin), len(data))
+        why = " ".join(str(error).split())  # names in it may hold line breaks
+        raise CheckpointError(f"{origin} holds no readable tensors ({why})") from None
+    return PackedFile(_header(text, origin), _known(tensors, origin), len(data))
 
 
 def json_header(data: bytes, origin: str) -> dict[str, object]:
@@ -181,8 +182,16 @@ def _digest_begin(data: bytes) -> int | None:
     return _LENGTH + match.start(2) if match else None
 
 
+def _header(values: object, origin: str) -> Header:
+    try:
+        return header_from(values)
+    except CheckpointError as error:
+        raise CheckpointError(f"{origin}: {error}") from None
+
+
 def _known(tensors: Mapping[str, Tensor], origin: str) -> Mapping[str, Tensor]:
     for name in tensors:
-        if not name.startswith(("codes/", "scale/", "float/")):
+        # names go into messages, which are one line each
+        if not name.startswith(("codes/", "scale/", "float/")) or not name.isprintable():
             raise CheckpointError(f"{origin} holds an entry of unknown kind, {name!r}")
     return tensors

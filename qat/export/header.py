@@ -101,5 +101,7 @@ def header_from(values: object) -> Header:
     """
     try:
         return read(Header, values, "header")
-    except SpecError as error:
-        raise CheckpointError(f"the header is not what this qat writes: {error}") from None
+    except (SpecError, OverflowError, RecursionError) as error:
+        # integers beyond every float and values nested a thousand deep are JSON too
+        why = " ".join(str(error).split())
+        raise CheckpointError(f"the header is not what this qat writes: {why}") from None

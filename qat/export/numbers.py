@@ -78,15 +78,16 @@ class Combination:
     def fixed_point(self, step: float, shift: Tensor) -> tuple[Tensor, int]:
         """Its value / step - shift in fixed point, by integer multiply-adds alone.
 
-            z = sum_i M_i t_i + B,   M_i = round(2^f m_i / step),   B = round(2^f (b / step - shift))
+            z = sum_i M_i t_i + B,  M_i = round(2^f m_i / step),  B = round(2^f (b / step - shift))
 
         Args:
             step: > 0.
             shift: float64, () or (C,).
 
         Returns:
-            z, int64, and the number f of binary places, as large as the peaks allow: the result
-            is within 2^-f (1 + sum_i peak_i) / 2 of the exact one.
+            z, int64, and the number f of binary places, as large as the peaks allow. 2^-f z is
+            within 2^-f (1 + sum_i peak_i) / 2 of the exact value; the quotients, float64, add
+            2^-52 of the largest one, sum_i peak_i |m_i / step| + |b / step| + |shift|.
         """
         offset = self.offset / step - shift
         factors = [term.multiplier / step for term in self.terms]

@@ -112,7 +112,10 @@ def session(
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the runtime's own exceptions have no common base
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{origin} is no ONNX model that can be run: {reason}") from None
+        raise CheckpointError(
+            f"{origin} is no ONNX model that can be run ({reason}); "
+            "make one with scripts/export.py run=RUN_FOLDER format=onnx"
+        ) from None
 
 
 def _header(text: str | None, origin: str) -> tuple[Header, str]:

@@ -30,8 +30,7 @@ class WeightCodes:
     @property
     def bits(self) -> int:
         """Bits of a code."""
-        bits: int = self.quantizer.bits
-        return bits
+        return self.quantizer.bits
 
     @property
     def is_ternary(self) -> bool:
@@ -42,7 +41,7 @@ class WeightCodes:
     def largest_code(self) -> int:
         """Largest |code| of the grid; exponent indices end where the positive levels do."""
         if isinstance(self.quantizer, WeightParametrization):
-            return max(1, 2 ** (self.bits - 1))
+            return max(1, 1 << (self.bits - 1))
         return max(1, len(self.quantizer.levels) // 2)
 
     def hard(self) -> Tensor:
@@ -151,7 +150,7 @@ def _read_off(
 
 def _row_scale(row: Tensor, every: Tensor) -> Tensor | None:
     """The float32 scale with row == level * scale bit for bit, or None."""
-    values = torch.unique(row)  # type: ignore[no-untyped-call]
+    values = torch.unique(row)
     if len(values) > len(every):
         return None
     largest: Tensor = values.abs().max()

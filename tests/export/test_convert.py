@@ -145,6 +145,14 @@ def test_a_network_without_its_quantizers_is_refused():
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("method", ["lsq", "dorefa"])
+def test_a_weight_shared_by_two_in_graph_quantizers_is_refused(method):
+    spec = weights(3, method=method)
+    with pytest.raises(SpecError, match=rf"^b\.weight is another layer's too.* {method} ") as error:
+        convert(prepared(Tied, spec), spec)
+    assert "\n" not in str(error.value)
+
+
 def dropped(residue):
     del residue["1.running_mean"]
 
