@@ -7,7 +7,7 @@ user ends here, in one line that names the key, the value and what is allowed.
 
 import dataclasses
 import difflib
-import math
+import sys
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -137,7 +137,7 @@ def _plain(kind: Any, value: object, path: str, limits: Mapping[str, Any]) -> An
         str: isinstance(value, str),
     }[kind]
     wanted = names[kind] + _range(limits)
-    if not fits or (is_number and not _inside(float(value), limits)):  # type: ignore[arg-type]
+    if not fits or (is_number and not _inside(value, limits)):  # type: ignore[arg-type]
         raise SpecError(f"{path} must be {wanted}; got {value!r}{_hint(limits)}")
     return kind(value)
 
@@ -146,7 +146,7 @@ def _inside(number: float, limits: Mapping[str, Any]) -> bool:
     low, high = limits.get("low"), limits.get("high")
     above, below = limits.get("above"), limits.get("below")
     return (
-        math.isfinite(number)
+        abs(number) <= sys.float_info.max  # false for NaN; an integer may be too large for float()
         and (low is None or number >= low)
         and (high is None or number <= high)
         and (above is None or number > above)

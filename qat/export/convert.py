@@ -108,12 +108,19 @@ def put(model: nn.Module, converted: Converted) -> None:
         layer.weight.copy_(weight.hard())  # type: ignore[operator]
 
 
-def latent_state(converted: Converted) -> dict[str, Tensor]:
-    """A state dict with the hard weights as latent ones, for training that goes on from here."""
-    return {
-        **converted.residue,
-        **{f"{name}.weight": weight.hard() for name, weight in converted.weights.items()},
+def latent_state(model: nn.Module, converted: Converted) -> dict[str, Tensor]:
+    """A state dict with the hard weights as latent ones, for training that goes on from here.
+
+    Args:
+        model: prepared network; it says which layers share a weight.
+        converted: what it shall hold.
+    """
+    weights = {
+        key: weight.hard()
+        for name, weight in converted.weights.items()
+        for key in _weight_keys(model, {name: weight})
     }
+    return {**converted.residue, **weights}
 
 
 def check_residue(

@@ -2,8 +2,9 @@
 
 Activations are uint8 codes between QuantizeLinear and DequantizeLinear; a Clip of the codes stands
 for fewer than eight bits. The staircase's ceiling is the nearest integer of x / step + 1/2, half a
-step that goes into the bias of the layer before; QuantizeLinear breaks ties to even, so codes differ
-where x / step is an odd integer exactly.
+step that goes into the bias of the layer before. QuantizeLinear breaks ties to even, which would be
+wrong where x / step is an odd integer exactly, as on a shortcut between equal steps; the half step is
+therefore smaller by 2^-20 steps, and codes differ on that width beyond a jump instead.
 
 The bias of an integer layer counts in units of its sums, which for few bits are coarse. The int8
 weights are therefore the levels times a factor per channel, and factor and bias are chosen together
@@ -11,7 +12,7 @@ so that every sum gives the network's code (`qat.export.requantize`).
 
 Two forms. faithful: where two branches are added, the layers before are float convolutions of the
 levels and the sum is float. fast: these layers are integer as well, their results are rounded to
-uint8 with a step of their own (`calibrated`), and the sum is one of uint8.
+uint8 with a step of their own (`qat.export.sums`), and the sum is one of uint8.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,7 @@ Form = Literal["faithful", "fast"]
 
 _BYTE = 255
 _INT8 = 127
+_TIE = 2.0**-20  # of a step; about what float32 can tell apart at the largest code of four bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,8 +345,8 @@ _SIMPLE: dict[type[Node], Any] = {
 
 
 def _half_step(rule: CodeRule) -> float:
-    """What turns the rule's ceiling into the nearest integer; 0 for a sign."""
-    return 0.0 if rule.is_sign else (0.5 - float(rule.shift)) * rule.step
+    """What turns the rule's ceiling into the nearest integer, ties downwards; 0 for a sign."""
+    return 0.0 if rule.is_sign else (0.5 - float(rule.shift) - _TIE) * rule.step
 
 
 def _fits_int8(node: Layer) -> bool:

@@ -10,6 +10,7 @@ an interval for B. For few bits k can be chosen so that the interval holds an in
 does not, the B nearest to all intervals is taken and a few codes beside the jumps differ.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -21,6 +22,7 @@ from qat.export.graph import Layer
 _INT8 = 127
 _PAIR = 2**15 - 1  # two products of uint8 and int8 are added in 16 bits by some kernels
 _LARGEST_BIAS = 2**30
+_AT_ONCE = 2**22  # candidates times jumps, of which some tables are made
 
 # share of the interval's unit kept free, for the float32 arithmetic of the runtime
 _MARGIN = 0.05
@@ -86,11 +88,41 @@ def requantization(
         largest: largest factor allowed, >= 1.
         peak: bound of |sum|.
     """
+    choose = partial(_chosen, rule=rule, x_scale=x_scale, largest=largest, peak=peak)
+    found = choose(multiplier, offset, stretch=torch.ones(1, dtype=torch.float64))
+    missed = ~found.is_exact
+    if bool(missed.any()):  # other scales, which move the jumps of large sums more than of small
+        stretch = 1 + 2.0**-7 * torch.linspace(-1, 1, 17, dtype=torch.float64)
+        again = choose(multiplier[missed], offset[missed], stretch=stretch)
+        for old, new in zip(found, again, strict=True):
+            old[missed] = new
+    return found
+
+
+def _chosen(
+    multiplier: Tensor,
+    offset: Tensor,
+    *,
+    rule: CodeRule,
+    stretch: Tensor,
+    x_scale: float,
+    largest: int,
+    peak: int,
+) -> Requantization:
+    """The candidate with the most room on both sides, of every factor and stretched scale."""
+    rows = max(1, _AT_ONCE // ((rule.high - rule.low) * len(stretch) * largest))
+    if len(multiplier) > rows:
+        choose = partial(_chosen, rule=rule, stretch=stretch, x_scale=x_scale, largest=largest)
+        pairs = zip(torch.split(multiplier, rows), torch.split(offset, rows), strict=True)
+        parts = [choose(m, b, peak=peak) for m, b in pairs]
+        return Requantization(*(torch.cat(field) for field in zip(*parts, strict=True)))
     j = torch.arange(rule.low + 1, rule.high + 1, dtype=torch.float64)
     jumps = (j - 1 + float(rule.shift)) * rule.step
     first = ((jumps - offset[:, None]) / multiplier[:, None]).floor() + 1  # A_j, (O, J)
-    factors = torch.arange(max(1, largest // 2), largest + 1, dtype=torch.float64)
-    scale = (multiplier[:, None] / (x_scale * factors)).float()  # (O, F)
+    every = torch.arange(max(1, largest // 2), largest + 1, dtype=torch.float64)
+    factors = every.repeat_interleave(len(stretch))
+    exact_scale = multiplier[:, None] / (x_scale * factors)
+    scale = (exact_scale * stretch.repeat(len(every))).float()  # (O, F)
     ratio = (scale * torch.tensor(x_scale).float() / torch.tensor(rule.step).float()).double()
     nearest = (j - 0.5) / ratio[:, :, None] - factors[:, None] * first[:, None, :]  # (O, F, J)
     matters = ((first > -peak) & (first <= peak))[:, None, :]
@@ -103,9 +135,11 @@ def requantization(
     bias = middle.round()
     slack = torch.minimum(bias - low, high - bias)
     best = slack.argmax(dim=1, keepdim=True)
+    # float32 knows neither a sum beyond 24 bits nor its product with the ratio to the last bit
+    unknown = 2**-23 * rule.peak / ratio
     return Requantization(
         factor=factors[best.squeeze(1)].long(),
         bias=bias.gather(1, best).squeeze(1),
         scale=scale.gather(1, best).squeeze(1),
-        is_exact=slack.gather(1, best).squeeze(1) >= _MARGIN,
+        is_exact=(slack - unknown).gather(1, best).squeeze(1) >= _MARGIN,
     )

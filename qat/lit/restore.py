@@ -90,7 +90,7 @@ def read_weights(source: str | Path, net: nn.Module) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint file")
     if is_packed(path):
-        return latent_state(unpack(read_packed(path), net))
+        return latent_state(net, unpack(read_packed(path), net))
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 

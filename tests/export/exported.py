@@ -51,6 +51,8 @@ def randomised(net, example, seed=0):
     norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0
+        if not norm.affine:
+            continue
         norm.weight.copy_(torch.randn(norm.weight.shape, generator=generator))
         norm.weight[0] = 0.0
         norm.bias.copy_(torch.randn(norm.bias.shape, generator=generator))

@@ -128,12 +128,12 @@ def test_a_shared_weight_is_stored_once_and_stays_shared():
     assert torch.equal(fresh.b.weight, converted.weights["a"].hard())
 
 
-@pytest.mark.parametrize("name", ["ternary", "overrides", "lsq", "dorefa"])
+@pytest.mark.parametrize("name", ["ternary", "overrides", "tied", "lsq", "dorefa"])
 def test_training_can_go_on_from_the_hard_weights(name):
     make, spec = CASES[name]
     converted = convert(moved(prepared(make, spec)), spec)
     fresh = prepared(make, spec, seed=5)
-    assert load_weights(fresh, latent_state(converted)) == []
+    assert load_weights(fresh, latent_state(fresh, converted)) == []
     for layer, weight in converted.weights.items():
         assert torch.equal(latent_weight(fresh.get_submodule(layer)), weight.hard())
 

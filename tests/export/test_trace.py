@@ -1,0 +1,217 @@
+"""Graphs of networks: their kinds of nodes, and numbers equal to the network's."""
+
+from collections import Counter
+
+import pytest
+import torch
+from exported import exported, images, randomised, resnet8
+from torch import nn
+from torch.nn import functional as F
+
+from qat.export.convert import convert
+from qat.export.graph import Add, Affine, AveragePool, Image, Layer, Quantize, Relu, Subsample
+from qat.export.integer import IntegerNetwork
+from qat.export.trace import network_graph
+from qat.lit.models import timm_model, torchvision_resnet
+from qat.nn.models import CifarResNet, LeNet5, Vgg11
+from qat.spec import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
+from qat.surgery import enable_quantizers, prepare
+
+FLOAT = QuantSpec(
+    rule=RuleSpec(name="float_only"),
+    weight=WeightSpec(bits=32),
+    activation=ActivationSpec(bits=32),
+)
+
+
+def torchvision(stem):
+    return torchvision_resnet("resnet18", num_classes=5, in_channels=3, image_size=16, stem=stem)
+
+
+def timm(name):
+    return timm_model(name, num_classes=5, in_channels=3, image_size=32)
+
+
+ENDS = {
+    "Image": 1,
+    "Flatten": 1,
+}  # the last map of most has one pixel, over which nothing is averaged
+MEAN = {"AveragePool": 1, **ENDS}
+NETWORKS = {
+    "resnet20": (
+        lambda: CifarResNet(20, num_classes=5),
+        {"Layer": 20, "Quantize": 19, "Add": 9, "Subsample": 2, **MEAN},
+    ),
+    "resnet18-small": (
+        lambda: torchvision("small"), {"Layer": 21, "Quantize": 17, "Add": 8, **MEAN},
+    ),
+    "resnet18-standard": (
+        lambda: torchvision("standard"),
+        {"Layer": 21, "Quantize": 17, "Add": 8, "MaxPool": 1, **ENDS},
+    ),
+    "vgg11": (
+        lambda: Vgg11(num_classes=5, image_size=16),
+        {"Layer": 9, "Quantize": 8, "MaxPool": 4, **ENDS},
+    ),
+    "lenet5": (
+        lambda: LeNet5(num_classes=5, in_channels=3, image_size=16),
+        {"Layer": 5, "Quantize": 4, "MaxPool": 2, **ENDS},
+    ),
+    "resnet10t": (
+        lambda: timm("resnet10t"),
+        {"Layer": 15, "Quantize": 11, "Add": 4, "MaxPool": 1, "AveragePool": 3, **ENDS},
+    ),
+    "regnetx": (
+        lambda: timm("regnetx_002"), {"Layer": 45, "Quantize": 40, "Add": 13, **ENDS},
+    ),
+    # norms in front of activations, behind sums
+    "resnetv2": (
+        lambda: timm("resnetv2_18"),
+        {"Layer": 21, "Quantize": 17, "Add": 8, "Affine": 9, "MaxPool": 1, **ENDS},
+    ),
+    "mobilenetv2": (
+        lambda: timm("mobilenetv2_050"), {"Layer": 53, "Quantize": 52, "Add": 10, **ENDS},
+    ),
+}  # fmt: skip
+
+
+SMALL = ("resnet20", "resnet18-small", "resnet18-standard", "vgg11", "lenet5")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_kinds_of_nodes_and_logits(name):
+    make, kinds = NETWORKS[name]
+    example = images(2, size=16 if name in SMALL else 32)
+    net, graph = exported(make, QuantSpec(), example)
+    assert Counter(type(node).__name__ for node in graph) == kinds
+    with torch.no_grad():
+        expected = net(example)
+    assert graph[-1].shape == (5,)
+    # a code that moves at a jump moves the logits a little
+    allowed = 0.02 * float(expected.abs().max())
+    torch.testing.assert_close(IntegerNetwork(graph)(example), expected, rtol=0, atol=allowed)
+
+
+class Functional(nn.Module):
+    """Functions and methods where others have modules; two layers share one weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, padding="same", bias=False), nn.BatchNorm2d(4)
+        self.conv2, self.bn2 = nn.Conv2d(4, 4, 3, padding=(1, 1)), nn.BatchNorm2d(4)
+        self.conv3 = nn.Conv2d(4, 4, 3, padding="same", dilation=2)
+        self.conv3.weight = self.conv2.weight
+        self.drop, self.identity = nn.Dropout(0.9), nn.Identity()
+        self.fc1, self.fc2 = nn.Linear(64, 6), nn.Linear(10, 5)
+
+    def norm(self, x, bn):
+        return F.batch_norm(
+            x, bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.training, 0.1, bn.eps
+        )
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.conv1(x), self.bn1))
+        x = F.max_pool2d(self.identity(x), 2)
+        y = F.relu6(self.bn2(self.conv2(x)))
+        y = self.drop(torch.add(y, self.conv3(x)))
+        y = F.dropout(y, 0.5, self.training)
+        flat = self.fc1(y.reshape(y.size(0), -1)).relu()
+        halved = F.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 3, 3))
+        pooled = F.avg_pool2d(halved, 2, 2).flatten(1) + halved.mean((2, 3))
+        del flat
+        return self.fc2(pooled.view(pooled.size(0), -1))
+
+
+def functional():
+    torch.manual_seed(0)
+    example = images(16)
+    net = randomised(prepare(Functional(), FLOAT, example=example), example)
+    return net, example
+
+
+def test_functions_are_followed_and_what_changes_nothing_vanishes():
+    net, example = functional()
+    graph = network_graph(net, convert(net, FLOAT), example)
+    assert [type(node).__name__ for node in graph] == [
+        "Image", "Layer", "Relu", "MaxPool", "Layer", "Relu", "Layer", "Add", "Subsample",
+        "AveragePool", "Flatten", "AveragePool", "Add", "Layer",
+    ]  # fmt: skip
+    with torch.no_grad():
+        expected = net.double()(example.double())
+    torch.testing.assert_close(IntegerNetwork(graph)(example), expected.float())
+
+
+def test_layers_that_share_a_weight_share_its_codes():
+    spec = QuantSpec(weight=WeightSpec(bits=2), activation=ActivationSpec(bits=32))
+    net, example = functional()
+    graph = network_graph(net, convert(net, spec), example)
+    layers = {node.path: node for node in graph if isinstance(node, Layer)}
+    assert layers["conv3"].codes is layers["conv2"].codes is not None
+    assert layers["conv3"].dilation == layers["conv3"].padding == (2, 2)
+
+
+def test_norms_are_folded_as_batch_norm_computes():
+    example = images(2)
+    _, graph = exported(resnet8, FLOAT, example)
+    assert not any(isinstance(node, Affine) for node in graph)
+    torch.manual_seed(0)
+    conv, bn = nn.Conv2d(3, 4, 3, bias=True), nn.BatchNorm2d(4)
+    net = randomised(nn.Sequential(conv, bn, nn.BatchNorm2d(4, affine=False)), images(16))
+    _, layer = network_graph(net, convert(net, FLOAT), example)
+    y = F.conv2d(example.double(), layer.weight.double())
+    ours = y * layer.multiplier.view(-1, 1, 1) + layer.offset.view(-1, 1, 1)
+    expected = net.double()(example.double())
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+    assert float(layer.multiplier[0]) == 0.0  # a gamma of zero
+
+
+class AfterSum(nn.Module):
+    """A norm behind a sum, and a value that is used twice, so that no norm may be folded in."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 1)
+        self.bn1, self.bn2 = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, x):
+        y = self.a(x)
+        return (self.bn1(y + self.b(x)) + self.bn2(y)).mean(dim=[-1, -2])
+
+
+def test_norms_behind_sums_and_shared_values_stay():
+    torch.manual_seed(0)
+    net, example = randomised(AfterSum(), images(16)), images(2)
+    graph = network_graph(net, convert(net, FLOAT), example)
+    kinds = [Image, Layer, Layer, Add, Affine, Affine, Add, AveragePool]
+    assert [type(node) for node in graph] == kinds
+    expected = net.double()(example.double()).float()
+    torch.testing.assert_close(IntegerNetwork(graph)(example), expected)
+
+
+def test_disabled_quantizers_are_what_they_replaced():
+    example = images(2)
+    net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU6(), nn.Conv2d(2, 1, 1), nn.Flatten())
+    prepare(net, QuantSpec(input_bits=8), example=example)
+    enable_quantizers(net, False)
+    graph = network_graph(net, convert(net, QuantSpec()), example)
+    assert not any(isinstance(node, Quantize) for node in graph)
+    assert [node.ceiling for node in graph if isinstance(node, Relu)] == [6.0]
+
+
+def test_two_subsamplings_are_not_one():
+    class Quarter(nn.Module):
+        def forward(self, x):
+            return F.pad(x[:, :, ::2, ::2][:, :, ::2, :], (0, 0, 0, 0, 1, 0)).flatten(1)
+
+    example = images(2)
+    graph = network_graph(Quarter(), convert(Quarter(), FLOAT), example)
+    assert sum(isinstance(node, Subsample) for node in graph) == 2
+    assert torch.equal(IntegerNetwork(graph)(example), Quarter()(example))
+
+
+def test_the_network_keeps_its_mode_and_its_weights():
+    net = prepare(resnet8(), QuantSpec(), example=images(2)).train()
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    network_graph(net, convert(net, QuantSpec()), images(2))
+    assert all(module.training for module in net.modules())
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
