@@ -38,7 +38,11 @@ def test_every_command_line_of_the_readme_composes():
 
 def test_the_package_names_what_the_readme_promises():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["scripts"] == {"qat-train": "qat.cli:main"}
+    commands = ("export", "evaluate", "predict")
+    assert project["scripts"] == {
+        "qat-train": "qat.cli:main",
+        **{f"qat-{name}": f"qat.commands.{name}:command" for name in commands},
+    }
     names = {re.split(r"[<>=!\[ ]", line)[0] for line in project["dependencies"]}
     assert {"torch", "torchvision", "lightning", "hydra-core", "timm", "wandb"} <= names
 

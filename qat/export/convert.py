@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qat.errors import CheckpointError, SpecError
+from qat.errors import CheckpointError, NonFiniteError, SpecError
 from qat.export.weight import WeightCodes, weight_codes
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
@@ -50,7 +50,11 @@ def convert(model: nn.Module, spec: QuantSpec) -> Converted:
     Raises:
         SpecError: a layer's weight should have a quantizer of its own and has none, or shares its
             weight with a layer that has another one.
+        NonFiniteError: a parameter or statistic is NaN or infinite.
     """
+    for key, tensor in model.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise NonFiniteError(f"{key} holds a value that is not finite; export another epoch")
     modules = dict(model.named_modules())
     weights: dict[str, WeightCodes] = {}
     for name, weight_spec in quantized_layers(model, spec).items():

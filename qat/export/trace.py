@@ -20,8 +20,7 @@ from qat.nn.activation import QuantizedActivation
 from qat.plan import latent_weight
 from qat.surgery import INPUT_QUANTIZER
 
-# their further inputs are sizes, or tensors whose numbers are read directly
-_OF_ONE_TENSOR = ("view", "reshape", "batch_norm")
+_OF_ONE_TENSOR = ("view", "reshape")  # their further inputs are sizes
 
 
 def network_graph(model: nn.Module, converted: Converted, example: Tensor) -> Graph:
@@ -112,8 +111,6 @@ class _Translation:
         site = self._site(source)
         if source.op == "placeholder":
             return Image(**site.fields)
-        if source.op == "get_attr":
-            raise site.refusal()
         args = tuple(map(self._option, source.args[1:]))
         kwargs = {name: self._option(value) for name, value in source.kwargs.items()}
         return function_node(function_name(source), args, kwargs, site)
@@ -144,7 +141,7 @@ class _Translation:
 
 
 def _needed(traced: fx.Graph) -> set[fx.Node]:
-    """Nodes whose tensors reach the output; sizes and assertions do not count."""
+    """Nodes whose tensors reach the output; sizes, assertions and the model's own do not count."""
     wanted: set[fx.Node] = set()
     waiting = [traced.output_node()]
     while waiting:
@@ -152,6 +149,6 @@ def _needed(traced: fx.Graph) -> set[fx.Node]:
         if node in wanted:
             continue
         wanted.add(node)
-        sources = node.all_input_nodes
+        sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
         waiting += sources[:1] if function_name(node) in _OF_ONE_TENSOR else sources
     return wanted

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
-from qat.errors import CheckpointError, SpecError
+from qat.errors import CheckpointError, NonFiniteError, SpecError
 from qat.export.convert import convert, latent_state, put, quantized_layers, quantizer_of
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import bcgd, binary_relax
@@ -196,3 +196,12 @@ def test_many_problems_are_counted():
     converted.residue.clear()
     with pytest.raises(CheckpointError, match=r"missing 1\.bias; .* \(and \d more\)$"):
         put(prepared(tiny, spec), converted)
+
+
+def test_values_that_are_not_finite_are_named():
+    make, spec = CASES["binary"]
+    net = prepared(make, spec)
+    with torch.no_grad():
+        net.conv1.weight[0, 0, 0, 0] = torch.nan
+    with pytest.raises(NonFiniteError, match=r"conv1\.weight .* not finite"):
+        convert(net, spec)

@@ -131,6 +131,13 @@ def test_nested_values_are_refused_at_any_depth():
         refused(resealed(length.to_bytes(8, "little") + nested))
 
 
+def test_a_value_too_deep_to_be_shown_is_refused():
+    deep = []
+    for _ in range(5000):
+        deep = [deep]
+    assert "recursion" in refusal(header_from, VALUES | {"promised_bytes": deep})
+
+
 def test_a_header_that_is_built_wrong_says_so():
     with pytest.raises(SpecError, match=r"header\.promised_bytes"):
         Header(quant=SPEC, promised_bytes=-1)

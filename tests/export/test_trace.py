@@ -92,64 +92,6 @@ def test_kinds_of_nodes_and_logits(name):
     torch.testing.assert_close(IntegerNetwork(graph)(example), expected, rtol=0, atol=allowed)
 
 
-class Functional(nn.Module):
-    """Functions and methods where others have modules; two layers share one weight."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv1, self.bn1 = nn.Conv2d(3, 4, 3, padding="same", bias=False), nn.BatchNorm2d(4)
-        self.conv2, self.bn2 = nn.Conv2d(4, 4, 3, padding=(1, 1)), nn.BatchNorm2d(4)
-        self.conv3 = nn.Conv2d(4, 4, 3, padding="same", dilation=2)
-        self.conv3.weight = self.conv2.weight
-        self.drop, self.identity = nn.Dropout(0.9), nn.Identity()
-        self.fc1, self.fc2 = nn.Linear(64, 6), nn.Linear(10, 5)
-
-    def norm(self, x, bn):
-        return F.batch_norm(
-            x, bn.running_mean, bn.running_var, bn.weight, bn.bias, bn.training, 0.1, bn.eps
-        )
-
-    def forward(self, x):
-        x = F.relu(self.norm(self.conv1(x), self.bn1))
-        x = F.max_pool2d(self.identity(x), 2)
-        y = F.relu6(self.bn2(self.conv2(x)))
-        y = self.drop(torch.add(y, self.conv3(x)))
-        y = F.dropout(y, 0.5, self.training)
-        flat = self.fc1(y.reshape(y.size(0), -1)).relu()
-        halved = F.pad(y[:, :, ::2, ::2], (0, 0, 0, 0, 3, 3))
-        pooled = F.avg_pool2d(halved, 2, 2).flatten(1) + halved.mean((2, 3))
-        del flat
-        return self.fc2(pooled.view(pooled.size(0), -1))
-
-
-def functional():
-    torch.manual_seed(0)
-    example = images(16)
-    net = randomised(prepare(Functional(), FLOAT, example=example), example)
-    return net, example
-
-
-def test_functions_are_followed_and_what_changes_nothing_vanishes():
-    net, example = functional()
-    graph = network_graph(net, convert(net, FLOAT), example)
-    assert [type(node).__name__ for node in graph] == [
-        "Image", "Layer", "Relu", "MaxPool", "Layer", "Relu", "Layer", "Add", "Subsample",
-        "AveragePool", "Flatten", "AveragePool", "Add", "Layer",
-    ]  # fmt: skip
-    with torch.no_grad():
-        expected = net.double()(example.double())
-    torch.testing.assert_close(IntegerNetwork(graph)(example), expected.float())
-
-
-def test_layers_that_share_a_weight_share_its_codes():
-    spec = QuantSpec(weight=WeightSpec(bits=2), activation=ActivationSpec(bits=32))
-    net, example = functional()
-    graph = network_graph(net, convert(net, spec), example)
-    layers = {node.path: node for node in graph if isinstance(node, Layer)}
-    assert layers["conv3"].codes is layers["conv2"].codes is not None
-    assert layers["conv3"].dilation == layers["conv3"].padding == (2, 2)
-
-
 def test_norms_are_folded_as_batch_norm_computes():
     example = images(2)
     _, graph = exported(resnet8, FLOAT, example)
