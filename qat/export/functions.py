@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from qat.export.graph import Add, AveragePool, Flatten, MaxPool, Node, Relu, Subsample
+from qat.export.graph import Add, AveragePool, Concat, Flatten, MaxPool, Node, Relu, Subsample
 from qat.export.modules import adaptive_average_pool, affine, average_pool, max_pool
 from qat.export.site import Site, same
 
@@ -44,6 +44,12 @@ def _add(options: Options, site: Site) -> Node:
     if shapes != [site.shape] * 2 or options.get("alpha", 1) != 1:
         raise site.refusal("is a sum that is not of two maps of one shape")
     return Add(**site.fields)
+
+
+def _concat(options: Options, site: Site) -> Node:
+    if options.get("dim", 0) not in (1, 1 - len(site.shape) - 1) or options.get("out") is not None:
+        raise site.refusal("joins other axes than the channels")
+    return Concat(**site.fields)
 
 
 def _flatten(options: Options, site: Site) -> Node:
@@ -124,6 +130,7 @@ FUNCTIONS: dict[str, _Function] = {
     **dict.fromkeys(("contiguous", "clone", "detach"), _Function(lambda _, site: same(site))),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d"), _Function(_dropout, ("p", "training"))),
     **dict.fromkeys(("add", "iadd", "add_"), _Function(_add)),
+    **dict.fromkeys(("cat", "concat"), _Function(_concat, ("dim",))),
     **dict.fromkeys(("relu", "relu_"), _Function(lambda _, s: Relu(ceiling=None, **s.fields))),
     "relu6": _Function(lambda _, site: Relu(ceiling=6.0, **site.fields)),
     **dict.fromkeys(("flatten", "view", "reshape"), _Function(_flatten)),

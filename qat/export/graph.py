@@ -138,6 +138,11 @@ class Subsample(Node):
     channels: tuple[int, int]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concat(Node):
+    """Maps one behind the other, along the channels."""
+
+
 Graph = list[Node]
 
 

@@ -21,6 +21,7 @@ from qat.export.graph import (
     Add,
     Affine,
     AveragePool,
+    Concat,
     Flatten,
     Graph,
     Image,
@@ -89,6 +90,8 @@ class IntegerNetwork:
             return quantized(self.rules[node.name], inputs[0])
         if isinstance(node, Add):
             return _sum(*inputs)
+        if isinstance(node, Concat):
+            return _joined(inputs)
         simple: Value = _SIMPLE[type(node)](node, inputs[0])
         return simple
 
@@ -150,6 +153,26 @@ def _sum(a: Value, b: Value) -> Value:
     if isinstance(a, Combination) and isinstance(b, Combination):
         return a + b
     return real(a) + real(b)
+
+
+def _joined(values: list[Value]) -> Value:
+    """Values along the channels; integers where each is one tensor of them."""
+    parts = [v for v in values if isinstance(v, Combination) and len(v.terms) == 1]
+    if len(parts) < len(values):
+        return torch.cat([real(value) for value in values], dim=1)
+    terms = [part.terms[0] for part in parts]
+    integers = torch.cat([term.integers for term in terms], dim=1)
+    multiplier = _per_channel([term.multiplier for term in terms], terms)
+    offset = _per_channel([part.offset for part in parts], terms)
+    return Combination((Term(integers, multiplier, max(t.peak for t in terms)),), offset)
+
+
+def _per_channel(numbers: list[Tensor], terms: list[Term]) -> Tensor:
+    """Numbers of each term as numbers of each channel; one number if all terms have the same."""
+    if all(number.ndim == 0 and number == numbers[0] for number in numbers):
+        return numbers[0]
+    pairs = zip(numbers, terms, strict=True)
+    return torch.cat([number.expand(term.integers.shape[1]) for number, term in pairs])
 
 
 def _affine(node: Affine, x: Value) -> Value:

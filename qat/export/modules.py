@@ -61,8 +61,8 @@ def module_node(module: nn.Module, site: Site) -> Node:
 
 
 def max_pool(module: Any, site: Site) -> MaxPool:
-    """The maximum over windows of an `nn.MaxPool2d`."""
-    return MaxPool(
+    """The maximum over windows of an `nn.MaxPool2d`; each must begin on the map or before it."""
+    pool = MaxPool(
         kernel=pair(module.kernel_size),
         stride=pair(module.stride),
         padding=pair(module.padding),
@@ -70,6 +70,10 @@ def max_pool(module: Any, site: Site) -> MaxPool:
         ceil_mode=bool(module.ceil_mode),
         **site.fields,
     )
+    if pool.ceil_mode and _windows(pool, site.before[1:]) != site.shape[1:]:
+        # torch leaves such a window out, ONNX does not
+        raise site.refusal("has a window that begins behind the map", "use ceil_mode=False")
+    return pool
 
 
 def average_pool(module: Any, site: Site) -> Node:
@@ -125,6 +129,12 @@ def _flatten(module: Any, site: Site) -> Node:
     if (module.start_dim, module.end_dim % (len(site.before) + 1)) != (1, len(site.before)):
         raise site.refusal(f"keeps some axes of {site.before}", "use Flatten(1)")
     return same(site) if site.shape == site.before else Flatten(**site.fields)
+
+
+def _windows(pool: MaxPool, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Windows in rows and columns, those that begin behind the map included."""
+    options = zip(size, pool.kernel, pool.stride, pool.padding, pool.dilation, strict=True)
+    return tuple(-(-(n + 2 * p - d * (k - 1) - 1) // s) + 1 for n, k, s, p, d in options)
 
 
 def _mean_over(window: tuple[int, int] | None, site: Site) -> Node:

@@ -30,6 +30,7 @@ from qat.export.graph import (
     Add,
     Affine,
     AveragePool,
+    Concat,
     Flatten,
     Graph,
     Image,
@@ -170,8 +171,19 @@ class _Emission:
             return self._quantize(node)
         if isinstance(node, Add):
             return OnnxValue(self.writer.add("Add", [self._float(name) for name in node.inputs]))
+        if isinstance(node, Concat):
+            return self._concat([self.values[name] for name in node.inputs])
         x = self.values[node.inputs[0]]
         return _SIMPLE[type(node)](self, node, x)  # type: ignore[no-any-return]
+
+    def _concat(self, parts: list[OnnxValue]) -> OnnxValue:
+        """Codes of one grid stay codes."""
+        first = parts[0]
+        is_one_grid = first.is_codes and len({(p.scale, p.zero) for p in parts}) == 1
+        names = [part.name if is_one_grid else self._dequantized(part) for part in parts]
+        name = self.writer.add("Concat", names, axis=1)
+        peak = max(part.peak for part in parts)
+        return replace(first, name=name, peak=peak) if is_one_grid else OnnxValue(name)
 
     # values
 

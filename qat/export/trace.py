@@ -1,6 +1,6 @@
 """From a prepared network to its `Graph`, by symbolic tracing."""
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,10 @@ from qat.export.functions import function_node
 from qat.export.graph import Graph, Image, Node
 from qat.export.modules import activation_node, layer_node, module_node
 from qat.export.site import CURE, Site, function_name, place_of
+from qat.export.tracer import NetworkTracer
 from qat.flow import LAYER_TYPES, evaluating
 from qat.nn.activation import QuantizedActivation
 from qat.plan import latent_weight
-from qat.surgery import INPUT_QUANTIZER
 
 _OF_ONE_TENSOR = ("view", "reshape")  # their further inputs are sizes
 
@@ -35,7 +35,7 @@ def network_graph(model: nn.Module, converted: Converted, example: Tensor) -> Gr
         SpecError: a layer or a function cannot be exported; it is named, with what to do.
     """
     with evaluating(model), torch.no_grad():
-        traced = _traced(model)
+        traced = _traced(model, example)
         ShapeProp(traced).propagate(example)
         codes = {
             id(latent_weight(model.get_submodule(name))): weight
@@ -44,8 +44,8 @@ def network_graph(model: nn.Module, converted: Converted, example: Tensor) -> Gr
         return folded(_Translation(model, codes).graph(traced.graph))
 
 
-def _traced(model: nn.Module) -> fx.GraphModule:
-    tracer = _Tracer()
+def _traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
+    tracer = NetworkTracer(example)
     try:
         return fx.GraphModule(model, tracer.trace(model))
     except Exception as error:  # whatever the model's own code makes of symbols for tensors
@@ -54,24 +54,6 @@ def _traced(model: nn.Module) -> fx.GraphModule:
             f"{type(model).__name__} cannot be followed: its forward depends on values of its "
             f"input ({reason}); {CURE}"
         ) from error
-
-
-class _Tracer(fx.Tracer):
-    """Keeps activation quantizers whole and sees the ones on the inputs of layers."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, QuantizedActivation):
-            return True
-        return bool(super().is_leaf_module(m, module_qualified_name))
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
-    ) -> Any:
-        # symbolic tracing passes hooks by, and this one is part of the network
-        quantizer = dict(m.named_children()).get(INPUT_QUANTIZER)
-        if quantizer is not None:
-            args = (quantizer(args[0]), *args[1:])
-        return super().call_module(m, forward, args, kwargs)
 
 
 @dataclass
@@ -128,8 +110,8 @@ class _Translation:
         place, meta = place_of(source, kind), source.meta.get("tensor_meta")
         if not isinstance(meta, TensorMetadata):
             raise SpecError(f"{place} makes no single tensor and cannot be exported; {CURE}")
-        given = (*source.args, *source.kwargs.values())
-        inputs = [self.made[a] for a in given if isinstance(a, fx.Node) and a in self.made]
+        given = _traced_in([*source.args, *source.kwargs.values()])
+        inputs = [self.made[argument] for argument in given if argument in self.made]
         return Site(source.name, tuple(meta.shape[1:]), tuple(inputs), place)
 
     def _option(self, value: Any) -> Any:
@@ -138,6 +120,15 @@ class _Translation:
             return value
         *owner, name = str(value.target).split(".")
         return getattr(self.model.get_submodule(".".join(owner)), name)
+
+
+def _traced_in(value: Any) -> Iterator[fx.Node]:
+    """The traced nodes among arguments, also in lists; one that is given twice comes twice."""
+    if isinstance(value, fx.Node):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _traced_in(item)
 
 
 def _needed(traced: fx.Graph) -> set[fx.Node]:

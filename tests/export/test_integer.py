@@ -72,6 +72,17 @@ def test_the_codes_use_their_levels(case):
         assert len(codes.unique()) >= min(3, rule.high - rule.low + 1 if not rule.is_sign else 2)
 
 
+@torch.no_grad()
+def in_double(net, graph):
+    """The network in float64, with the levels times the scale, which float32 has rounded."""
+    net = net.double()
+    for node in graph:
+        if isinstance(node, Layer) and node.codes is not None:
+            exact = node.codes.levels().double() * node.codes.scale.double()
+            net.get_submodule(node.path).weight.copy_(exact)
+    return net
+
+
 @pytest.mark.parametrize(
     "name", ["w1a4", "w2a4", "w4a4-channel", "w1a1-shift", "lsq", "input-bits"]
 )
@@ -79,18 +90,32 @@ def test_in_double_precision_all_codes_agree(name):
     """Nothing is left but real numbers: not one code may differ, none given."""
     net, graph = exported(resnet8, SPECS[name])
     network = IntegerNetwork(graph)
-    net = net.double()
-    with torch.no_grad():
-        for node in graph:  # the levels times the scale, which float32 has rounded
-            if isinstance(node, Layer) and node.codes is not None:
-                exact = node.codes.levels().double() * node.codes.scale.double()
-                net.get_submodule(node.path).weight.copy_(exact)
-    theirs = float_codes(net, network, IMAGES.double())
+    net = in_double(net, graph)
     found = network.values(IMAGES)
-    for node_name, codes in theirs.items():
+    for node_name, codes in float_codes(net, network, IMAGES.double()).items():
         assert torch.equal(found[node_name].terms[0].integers, codes.terms[0].integers)
     logits = answers(net, IMAGES.double())
     torch.testing.assert_close(network(IMAGES).double(), logits, rtol=0, atol=1e-5)
+
+
+def test_float32_alone_moves_codes_and_only_on_jumps():
+    """Without norm and bias many sums are exactly zero, where the code jumps from 0 to 1."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3, bias=False)]
+        layers += [nn.ReLU(), nn.Flatten(), nn.Linear(128, 5)]
+    net, graph = exported(lambda: nn.Sequential(*layers), QuantSpec())
+    network = IntegerNetwork(graph)
+    *_, second = float_codes(net, network, IMAGES).items()
+    (name, theirs), first = second, next(iter(network.rules))
+    given = {first: float_codes(net, network, IMAGES)[first]}
+    values = network.values(IMAGES, given=given)
+    sums = values[next(n for n in graph if n.name == name).inputs[0]].terms[0].integers
+    differs = values[name].terms[0].integers != theirs.terms[0].integers
+    assert not bool((differs & (sums != 0)).any())
+    assert 0.02 < float((sums == 0).double().mean()) < 0.5
+    exact = float_codes(in_double(net, graph), network, IMAGES.double())[name]
+    assert torch.equal(network.values(IMAGES)[name].terms[0].integers, exact.terms[0].integers)
 
 
 def test_two_layers_by_hand():

@@ -4,7 +4,6 @@ import pytest
 import torch
 from exported import images
 from torch import nn
-from torchvision.models import squeezenet1_1
 
 from qat.errors import SpecError
 from qat.export.convert import Converted
@@ -98,11 +97,6 @@ def test_a_network_of_other_parts_names_the_first_of_them(name):
     net = timm_model(name, num_classes=5, in_channels=3, image_size=32)
     with pytest.raises(SpecError, match=f"{NETWORKS[name]}.*; export knows Conv2d"):
         graph_of(net, images(2, size=32))
-
-
-def test_a_concatenation_is_named():
-    with pytest.raises(SpecError, match=r"the function cat in features.3 cannot be exported"):
-        graph_of(squeezenet1_1(num_classes=5), images(2, size=32))
 
 
 class Branching(nn.Module):
