@@ -29,6 +29,7 @@ def _merged(before: Node, node: Node) -> Node | None:
             before,
             multiplier=before.multiplier * node.multiplier,
             offset=before.offset * node.multiplier + node.offset,
+            offset_size=before.offset_size * node.multiplier.abs() + node.offset_size,
         )
     if isinstance(before, Subsample) and isinstance(node, Subsample):
         is_pad = before.channels == (0, 0) and node.stride == (1, 1)

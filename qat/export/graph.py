@@ -45,6 +45,8 @@ class Layer(Node):
             the float weight; float32, (O, I / groups, kH, kW) or (O, I).
         multiplier: float64 (O,).
         offset: float64 (O,).
+        offset_size: float64 (O,), sum of the magnitudes that the offset is made of, >= |offset|;
+            what float32 loses in adding them up is in proportion to it.
         stride: of a convolution, as padding, dilation and groups.
     """
 
@@ -53,6 +55,7 @@ class Layer(Node):
     weight: Tensor
     multiplier: Tensor
     offset: Tensor
+    offset_size: Tensor
     stride: tuple[int, int] = (1, 1)
     padding: tuple[int, int] = (0, 0)
     dilation: tuple[int, int] = (1, 1)
@@ -70,6 +73,7 @@ class Affine(Node):
 
     multiplier: Tensor
     offset: Tensor
+    offset_size: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,7 @@ def layer_node(path: str, module: Any, codes: WeightCodes | None, site: Site) ->
         weight=weight,
         multiplier=scale.double().flatten().expand(outputs).clone(),
         offset=bias.double(),
+        offset_size=bias.double().abs(),
         **(_geometry(module, site) if is_conv else {}),
         **site.fields,
     )
@@ -101,9 +102,10 @@ def affine(
     if weight is not None:
         multiplier = multiplier * weight.detach().double()
     offset = -mean.detach().double() * multiplier
+    size = offset.abs()
     if bias is not None:
-        offset = offset + bias.detach().double()
-    return Affine(multiplier=multiplier, offset=offset, **site.fields)
+        offset, size = offset + bias.detach().double(), size + bias.detach().double().abs()
+    return Affine(multiplier=multiplier, offset=offset, offset_size=size, **site.fields)
 
 
 def pair(value: Any) -> tuple[int, int]:

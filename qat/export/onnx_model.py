@@ -3,8 +3,8 @@
 Activations are uint8 codes between QuantizeLinear and DequantizeLinear; a Clip of the codes stands
 for fewer than eight bits. The staircase's ceiling is the nearest integer of x / step + 1/2, half a
 step that goes into the bias of the layer before. QuantizeLinear breaks ties to even, which would be
-wrong where x / step is an odd integer exactly, as on a shortcut between equal steps; the half step is
-therefore smaller by 2^-20 steps, and codes differ on that width beyond a jump instead.
+wrong where x / step is an odd integer exactly, as on a shortcut between equal steps; the half step
+is therefore smaller by 2^-20 steps, and codes differ on that width beyond a jump instead.
 
 The bias of an integer layer counts in units of its sums, which for few bits are coarse. The int8
 weights are therefore the levels times a factor per channel, and factor and bias are chosen together
@@ -41,6 +41,7 @@ from qat.export.graph import (
     Relu,
     Subsample,
     consumers,
+    pooled_first,
 )
 from qat.export.onnx_weights import add_integers, per_output
 from qat.export.onnx_writer import OnnxWriter
@@ -88,10 +89,12 @@ def onnx_model(
         graph: as `qat.export.trace.network_graph` makes it.
         steps: name of each layer in front of a sum -> step of its uint8 result, the fast form;
             None writes the faithful one.
-        exposed: whether the codes of every quantizer become outputs, by the quantizer's name.
+        exposed: whether the codes of every quantizer become outputs, by the quantizer's name; of
+            one in front of a maximum the pooled codes, as `pooled_first` has them.
         metadata: key -> text, kept in the file.
     """
-    return _Emission(graph, steps or {}).model(exposed=exposed, metadata=dict(metadata or {}))
+    emission = _Emission(pooled_first(graph), steps or {})
+    return emission.model(exposed=exposed, metadata=dict(metadata or {}))
 
 
 def summands(graph: Graph) -> list[Layer]:
@@ -124,7 +127,8 @@ class _Emission:
         self.steps = steps
         self.nodes = {node.name: node for node in graph}
         self.uses = consumers(graph)
-        self.rules = {n.name: code_rule(n.quantizer, n.path) for n in graph if isinstance(n, Quantize)}
+        quantizers = [node for node in graph if isinstance(node, Quantize)]
+        self.rules = {node.name: code_rule(node.quantizer, node.path) for node in quantizers}
         self.raised = self._raised()
         self.writer = OnnxWriter()
         self.values: dict[str, OnnxValue] = {}
@@ -142,7 +146,7 @@ class _Emission:
         return self.writer.model(self.graph[0].shape, last, exposed=outputs, metadata=metadata)
 
     def _raised(self) -> dict[str, float]:
-        """Name of a node -> what is added to its offset so that a staircase behind it is nearest."""
+        """Name of a node -> what its offset gains so that a staircase behind it is the nearest."""
         raised: dict[str, float] = {}
         for name, rule in self.rules.items():
             half = _half_step(rule)
@@ -278,7 +282,8 @@ class _Emission:
             levels = self.writer.add("Cast", [integers], to=TensorProto.FLOAT)
             scale = per_output(self.writer, node.multiplier * unit, torch.float32, node.weight)
             weight = self.writer.add("Mul", [levels, scale])
-        return self._product(node, [self._dequantized(x), weight, self.writer.constant(offset.numpy())])
+        bias = self.writer.constant(offset.numpy())
+        return self._product(node, [self._dequantized(x), weight, bias])
 
     def _product(self, node: Layer, inputs: list[str]) -> str:
         if not node.is_conv:

@@ -1,11 +1,10 @@
 """convert and put on whole networks: the same logits to the last bit."""
 
 import copy
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from networks import CASES, Tied, images, lenet, moved, prepared, tiny, weights
 from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
@@ -15,9 +14,6 @@ from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import bcgd, binary_relax
 from qat.plan import latent_weight, weight_projections
 from qat.surgery import load_weights
-
-sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
-from networks import CASES, Tied, images, lenet, moved, prepared, tiny, weights
 
 
 def wrapped(net, spec, rule):

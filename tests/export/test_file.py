@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from networks import CASES, images, lenet, moved, prepared, tiny, weights
 
 from qat.errors import CheckpointError
 from qat.export.convert import convert, put
 from qat.export.file import from_bytes, is_packed, read_packed, to_bytes, unpack
 from qat.export.header import FORMAT, Architecture, Header, Preprocessing, header_from
-
-sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
-from networks import CASES, images, lenet, moved, prepared, tiny, weights
 
 FULL = {
     "architecture": Architecture(family="small", options={"name": "lenet5"}),

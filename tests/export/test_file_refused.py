@@ -4,20 +4,16 @@ import io
 import json
 import pickle
 import random
-import sys
-from pathlib import Path
 
 import pytest
 import torch
+from damaged import parts, refusal, refused, resealed, sealed, small_file
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import lenet, prepared, tiny, weights
 from safetensors.torch import save
 
 from qat.export.file import from_bytes, is_packed, unpack
-
-sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
-from damaged import parts, refusal, refused, resealed, sealed, small_file
-from networks import lenet, prepared, tiny, weights
 
 SPEC = weights(2)
 DATA = small_file(SPEC, prepared(tiny, SPEC))

@@ -139,6 +139,7 @@ REFUSED = {
     "tensor": (lambda self, x: x + self.place, "of two maps of one shape"),
     "overlap": (lambda _, x: F.avg_pool2d(x, 3, 1, 1), "maps 8 x 8 to 8 x 8 by windows"),
     "overlap-half": (lambda _, x: F.avg_pool2d(x, 3, 2, 1), "maps 8 x 8 to 4 x 4 by windows"),
+    "padded": (lambda _, x: F.avg_pool2d(x, 4, 4, 1), "maps 8 x 8 to 2 x 2 by windows"),
     "rest": (lambda _, x: F.avg_pool2d(x, 3), "maps 8 x 8 to 2 x 2 by windows"),
     "beyond": (lambda _, x: F.max_pool2d(x, 1, 3, padding=0, ceil_mode=True), "behind the map"),
     "divisor": (lambda _, x: F.avg_pool2d(x, 2, divisor_override=1), "maps 8 x 8 to 4 x 4"),

@@ -1,19 +1,15 @@
 """The header's values: what is no header is refused with one line, whatever JSON it is."""
 
 import json
-import sys
-from pathlib import Path
 
 import pytest
+from damaged import parts, refusal, refused, resealed, sealed, small_file
 from hypothesis import given
 from hypothesis import strategies as st
+from networks import prepared, tiny, weights
 
 from qat.errors import CheckpointError, SpecError
 from qat.export.header import Header, Preprocessing, header_from
-
-sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
-from damaged import parts, refusal, refused, resealed, sealed, small_file
-from networks import prepared, tiny, weights
 
 SPEC = weights(2)
 DATA = small_file(SPEC, prepared(tiny, SPEC))

@@ -65,6 +65,7 @@ def layer(multiplier, offset, bits=1, inputs=9):
         weight=codes.levels(),
         multiplier=multiplier,
         offset=offset,
+        offset_size=offset.abs(),
     )
 
 
