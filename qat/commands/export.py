@@ -162,8 +162,22 @@ def _onnx_form(
     for name, part in found.items():
         differ = int((part.classes != expected[name].classes).sum())
         print(f"  {differ} of {len(part.labels)} predictions on {name} differ from the run's")
+    _print_moved_codes(graph, steps, trained.data)
     _print_operators(data)
     _print_ratio(len(data), trained)
+
+
+def _print_moved_codes(graph: Any, steps: Mapping[str, float] | None, data: "ImageData") -> None:
+    """Where integers and runtime disagree, by code; a few at ties, more behind sums in int8."""
+    from qat.export.onnx_check import onnx_moved_codes
+
+    batch = next(iter(data.val_dataloader()))[0]
+    counts = onnx_moved_codes(graph, batch, steps=steps).values()
+    moved, total = sum(count for count, _ in counts), sum(count for _, count in counts)
+    print(
+        f"  layer by layer, {moved:,} of {total:,} activation codes of {len(batch)} validation "
+        "images are not those of the network in integers"
+    )
 
 
 def _print_operators(data: bytes) -> None:

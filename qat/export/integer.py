@@ -9,7 +9,7 @@ What a float network's image feeds (unless `quant.input_bits` is set), and float
 computed in float64 with the weights' levels.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -94,6 +94,27 @@ class IntegerNetwork:
             return _joined(inputs)
         simple: Value = _SIMPLE[type(node)](node, inputs[0])
         return simple
+
+
+def moved_codes(
+    network: IntegerNetwork, image: Tensor, given: Mapping[str, Combination]
+) -> dict[str, tuple[int, int]]:
+    """Per quantizer, how many given codes are not the network's, and how many there are.
+
+    Args:
+        network: the reference.
+        image: normalised images (N, C, H, W).
+        given: name of the node of EVERY quantizer -> the codes that another engine found there;
+            each is compared with what the reference makes of the given codes before it.
+    """
+    values = network.values(image, given=given)
+    counts: dict[str, tuple[int, int]] = {}
+    for node in network.graph:
+        if isinstance(node, Quantize):
+            own = quantized(network.rules[node.name], values[node.inputs[0]]).terms[0].integers
+            theirs = given[node.name].terms[0].integers
+            counts[node.path] = int((own != theirs).sum()), own.numel()
+    return counts
 
 
 def real(value: Value) -> Tensor:
@@ -238,12 +259,3 @@ _SIMPLE: dict[type[Node], Any] = {
     Flatten: _flatten,
     Subsample: _subsample,
 }
-
-
-def differing(
-    ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]
-) -> Iterable[tuple[str, int, int, int]]:
-    """Per quantizer: name, number of codes that differ, largest difference, number of codes."""
-    for name, codes in ours.items():
-        distance = (codes - theirs[name]).abs()
-        yield name, int((distance > 0).sum()), int(distance.max()), codes.numel()

@@ -16,64 +16,35 @@ uint8 with a step of their own (`qat.export.sums`), and the sum is one of uint8.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
 
-import numpy as np
 import onnx
 import torch
-from onnx import TensorProto
-from torch import Tensor
 
 from qat.export.codes import CodeRule, code_rule
 from qat.export.graph import (
     Add,
     Affine,
-    AveragePool,
     Concat,
-    Flatten,
     Graph,
     Image,
     Layer,
     MaxPool,
     Node,
     Quantize,
-    Relu,
-    Subsample,
     consumers,
     pooled_first,
 )
-from qat.export.onnx_weights import add_integers, per_output
+from qat.export.onnx_layers import fits_int8, float_layer, integer_layer
+from qat.export.onnx_operators import OPERATORS, concat
+from qat.export.onnx_value import (
+    OnnxValue,
+    dequantized,
+    half_step,
+    nearest_codes,
+    over_axes,
+    sign_codes,
+)
 from qat.export.onnx_writer import OnnxWriter
-from qat.export.requantize import int8_layer
-
-Form = Literal["faithful", "fast"]
-
-_BYTE = 255
-_INT8 = 127
-_TIE = 2.0**-20  # of a step; about what float32 can tell apart at the largest code of four bits
-
-
-@dataclass(frozen=True, slots=True)
-class OnnxValue:
-    """A value of the ONNX graph.
-
-    Attributes:
-        name: of a float tensor, or of uint8 codes.
-        scale: of the codes, 0 for a float tensor.
-        zero: the code of 0.
-        peak: largest |code - zero|.
-    """
-
-    name: str
-    scale: float = 0.0
-    zero: int = 0
-    peak: int = 0
-
-    @property
-    def is_codes(self) -> bool:
-        """Whether it is uint8 codes."""
-        return self.scale > 0
 
 
 def onnx_model(
@@ -141,18 +112,16 @@ class _Emission:
             if exposed and isinstance(node, Quantize):
                 self.writer.add("Identity", [self.values[node.name].name], name=node.path)
                 outputs[node.path] = node.shape
-        logits = self._float(self.graph[-1].name)
-        last = (logits, self.graph[-1].shape[0])
+        last = (self._float(self.graph[-1].name), self.graph[-1].shape[0])
         return self.writer.model(self.graph[0].shape, last, exposed=outputs, metadata=metadata)
 
     def _raised(self) -> dict[str, float]:
         """Name of a node -> what its offset gains so that a staircase behind it is the nearest."""
         raised: dict[str, float] = {}
         for name, rule in self.rules.items():
-            half = _half_step(rule)
-            place = self._with_offset(self.nodes[name].inputs[0]) if half else None
-            if place is not None:
-                raised[place] = half
+            place = self._with_offset(self.nodes[name].inputs[0])
+            if place is not None and half_step(rule):
+                raised[place] = half_step(rule)
         return raised
 
     def _with_offset(self, name: str) -> str | None:
@@ -167,210 +136,53 @@ class _Emission:
         return None
 
     def _emit(self, node: Node) -> OnnxValue:
+        inputs = [self.values[name] for name in node.inputs]
         if isinstance(node, Image):
             return OnnxValue("image")
         if isinstance(node, Layer):
-            return self._layer(node)
+            return self._layer(node, inputs[0])
         if isinstance(node, Quantize):
             return self._quantize(node)
+        if isinstance(node, Affine):
+            return self._affine(node, inputs[0])
         if isinstance(node, Add):
             return OnnxValue(self.writer.add("Add", [self._float(name) for name in node.inputs]))
         if isinstance(node, Concat):
-            return self._concat([self.values[name] for name in node.inputs])
-        x = self.values[node.inputs[0]]
-        return _SIMPLE[type(node)](self, node, x)  # type: ignore[no-any-return]
-
-    def _concat(self, parts: list[OnnxValue]) -> OnnxValue:
-        """Codes of one grid stay codes."""
-        first = parts[0]
-        is_one_grid = first.is_codes and len({(p.scale, p.zero) for p in parts}) == 1
-        names = [part.name if is_one_grid else self._dequantized(part) for part in parts]
-        name = self.writer.add("Concat", names, axis=1)
-        peak = max(part.peak for part in parts)
-        return replace(first, name=name, peak=peak) if is_one_grid else OnnxValue(name)
-
-    # values
+            return concat(self.writer, inputs)
+        return OPERATORS[type(node)](self.writer, node, inputs[0])
 
     def _float(self, name: str) -> str:
-        """A value as a float tensor; codes are dequantized anew for every use."""
-        return self._dequantized(self.values[name])
-
-    def _dequantized(self, value: OnnxValue) -> str:
-        if not value.is_codes:
-            return value.name
-        return self.writer.add("DequantizeLinear", [value.name, *self._grid(value)])
-
-    def _grid(self, value: OnnxValue) -> tuple[str, str]:
-        return self.writer.scalar(value.scale), self.writer.scalar(value.zero, np.uint8)
+        return dequantized(self.writer, self.values[name])
 
     def _quantize(self, node: Quantize) -> OnnxValue:
         rule, x = self.rules[node.name], self._float(node.inputs[0])
         if rule.is_sign:
-            threshold = self.writer.constant(_channels(rule.shift.float(), node))
-            is_one = self.writer.add("GreaterOrEqual", [x, threshold])
-            two, none = self.writer.scalar(2, np.uint8), self.writer.scalar(0, np.uint8)
-            return OnnxValue(self.writer.add("Where", [is_one, two, none]), 1.0, 1, 1)
-        half = _half_step(rule)
-        if half and self._with_offset(node.inputs[0]) is None:
-            x = self.writer.add("Add", [x, self.writer.scalar(half)])
-        zero = 0 if rule.low >= 0 else (_BYTE + 1) // 2
-        return self._codes(x, OnnxValue("", rule.step, zero, rule.peak), rule.low, rule.high)
+            threshold = self.writer.constant(over_axes(rule.shift, node))
+            return sign_codes(self.writer, x, threshold)
+        if half_step(rule) and self._with_offset(node.inputs[0]) is None:
+            x = self.writer.add("Add", [x, self.writer.scalar(half_step(rule))])
+        return nearest_codes(self.writer, x, rule)
 
-    def _codes(self, x: str, grid: OnnxValue, low: int, high: int) -> OnnxValue:
-        """Quantize a float tensor to uint8, clipped to the codes low .. high."""
-        name = self.writer.add("QuantizeLinear", [x, *self._grid(grid)])
-        least, most = grid.zero + low, grid.zero + high
-        ends = [
-            "" if least == 0 else self.writer.scalar(least, np.uint8),
-            "" if most == _BYTE else self.writer.scalar(most, np.uint8),
-        ]
-        if any(ends):
-            name = self.writer.add("Clip", [name, *ends])
-        return replace(grid, name=name)
-
-    # layers
-
-    def _layer(self, node: Layer) -> OnnxValue:
-        x = self.values[node.inputs[0]]
-        step = self.steps.get(node.name)
-        wants_integers = step is not None or _is_quantized_only(self.uses, node)
-        if wants_integers and x.is_codes and _fits_int8(node):
-            y = self._integer_layer(node, x, step)
-        else:
-            y = self._float_layer(node, x)
-        if step is None:
-            return OnnxValue(y)
-        grid = OnnxValue("", step, (_BYTE + 1) // 2, (_BYTE + 1) // 2)
-        return self._codes(y, grid, -grid.zero, _BYTE - grid.zero)
-
-    def _integer_layer(self, node: Layer, x: OnnxValue, step: float | None) -> str:
-        """DequantizeLinear around x, weight and bias, which runtimes fuse into QLinearConv.
-
-        `step` is that of the uint8 result in front of a sum; None in front of a quantizer.
-        """
-        assert node.codes is not None  # by `_fits_int8`
-        if step is None:
-            rule, offset = self.rules[self.uses[node.name][0].name], node.offset
-        else:  # signed codes, the nearest
-            rule = CodeRule(step, -_INT8 - 1, _INT8, torch.tensor(0.5))
-            offset = node.offset + self.raised.get(node.name, 0.0)
-        found = int8_layer(node, offset, rule, x_scale=x.scale, x_peak=x.peak)
-        integers = add_integers(self.writer, node.codes)
-        factors = per_output(self.writer, found.factor, torch.int32, node.weight)
-        wide = self.writer.add("Mul", [integers, factors])
-        narrow = self.writer.add("Cast", [wide], to=TensorProto.INT8)
-        weight = self._per_channel(narrow, found.scale, np.int8)
-        bias = self.writer.constant(found.bias.int().numpy())
-        bias_scale = found.scale * torch.tensor(x.scale).float()
-        inputs = [self._dequantized(x), weight, self._per_channel(bias, bias_scale, np.int32)]
-        return self._product(node, inputs)
-
-    def _per_channel(self, name: str, scale: Tensor, dtype: Any) -> str:
-        zeros = self.writer.constant(np.zeros(len(scale), dtype=dtype))
-        inputs = [name, self.writer.constant(scale.numpy()), zeros]
-        return self.writer.add("DequantizeLinear", inputs, axis=0)
-
-    def _float_layer(self, node: Layer, x: OnnxValue) -> str:
-        offset = (node.offset + self.raised.get(node.name, 0.0)).float()
-        if node.codes is None:
-            shape = (-1, *(1 for _ in node.weight.shape[1:]))
-            folded = (node.weight.double() * node.multiplier.view(shape)).float()
-            weight = self.writer.constant(folded.numpy())
-        else:
-            _, unit = node.codes.integers()
-            integers = add_integers(self.writer, node.codes)
-            levels = self.writer.add("Cast", [integers], to=TensorProto.FLOAT)
-            scale = per_output(self.writer, node.multiplier * unit, torch.float32, node.weight)
-            weight = self.writer.add("Mul", [levels, scale])
-        bias = self.writer.constant(offset.numpy())
-        return self._product(node, [self._dequantized(x), weight, bias])
-
-    def _product(self, node: Layer, inputs: list[str]) -> str:
-        if not node.is_conv:
-            return self.writer.add("Gemm", inputs, transB=1)
-        return self.writer.add(
-            "Conv",
-            inputs,
-            strides=node.stride,
-            pads=[*node.padding, *node.padding],
-            dilations=node.dilation,
-            group=node.groups,
-        )
-
-    # the rest
-
-    def affine(self, node: Affine, x: OnnxValue) -> OnnxValue:
+    def _affine(self, node: Affine, x: OnnxValue) -> OnnxValue:
         offset = node.offset + self.raised.get(node.name, 0.0)
-        multiplier = self.writer.constant(_channels(node.multiplier.float(), node))
-        scaled = self.writer.add("Mul", [self._dequantized(x), multiplier])
-        shift = self.writer.constant(_channels(offset.float(), node))
-        return OnnxValue(self.writer.add("Add", [scaled, shift]))
-
-    def relu(self, node: Relu, x: OnnxValue) -> OnnxValue:
-        y = self.writer.add("Relu", [self._dequantized(x)])
-        if node.ceiling is not None:
-            y = self.writer.add("Clip", [y, "", self.writer.scalar(node.ceiling)])
-        return OnnxValue(y)
-
-    def max_pool(self, node: MaxPool, x: OnnxValue) -> OnnxValue:
-        y = self.writer.add(
-            "MaxPool",
-            [x.name],
-            kernel_shape=node.kernel,
-            strides=node.stride,
-            pads=[*node.padding, *node.padding],
-            dilations=node.dilation,
-            ceil_mode=int(node.ceil_mode),
+        multiplier = self.writer.constant(over_axes(node.multiplier, node))
+        scaled = self.writer.add("Mul", [dequantized(self.writer, x), multiplier])
+        return OnnxValue(
+            self.writer.add("Add", [scaled, self.writer.constant(over_axes(offset, node))])
         )
-        return replace(x, name=y)
 
-    def average_pool(self, node: AveragePool, x: OnnxValue) -> OnnxValue:
-        before = self.nodes[node.inputs[0]].shape
-        if node.kernel == before[1:]:
-            y = self.writer.add("GlobalAveragePool", [self._dequantized(x)])
-        else:
-            y = self.writer.add(
-                "AveragePool", [self._dequantized(x)], kernel_shape=node.kernel, strides=node.kernel
-            )
-        return OnnxValue(y if node.keeps_axes else self.writer.add("Flatten", [y]))
-
-    def flatten(self, node: Flatten, x: OnnxValue) -> OnnxValue:
-        return replace(x, name=self.writer.add("Flatten", [x.name]))
-
-    def subsample(self, node: Subsample, x: OnnxValue) -> OnnxValue:
-        name = x.name
-        if node.stride != (1, 1):
-            ends = np.array([np.iinfo(np.int64).max] * 2)
-            window = [np.zeros(2, np.int64), ends, np.array([2, 3]), np.array(node.stride)]
-            name = self.writer.add("Slice", [name, *map(self.writer.constant, window)])
-        if node.channels != (0, 0):
-            before, behind = node.channels
-            pads = self.writer.constant(np.array([0, before, 0, 0, 0, behind, 0, 0]))
-            zero = self.writer.scalar(x.zero, np.uint8 if x.is_codes else np.float32)
-            name = self.writer.add("Pad", [name, pads, zero])
-        return replace(x, name=name)
-
-
-_SIMPLE: dict[type[Node], Any] = {
-    Affine: _Emission.affine,
-    Relu: _Emission.relu,
-    MaxPool: _Emission.max_pool,
-    AveragePool: _Emission.average_pool,
-    Flatten: _Emission.flatten,
-    Subsample: _Emission.subsample,
-}
-
-
-def _half_step(rule: CodeRule) -> float:
-    """What turns the rule's ceiling into the nearest integer, ties downwards; 0 for a sign."""
-    return 0.0 if rule.is_sign else (0.5 - float(rule.shift) - _TIE) * rule.step
-
-
-def _fits_int8(node: Layer) -> bool:
-    """Whether the levels of a weight are integers of eight bits, of either sign."""
-    return node.codes is not None and int(node.codes.integers()[0].abs().max()) <= _INT8
-
-
-def _channels(values: Tensor, node: Node) -> Any:
-    shape = () if values.ndim == 0 else (-1, *(1 for _ in node.shape[1:]))
-    return values.view(shape).numpy()
+    def _layer(self, node: Layer, x: OnnxValue) -> OnnxValue:
+        raised = node.offset + self.raised.get(node.name, 0.0)
+        is_integer = x.is_codes and fits_int8(node)
+        if node.name in self.steps:  # in front of a sum: signed bytes, the nearest
+            half = torch.tensor(0.5, dtype=torch.float64)
+            rule = CodeRule(self.steps[node.name], -128, 127, half)
+            if is_integer:
+                y = integer_layer(self.writer, node, x, offset=raised, rule=rule)
+            else:
+                y = float_layer(self.writer, node, x, offset=raised)
+            return nearest_codes(self.writer, y, rule)
+        if is_integer and _is_quantized_only(self.uses, node):
+            rule = self.rules[self.uses[node.name][0].name]
+            return OnnxValue(integer_layer(self.writer, node, x, offset=node.offset, rule=rule))
+        return OnnxValue(float_layer(self.writer, node, x, offset=raised))

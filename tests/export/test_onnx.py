@@ -12,7 +12,7 @@ from exported import SPECS, exported, images, resnet8
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from qat.export.graph import Add, Layer, Quantize
+from qat.export.graph import Add, Layer, Quantize, pooled_first
 from qat.export.integer import IntegerNetwork, as_codes
 from qat.export.onnx_model import onnx_model, summands
 from qat.export.onnx_run import optimised_operators
@@ -39,8 +39,8 @@ def run(model, x, *names):
 
 def exposed_codes(graph, answers):
     """Name of each quantizer's node -> the codes that the ONNX model gives there."""
-    network, found = IntegerNetwork(graph), {}
-    for node in graph:
+    network, found = IntegerNetwork(pooled_first(graph)), {}
+    for node in network.graph:
         if isinstance(node, Quantize):
             rule = network.rules[node.name]
             zero = 1 if rule.is_sign else (0 if rule.low >= 0 else 128)
@@ -51,7 +51,8 @@ def exposed_codes(graph, answers):
 
 def moved(graph, given, x, behind):
     """Codes behind nodes of this kind that differ from the integers', given all other codes."""
-    network, nodes = IntegerNetwork(graph), {node.name: node for node in graph}
+    network = IntegerNetwork(pooled_first(graph))
+    nodes = {node.name: node for node in network.graph}
     count = 0
     for name, theirs in given.items():
         if isinstance(nodes[nodes[name].inputs[0]], behind):
