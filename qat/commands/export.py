@@ -2,9 +2,10 @@
 
     python scripts/export.py run=runs/DATE/TIME                  RUN/export/packed.safetensors
     python scripts/export.py run=runs/DATE/TIME format=onnx      RUN/export/faithful.onnx, fast.onnx
+    python scripts/export.py run=runs/DATE/TIME format=qonnx     RUN/export/qonnx.onnx, for FPGAs
 
     run=                 run folder
-    format=packed        packed or onnx
+    format=packed        packed, onnx or qonnx
     form=both            of ONNX: faithful (sums of two branches in float), fast (in int8) or both
     state=selected       epoch of the run: selected or last
     out=FOLDER           where the files go; left out, RUN/export
@@ -13,7 +14,7 @@
     data.root=FOLDER     where the run's images are by now (and other options of data)
     threads=null         CPU threads
 
-Every file is opened again and asked about all validation and test images.
+Packed and ONNX files are opened again and asked about all validation and test images.
 """
 
 import io
@@ -41,7 +42,7 @@ class ExportSpec:
     """Options of the command; see the module's text."""
 
     run: str = option(hint="give a run folder, runs/DATE/TIME")
-    format: Literal["packed", "onnx"] = "packed"
+    format: Literal["packed", "onnx", "qonnx"] = "packed"
     form: Literal["faithful", "fast", "both"] = "both"
     state: Literal["selected", "last"] = "selected"
     out: str | None = None
@@ -75,8 +76,10 @@ def main(arguments: Sequence[str]) -> None:
     print(f"run {spec.run}, {spec.state} epoch: {_accuracies(expected)}")
     if spec.format == "packed":
         _packed(folder, trained, converted, header, expected)
-    else:
+    elif spec.format == "onnx":
         _onnx(folder, spec, trained, converted, header, expected)
+    else:
+        _qonnx(folder, trained, converted, header, expected)
 
 
 def _data(trained: "Trained", arguments: list[str]) -> "ImageData":
@@ -114,6 +117,25 @@ def _packed(
     promised = header.promised_bytes
     print(f"  the audit promised {promised:,}; the difference is header and counters")
     _print_ratio(size, trained)
+
+
+def _qonnx(
+    folder: Path, trained: "Trained", converted: "Converted", header: "Header", expected: Parts
+) -> None:
+    """No runtime of ours reads this form, so its accuracy is that of the run."""
+    from qat.export.onnx_run import onnx_metadata
+    from qat.export.qonnx_model import qonnx_model
+    from qat.export.trace import network_graph
+    from qat.lit.checkpoint_file import replacing
+    from qat.packed_run import with_accuracy
+
+    header = with_accuracy(header, {name: part.accuracy for name, part in expected.items()})
+    graph = network_graph(trained.net, converted, _example(trained.data))
+    model = qonnx_model(graph, metadata=onnx_metadata(header, "qonnx"))
+    data, path = model.SerializeToString(), folder / "qonnx.onnx"
+    with replacing(path) as file:
+        file.write(data)
+    print(f"{path}: {len(data):,} bytes; Quant and BipolarQuant nodes, weights as floats")
 
 
 def _onnx(

@@ -44,7 +44,7 @@ def integer_layer(
     bias_scale = found.scale * torch.tensor(x.scale).float()
     bias = writer.constant(found.bias.int().numpy())
     inputs = [dequantized(writer, x), weight, _per_channel(writer, bias, bias_scale, np.int32)]
-    return _product(writer, node, inputs)
+    return product(writer, node, inputs)
 
 
 def float_layer(writer: OnnxWriter, node: Layer, x: OnnxValue, *, offset: Tensor) -> str:
@@ -59,7 +59,7 @@ def float_layer(writer: OnnxWriter, node: Layer, x: OnnxValue, *, offset: Tensor
         scale = per_output(writer, node.multiplier * unit, torch.float32, node.weight)
         weight = writer.add("Mul", [levels, scale])
     bias = writer.constant(offset.float().numpy())
-    return _product(writer, node, [dequantized(writer, x), weight, bias])
+    return product(writer, node, [dequantized(writer, x), weight, bias])
 
 
 def _per_channel(writer: OnnxWriter, name: str, scale: Tensor, dtype: Any) -> str:
@@ -68,7 +68,8 @@ def _per_channel(writer: OnnxWriter, name: str, scale: Tensor, dtype: Any) -> st
     return writer.add("DequantizeLinear", inputs, axis=0)
 
 
-def _product(writer: OnnxWriter, node: Layer, inputs: list[str]) -> str:
+def product(writer: OnnxWriter, node: Layer, inputs: list[str]) -> str:
+    """The bare convolution or linear layer of input, weight and perhaps bias."""
     if not node.is_conv:
         return writer.add("Gemm", inputs, transB=1)
     return writer.add(

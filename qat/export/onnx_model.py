@@ -64,7 +64,7 @@ def onnx_model(
             one in front of a maximum the pooled codes, as `pooled_first` has them.
         metadata: key -> text, kept in the file.
     """
-    emission = _Emission(pooled_first(graph), steps or {})
+    emission = Emission(pooled_first(graph), steps or {})
     return emission.model(exposed=exposed, metadata=dict(metadata or {}))
 
 
@@ -90,8 +90,13 @@ def _is_quantized_only(uses: Mapping[str, Sequence[Node]], node: Node) -> bool:
     )
 
 
-class _Emission:
-    """Writes one graph, node by node."""
+class Emission:
+    """Writes one graph, node by node; what a quantizer and a layer become may be replaced.
+
+    Args:
+        graph: of the network.
+        steps: of the layers in front of sums, see `onnx_model`.
+    """
 
     def __init__(self, graph: Graph, steps: Mapping[str, float]) -> None:
         self.graph = graph
@@ -105,6 +110,7 @@ class _Emission:
         self.values: dict[str, OnnxValue] = {}
 
     def model(self, *, exposed: bool, metadata: dict[str, str]) -> onnx.ModelProto:
+        """The finished model, see `onnx_model`."""
         for node in self.graph:
             self.values[node.name] = self._emit(node)
         outputs: dict[str, tuple[int, ...]] = {}
@@ -112,7 +118,7 @@ class _Emission:
             if exposed and isinstance(node, Quantize):
                 self.writer.add("Identity", [self.values[node.name].name], name=node.path)
                 outputs[node.path] = node.shape
-        last = (self._float(self.graph[-1].name), self.graph[-1].shape[0])
+        last = (self.float_name(self.graph[-1].name), self.graph[-1].shape[0])
         return self.writer.model(self.graph[0].shape, last, exposed=outputs, metadata=metadata)
 
     def _raised(self) -> dict[str, float]:
@@ -140,22 +146,26 @@ class _Emission:
         if isinstance(node, Image):
             return OnnxValue("image")
         if isinstance(node, Layer):
-            return self._layer(node, inputs[0])
+            return self.layer(node, inputs[0])
         if isinstance(node, Quantize):
-            return self._quantize(node)
+            return self.quantize(node)
         if isinstance(node, Affine):
             return self._affine(node, inputs[0])
         if isinstance(node, Add):
-            return OnnxValue(self.writer.add("Add", [self._float(name) for name in node.inputs]))
+            return OnnxValue(
+                self.writer.add("Add", [self.float_name(name) for name in node.inputs])
+            )
         if isinstance(node, Concat):
             return concat(self.writer, inputs)
         return OPERATORS[type(node)](self.writer, node, inputs[0])
 
-    def _float(self, name: str) -> str:
+    def float_name(self, name: str) -> str:
+        """A value as a float tensor."""
         return dequantized(self.writer, self.values[name])
 
-    def _quantize(self, node: Quantize) -> OnnxValue:
-        rule, x = self.rules[node.name], self._float(node.inputs[0])
+    def quantize(self, node: Quantize) -> OnnxValue:
+        """Codes of the value in front of a quantizer."""
+        rule, x = self.rules[node.name], self.float_name(node.inputs[0])
         if rule.is_sign:
             threshold = self.writer.constant(over_axes(rule.shift, node))
             return sign_codes(self.writer, x, threshold)
@@ -171,7 +181,8 @@ class _Emission:
             self.writer.add("Add", [scaled, self.writer.constant(over_axes(offset, node))])
         )
 
-    def _layer(self, node: Layer, x: OnnxValue) -> OnnxValue:
+    def layer(self, node: Layer, x: OnnxValue) -> OnnxValue:
+        """A layer of integers where a quantizer or a rounded sum follows, else of floats."""
         raised = node.offset + self.raised.get(node.name, 0.0)
         is_integer = x.is_codes and fits_int8(node)
         if node.name in self.steps:  # in front of a sum: signed bytes, the nearest

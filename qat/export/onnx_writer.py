@@ -22,7 +22,14 @@ class OnnxWriter:
         self._count = 0
 
     def add(self, op: str, inputs: Sequence[str], *, name: str = "", **attributes: Any) -> str:
-        """Add a node of one output and return that; an empty input is one left out."""
+        """Add a node of one output and return that; an empty input is one left out.
+
+        Args:
+            op: operator.
+            inputs: names of its inputs.
+            name: of the output; "" makes one up.
+            attributes: of the operator; `domain` is that of an operator beyond the standard.
+        """
         output = name or self._fresh(op)
         self._nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
         return output
@@ -71,7 +78,8 @@ class OnnxWriter:
             ],
             self._initializers,
         )
-        opset = [helper.make_opsetid("", OPSET)]
+        domains = sorted({node.domain for node in self._nodes} - {""})
+        opset = [helper.make_opsetid("", OPSET), *(helper.make_opsetid(d, 1) for d in domains)]
         model = helper.make_model(
             graph, opset_imports=opset, ir_version=IR_VERSION, producer_name="qat"
         )
