@@ -6,13 +6,14 @@ import re
 import pytest
 import torch
 from PIL import Image
-from real_run import ROOT, train
+from real_run import ROOT, kill_after, train
 from sklearn.datasets import load_digits
 
 from qat.commands import evaluate, export, predict
 from qat.errors import QatError
 from qat.export.integer import IntegerNetwork
 from qat.export.trace import network_graph
+from qat.lit.checkpoint_file import load
 from qat.lit.judging import answers
 from qat.packed import load_packed
 from qat.trained import open_trained
@@ -118,6 +119,26 @@ def test_training_goes_on_from_a_packed_file(run, tmp_path):
         if isinstance(module, torch.nn.Conv2d):
             # a rate of nothing moves no code, and the scale by rounding only
             assert torch.allclose(module.weight, after.get_submodule(name).weight, atol=1e-6)
+
+
+def test_a_checkpoint_of_the_relaxed_phase_gives_the_codes_of_its_latents(tmp_path):
+    folder = tmp_path / "relaxed"
+    # killed within an epoch, so that the network's part of the checkpoint is relaxed
+    kill_after(
+        22, folder, "model=lenet5", "quant=binary_relax_w4a4", "warm_start.epochs=1",
+        "trainer.max_epochs=9", "training.threads=1", "training.checkpoint_every=2", cwd=tmp_path,
+    )  # fmt: skip
+    export.main([f"run={folder}", "state=last"])
+    packed = load_packed(folder / "export" / "packed.safetensors")
+    content = load(max((folder / "checkpoints" / "last").glob("*.ckpt")))
+    latent = content["optimizer_states"][0]["qat"]["latent"]
+    assert len(latent) == len(packed.converted.weights) == 5
+    for name, weight in packed.converted.weights.items():
+        stored = content["state_dict"][f"net.{name}.weight"]
+        assert len(stored.unique()) > 15  # relaxed: between the latent weights and the grid
+        codes, scale = weight.quantizer.encode(latent[f"{name}.weight"])
+        assert torch.equal(weight.codes, codes)
+        assert torch.equal(weight.scale, scale)
 
 
 def test_the_run_in_integers_answers_as_the_run(run):

@@ -1,0 +1,88 @@
+"""One network on its way into files: what it is, what it answers, how big it was."""
+
+import io
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from qat.compose import instantiated
+from qat.deployed import without_grad
+from qat.export.convert import Converted
+from qat.export.header import Header
+from qat.lit.judging import Answers, Network, answers
+from qat.packed_run import packed_run, with_accuracy
+from qat.trained import Trained
+
+Parts = Mapping[str, Answers]
+
+
+@dataclass(frozen=True, slots=True)
+class ExportJob:
+    """A run's network, its codes, and its answers about all validation and test images.
+
+    Attributes:
+        folder: where the files go.
+        trained: the run's network and data.
+        converted: its codes.
+        header: what its files say, without accuracy.
+        expected: part -> what the network itself answers.
+    """
+
+    folder: Path
+    trained: Trained
+    converted: Converted
+    header: Header
+    expected: Parts
+
+    @property
+    def example(self) -> Tensor:
+        """Two images of nothing."""
+        data = self.trained.data
+        return torch.zeros(2, data.channels, data.image_size, data.image_size)
+
+    def asked(self, network: Network) -> Parts:
+        """What another form of the network answers about the same images."""
+        return _asked(network, self.trained)
+
+    def header_with(self, parts: Parts) -> Header:
+        """The header with the accuracy of these answers."""
+        return with_accuracy(self.header, {name: part.accuracy for name, part in parts.items()})
+
+    def float_model(self) -> nn.Module:
+        """The run's model as its config builds it, for networks that files cannot name."""
+        data, classes = self.trained.data, self.trained.classes
+        shape = {"num_classes": len(classes), "in_channels": data.channels}
+        model: nn.Module = instantiated(
+            self.trained.spec.model, **shape, image_size=data.image_size
+        )
+        return model
+
+    def print_ratio(self, size: int) -> None:
+        """Compare a file's size with that of the float network."""
+        buffer = io.BytesIO()
+        torch.save(self.trained.net.state_dict(), buffer)
+        whole = len(buffer.getvalue())
+        print(f"  1/{whole / size:.2f} of the float state dict, {whole:,} bytes by torch.save")
+
+
+def export_job(folder: Path, trained: Trained, *, trits: bool = False) -> ExportJob:
+    """Convert a run's network and ask it about every validation and test image."""
+    converted, header = packed_run(trained, trits=trits)
+    expected = _asked(without_grad(trained.net), trained)
+    return ExportJob(folder, trained, converted, header, expected)
+
+
+def accuracies(parts: Parts) -> str:
+    """The accuracy of each part in words."""
+    return ", ".join(f"{name} {part.accuracy:.4f}" for name, part in parts.items())
+
+
+def _asked(network: Network, trained: Trained) -> Parts:
+    data = trained.data
+    return {
+        "validation": answers(network, data.val_dataloader()),
+        "test": answers(network, data.test_dataloader()),
+    }

@@ -1,0 +1,92 @@
+"""A run's network as ONNX and QONNX files, with what they differ in."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from qat.commands.export_job import ExportJob, accuracies
+from qat.export.graph import Graph
+from qat.export.onnx_check import onnx_moved_codes
+from qat.export.onnx_model import onnx_model, summands
+from qat.export.onnx_run import OnnxNetwork, onnx_metadata, optimised_operators
+from qat.export.qonnx_model import qonnx_model
+from qat.export.sums import sum_steps
+from qat.export.trace import network_graph
+from qat.lit.checkpoint_file import replacing
+from qat.lit.data.dataset import PlainDataset
+from qat.lit.data.module import ImageData
+
+_AT_ONCE = 32  # images of the calibration
+
+
+def write_onnx(job: ExportJob, forms: Sequence[str], *, calibration: int) -> None:
+    """Write FORM.onnx for each form, and print how it differs from the run.
+
+    Args:
+        job: the network.
+        forms: faithful, fast.
+        calibration: training images that find the steps of the fast form's sums.
+    """
+    graph = network_graph(job.trained.net, job.converted, job.example)
+    if "fast" in forms and not summands(graph):
+        print("the network adds no two branches in front of a quantizer: fast is faithful")
+        forms = ("faithful",)
+    for form in forms:
+        steps = _steps(graph, job.trained.data, calibration) if form == "fast" else None
+        _write_form(job, form, graph, steps)
+
+
+def write_qonnx(job: ExportJob) -> None:
+    """Write qonnx.onnx; no runtime of ours reads it, so its accuracy is that of the run."""
+    graph = network_graph(job.trained.net, job.converted, job.example)
+    header = job.header_with(job.expected)
+    data = qonnx_model(graph, metadata=onnx_metadata(header, "qonnx")).SerializeToString()
+    path = _written(job.folder / "qonnx.onnx", data)
+    print(f"{path}: {len(data):,} bytes; Quant and BipolarQuant nodes, weights as floats")
+
+
+def _write_form(job: ExportJob, form: str, graph: Graph, steps: Mapping[str, float] | None) -> None:
+    draft = onnx_model(graph, steps=steps, metadata=onnx_metadata(job.header, form))
+    found = job.asked(OnnxNetwork(draft.SerializeToString(), form))
+    # the accuracy is known only now, and the rest is the same
+    metadata = onnx_metadata(job.header_with(found), form)
+    data = onnx_model(graph, steps=steps, metadata=metadata).SerializeToString()
+    path = _written(job.folder / f"{form}.onnx", data)
+    print(f"{path}: {len(data):,} bytes; {accuracies(found)}")
+    for name, part in found.items():
+        differ = int((part.classes != job.expected[name].classes).sum())
+        print(f"  {differ} of {len(part.labels)} predictions on {name} differ from the run's")
+    _print_moved_codes(graph, steps, job.trained.data)
+    with tempfile.TemporaryDirectory() as folder:
+        counts = optimised_operators(data, Path(folder))
+    shown = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    print(f"  onnxruntime runs {shown}")
+    job.print_ratio(len(data))
+
+
+def _print_moved_codes(graph: Graph, steps: Mapping[str, float] | None, data: ImageData) -> None:
+    """Where integers and runtime disagree, by code; a few at ties, more behind sums in int8."""
+    batch = next(iter(data.val_dataloader()))[0]
+    counts = onnx_moved_codes(graph, batch, steps=steps).values()
+    moved, total = sum(count for count, _ in counts), sum(count for _, count in counts)
+    print(
+        f"  layer by layer, {moved:,} of {total:,} activation codes of {len(batch)} validation "
+        "images are not those of the network in integers"
+    )
+
+
+def _steps(graph: Graph, data: ImageData, images: int) -> Mapping[str, float]:
+    """Steps of the fast form's sums, from training images that are not augmented."""
+    dataset = PlainDataset(data.parts.train, data.evaluation_transform())
+    count = min(images, len(dataset))
+    # spread over the whole part, whose images may be sorted by class
+    chosen = [dataset[i * len(dataset) // count][0] for i in range(count)]
+    return sum_steps(graph, torch.split(torch.stack(chosen), _AT_ONCE))
+
+
+def _written(path: Path, data: bytes) -> Path:
+    with replacing(path) as file:
+        file.write(data)
+    return path
