@@ -18,6 +18,7 @@ def packed_run(trained: Trained, *, trits: bool = False) -> tuple[Converted, Hea
     """Codes and header of a run's network; the accuracy is not measured yet."""
     preprocessing = preprocessing_of(trained.data, trained.classes)
     quant = trained.spec.quant
+    converted = convert(trained.net, quant)  # the first to refuse what cannot be exported
     example = torch.zeros(2, preprocessing.channels, preprocessing.size, preprocessing.size)
     header = Header(
         quant=quant,
@@ -29,7 +30,7 @@ def packed_run(trained: Trained, *, trits: bool = False) -> tuple[Converted, Hea
         trits=trits,
         promised_bytes=audit(trained.net, quant, example).bytes,
     )
-    return convert(trained.net, quant), header
+    return converted, header
 
 
 def with_accuracy(header: Header, accuracy: Mapping[str, float]) -> Header:

@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from qat.errors import CheckpointError, NonFiniteError, SpecError
 from qat.export.weight import WeightCodes, weight_codes
+from qat.nn.activation import QuantizedActivation
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
 from qat.plan import (
@@ -50,8 +51,10 @@ def convert(model: nn.Module, spec: QuantSpec) -> Converted:
     Raises:
         SpecError: a layer's weight should have a quantizer of its own and has none, or shares its
             weight with a layer that has another one.
+        SpecError: its quantizers are disabled, as in the float warm start.
         NonFiniteError: a parameter or statistic is NaN or infinite.
     """
+    _refuse_float_phase(model)
     for key, tensor in model.state_dict().items():
         if not bool(tensor.isfinite().all()):
             raise NonFiniteError(f"{key} holds a value that is not finite; export another epoch")
@@ -62,7 +65,7 @@ def convert(model: nn.Module, spec: QuantSpec) -> Converted:
         if weight_spec.is_in_graph and not parametrize.is_parametrized(module, "weight"):
             raise SpecError(
                 f"{name}.weight has no {weight_spec.method} quantizer; convert the network that "
-                "prepare() has made"
+                "prepare() has made, or take the codes of load_packed(...).converted"
             )
         quantizer = layer_quantizer(module, weight_spec)
         weights[name] = weight_codes(latent_weight(module), quantizer)
@@ -71,6 +74,15 @@ def convert(model: nn.Module, spec: QuantSpec) -> Converted:
     state = model.state_dict()
     residue = {key: state[key].detach().cpu().clone() for key in state if key not in coded}
     return Converted(weights, residue)
+
+
+def _refuse_float_phase(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, (QuantizedActivation, WeightParametrization)) and not module.enabled:
+            raise SpecError(
+                f"the quantizer {name} is disabled: this network is of the float warm start; "
+                "export a quantized epoch (state=selected), or enable_quantizers(net, True)"
+            )
 
 
 def quantized_layers(model: nn.Module, spec: QuantSpec) -> dict[str, WeightSpec]:

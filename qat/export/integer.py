@@ -167,6 +167,9 @@ def _linear(node: Layer, x: Tensor, weight: Tensor) -> Tensor:
         "dilation": node.dilation,
         "groups": node.groups,
     }
+    if node.dilation != (1, 1) and x.dtype == torch.int32:
+        # torch has no such kernel for integers; sums below 2^31 are exact in float64
+        return F.conv2d(x.double(), weight.double(), **geometry).int()
     return F.conv2d(x, weight, **geometry)
 
 

@@ -36,7 +36,9 @@ def integer_layer(
         rule: of what quantizes the result.
     """
     assert node.codes is not None  # by `fits_int8`
-    found = int8_layer(node, offset, rule, x_scale=x.scale, x_peak=x.peak)
+    found = int8_layer(
+        node, offset, rule, x_scale=x.scale, x_peak=x.peak, largest_byte=x.zero + x.peak
+    )
     integers = add_integers(writer, node.codes)
     factors = per_output(writer, found.factor, torch.int32, node.weight)
     narrow = writer.add("Cast", [writer.add("Mul", [integers, factors])], to=TensorProto.INT8)
@@ -48,18 +50,32 @@ def integer_layer(
 
 
 def float_layer(writer: OnnxWriter, node: Layer, x: OnnxValue, *, offset: Tensor) -> str:
-    """The layer on floats, its weight unpacked from the same bits and scaled at load."""
+    """The layer on floats, its weight unpacked from the same bits and scaled at load.
+
+    Codes are cast and not dequantized, their scale goes into the weight: a float layer between
+    DequantizeLinear and QuantizeLinear is taken for one to quantize by onnxruntime, which would
+    round the weights on a grid of its own.
+    """
+    multiplier = node.multiplier * (x.scale if x.is_codes else 1.0)
     if node.codes is None:
         shape = (-1, *(1 for _ in node.weight.shape[1:]))
-        folded = node.weight.double() * node.multiplier.view(shape)
+        folded = node.weight.double() * multiplier.view(shape)
         weight = writer.constant(folded.float().numpy())
     else:
         _, unit = node.codes.integers()
         levels = writer.add("Cast", [add_integers(writer, node.codes)], to=TensorProto.FLOAT)
-        scale = per_output(writer, node.multiplier * unit, torch.float32, node.weight)
+        scale = per_output(writer, multiplier * unit, torch.float32, node.weight)
         weight = writer.add("Mul", [levels, scale])
     bias = writer.constant(offset.float().numpy())
-    return product(writer, node, [dequantized(writer, x), weight, bias])
+    return product(writer, node, [_as_float(writer, x), weight, bias])
+
+
+def _as_float(writer: OnnxWriter, x: OnnxValue) -> str:
+    """A float tensor, or codes counted from the code of 0 as one."""
+    if not x.is_codes:
+        return x.name
+    wide = writer.add("Cast", [x.name], to=TensorProto.FLOAT)
+    return writer.add("Sub", [wide, writer.scalar(x.zero)]) if x.zero else wide
 
 
 def _per_channel(writer: OnnxWriter, name: str, scale: Tensor, dtype: Any) -> str:

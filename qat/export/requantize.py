@@ -21,7 +21,7 @@ from qat.export.graph import Layer
 
 _INT8 = 127
 _PAIR = 2**15 - 1  # two products of uint8 and int8 are added in 16 bits by some kernels
-_LARGEST_BIAS = 2**30
+_LARGEST = 2**31 - 1  # of a sum with its bias, in 32 bits
 _AT_ONCE = 2**22  # candidates times jumps, of which some tables are made
 
 # share of the interval's unit kept free, for the float32 arithmetic of the runtime
@@ -33,7 +33,7 @@ class Requantization(NamedTuple):
 
     Attributes:
         factor: k, int64 (O,), with the sign of the channel's multiplier; 0 for a channel whose
-            weights vanish beside its offset.
+            weights vanish beside its offset or a step.
         bias: B, float64 (O,) of whole numbers.
         scale: float32 (O,), of the int8 weights: value = scale * int8.
         is_exact: bool (O,), whether every sum gives the network's code.
@@ -46,7 +46,13 @@ class Requantization(NamedTuple):
 
 
 def int8_layer(
-    node: Layer, offset: Tensor, rule: CodeRule, *, x_scale: float, x_peak: int
+    node: Layer,
+    offset: Tensor,
+    rule: CodeRule,
+    *,
+    x_scale: float,
+    x_peak: int,
+    largest_byte: int,
 ) -> Requantization:
     """Factor, bias and scale of a layer of integer weights on codes.
 
@@ -56,23 +62,30 @@ def int8_layer(
         rule: of what quantizes its result; not a sign.
         x_scale: step of its input.
         x_peak: largest |code| of its input.
+        largest_byte: that stands for such a code, the byte of 0 included.
     """
     assert node.codes is not None
     integers, unit = node.codes.integers()
     most = max(1, int(integers.abs().max()))
-    largest = max(1, min(_INT8 // most, _PAIR // (2 * x_peak * most)))
+    largest = max(1, min(_INT8 // most, _PAIR // (2 * largest_byte * most)))
     multiplier = node.multiplier.abs() * (unit * x_scale)
-    is_dead = offset.abs() + rule.step * rule.peak > multiplier * (_LARGEST_BIAS / largest)
+    is_dead = offset.abs() + rule.step * rule.peak > multiplier * _LARGEST
     peak = x_peak * int(integers.flatten(1).abs().sum(dim=1).max())
     alive = torch.where(is_dead, rule.step, multiplier)
     found = requantization(alive, offset, rule, x_scale=x_scale, largest=largest, peak=peak)
-    code = (offset / rule.step - rule.shift).ceil()
+    code, lowest, highest = (
+        _code(offset + side * multiplier * peak, rule) for side in (0.0, -1.0, 1.0)
+    )
     return Requantization(
         factor=torch.where(is_dead, 0, torch.where(node.multiplier < 0, -1, 1) * found.factor),
         bias=torch.where(is_dead, code, found.bias),
         scale=torch.where(is_dead, rule.step / x_scale, found.scale),
-        is_exact=is_dead | found.is_exact,
+        is_exact=torch.where(is_dead, lowest == highest, found.is_exact),
     )
+
+
+def _code(value: Tensor, rule: CodeRule) -> Tensor:
+    return (value / rule.step - rule.shift).ceil().clamp(rule.low, rule.high)
 
 
 def requantization(
@@ -119,7 +132,7 @@ def _chosen(
     j = torch.arange(rule.low + 1, rule.high + 1, dtype=torch.float64)
     jumps = (j - 1 + float(rule.shift)) * rule.step
     first = ((jumps - offset[:, None]) / multiplier[:, None]).floor() + 1  # A_j, (O, J)
-    every = torch.arange(max(1, largest // 2), largest + 1, dtype=torch.float64)
+    every = torch.arange(1, largest + 1, dtype=torch.float64)
     factors = every.repeat_interleave(len(stretch))
     exact_scale = multiplier[:, None] / (x_scale * factors)
     scale = (exact_scale * stretch.repeat(len(every))).float()  # (O, F)
@@ -134,6 +147,7 @@ def _chosen(
     middle = middle.maximum(low).minimum(high.maximum(low))
     bias = middle.round()
     slack = torch.minimum(bias - low, high - bias)
+    slack = slack.masked_fill(bias.abs() + factors * peak > _LARGEST, -torch.inf)
     best = slack.argmax(dim=1, keepdim=True)
     # float32 knows neither a sum beyond 24 bits nor its product with the ratio to the last bit
     unknown = 2**-23 * rule.peak / ratio

@@ -14,11 +14,12 @@ from onnx.reference import ReferenceEvaluator
 
 from qat.export.graph import Add, Layer, Quantize, pooled_first
 from qat.export.integer import IntegerNetwork, as_codes
+from qat.export.onnx_check import onnx_moved_codes
 from qat.export.onnx_model import onnx_model, summands
 from qat.export.onnx_run import optimised_operators
 from qat.export.sums import sum_steps
 from qat.nn.models import LeNet5, Vgg11
-from qat.spec import ActivationSpec, QuantSpec, WeightSpec
+from qat.spec import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
 
 IMAGES = images(32, seed=5)
 # the levels of these lie so far apart that every sum of integers gives the network's code
@@ -112,6 +113,27 @@ def test_with_an_image_in_codes_every_convolution_is_one_of_integers(graphs, tmp
     model = onnx_model(graph, steps=sum_steps(graph, [images(4)]))
     found = optimised_operators(model.SerializeToString(), tmp_path)
     assert (found["Conv"], found["QLinearConv"]) == (0, 7)
+
+
+FLOAT_MIDDLE = {
+    "float-layer": QuantSpec(overrides=(Override(match="layer1.0.conv1", weight={"bits": 32}),)),
+    "powers-of-two-5": QuantSpec(weight=WeightSpec(bits=5, grid="power_of_two")),
+    "dorefa-8": QuantSpec(
+        rule=RuleSpec(name="float_only"), weight=WeightSpec(method="dorefa", bits=8)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FLOAT_MIDDLE)
+def test_float_layers_between_codes_stay_float(name, tmp_path):
+    """onnxruntime would quantize them on a grid of its own if they looked as if it should."""
+    graph = exported(resnet8, FLOAT_MIDDLE[name])[1]
+    moved_, total = map(sum, zip(*onnx_moved_codes(graph, IMAGES).values(), strict=True))
+    assert moved_ <= total / 10_000
+    found = optimised_operators(onnx_model(graph).SerializeToString(), tmp_path)
+    layers = 7  # of resnet8
+    floats = layers if name != "float-layer" else 5
+    assert (found["Conv"], found["QLinearConv"]) == (floats, layers - floats)
 
 
 @pytest.mark.parametrize("name", ["w1a4", "w1a1-shift", "w1a32"])

@@ -98,7 +98,7 @@ def test_int8_layer_with_multipliers_of_both_signs(bits):
     multiplier = 0.2 * normal(64, seed=1)
     offset = normal(64, seed=2)
     node = layer(multiplier, offset, bits)
-    found = int8_layer(node, offset, what, x_scale=X_SCALE, x_peak=15)
+    found = int8_layer(node, offset, what, x_scale=X_SCALE, x_peak=15, largest_byte=15)
     integers, unit = node.codes.integers()
     assert bool((found.factor.sign() == multiplier.sign()).all())
     most = int(integers.abs().max())
@@ -118,11 +118,35 @@ def test_a_channel_without_weight_gives_its_constant_code(tiny):
     offset = torch.tensor([-3.0, 0.0, 0.1, 0.37, 1.9, 100.0], dtype=torch.float64)
     multiplier = torch.full_like(offset, tiny)
     node = layer(multiplier, offset)
-    found = int8_layer(node, offset, what, x_scale=X_SCALE, x_peak=15)
-    assert bool(found.is_exact.all())
-    assert float(found.bias.abs().max()) < 2**31
+    found = int8_layer(node, offset, what, x_scale=X_SCALE, x_peak=15, largest_byte=15)
+    # beside the offset 0, which is a jump, the least sum decides
+    assert found.is_exact.tolist() == [True, tiny == 0, True, True, True, True]
+    assert float(found.bias.abs().max()) <= what.high + 1
     wrong = wrong_codes(found, 0 * multiplier, offset, what, 9 * 15)
     assert wrong.tolist() == [0] * 6
+
+
+def test_a_channel_whose_many_sums_span_codes_is_not_taken_for_dead():
+    """A step of 33,000 sums: their bias fits into 32 bits, if not times the largest factor."""
+    what = rule(8, step=1.0)
+    multiplier = torch.tensor([1 / 33_000, -1 / 33_000], dtype=torch.float64)
+    node = layer(multiplier / X_SCALE, torch.zeros(2, dtype=torch.float64), inputs=4608)
+    found = int8_layer(node, node.offset, what, x_scale=X_SCALE, x_peak=255, largest_byte=255)
+    assert bool((found.factor != 0).all())
+    for c in range(2):
+        sums = np.arange(-4608 * 255, 4608 * 255, 9973)
+        sign = 1 if c == 0 else -1
+        numbers = abs(int(found.factor[c])), int(found.bias[c]), float(found.scale[c])
+        ours = runtime_codes(sums, *numbers, what)
+        exact = np.array([true_code(int(a), 1 / 33_000, 0.0, what) for a in sums])
+        assert int(np.abs(ours - exact).max()) <= (0 if bool(found.is_exact[c]) else 1), sign
+
+
+def test_bytes_of_signed_codes_count_from_zero():
+    """The byte of code 127 is 255, and its products are what kernels add up in 16 bits."""
+    node = layer(torch.full((3,), 0.1, dtype=torch.float64), torch.zeros(3, dtype=torch.float64))
+    found = int8_layer(node, node.offset, rule(4), x_scale=X_SCALE, x_peak=127, largest_byte=255)
+    assert int(found.factor.abs().max()) * 2 * 255 < 2**15
 
 
 def test_offsets_that_no_sum_reaches_keep_their_side():
