@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from qat.errors import CheckpointError, QatError, SpecError
 from qat.lit.data.layout import check_data
-from qat.overrides import differences, quoted
+from qat.overrides import as_override, differences, quoted
 from qat.preflight import check_config, typed
 from qat.run_spec import DataSpec, RunSpec
 from qat.schema import read
@@ -109,18 +110,35 @@ def _run_overrides(folder: Path, key: str) -> list[str]:
 
 
 def group_option(conf: Path, group: str, name: str) -> Any:
-    """The content of one option of a config group, as plain values."""
-    with _composing(conf):
-        return _plain(compose("config", [f"{group}={name}"]))[group]
+    """The content of one option of a config group, as plain values.
+
+    Raises:
+        SpecError: there is no such option.
+    """
+    overrides = [f"{group}={name}"]
+    try:
+        with _composing(conf):
+            return _plain(compose("config", overrides))[group]
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SpecError(_one_line(error, conf, overrides)) from None
 
 
-def composed_data(conf: Path, overrides: list[str]) -> DataSpec:
+def composed_data(conf: Path, overrides: list[str], base: DataSpec | None = None) -> DataSpec:
     """The config group `data` of these overrides, checked.
+
+    Args:
+        conf: folder of the config.
+        overrides: data=NAME and data.KEY=VALUE.
+        base: options that hold where `overrides` neither name another data set nor the key.
 
     Raises:
         SpecError: an override is wrong.
         DataError: the data set is not where the options say.
     """
+    if base is not None and not any(o.startswith("data=") for o in overrides):
+        known = {k: v for k, v in asdict(base).items() if v is not None and k != "name"}
+        own = [f"data.{key}={as_override(value)}" for key, value in known.items()]
+        overrides = [f"data={base.name}", *own, *overrides]
     try:
         with _composing(conf):
             config = _plain(compose("config", overrides))

@@ -9,15 +9,13 @@ import torch
 from torch import Tensor
 
 from qat.errors import CheckpointError, SpecError
-from qat.export.file import is_packed
-from qat.export.header import Preprocessing
+from qat.export.header import Header, Preprocessing
 from qat.export.integer import IntegerNetwork
 from qat.export.onnx_run import read_onnx
 from qat.export.trace import network_graph
-from qat.lit.architecture import preprocessing_of
 from qat.packed import load_packed
 from qat.run_spec import DataSpec
-from qat.trained import is_run_folder, open_trained
+from qat.schema import read
 
 Engine = Literal["float", "integer"]
 
@@ -71,7 +69,7 @@ def open_deployed(
             f"{path} does not exist; give a run folder, a packed file (*.safetensors) or an ONNX "
             "file of scripts/export.py"
         )
-    if is_packed(path) or path.suffix == ".safetensors":
+    if path.suffix != ".onnx":
         return _packed_file(path, engine)
     if engine == "integer":
         raise SpecError(f"engine=integer is for run folders and packed files, not for {path}")
@@ -79,17 +77,23 @@ def open_deployed(
 
 
 def _run_folder(path: Path, state: Literal["selected", "last"], engine: Engine) -> Deployed:
-    if not is_run_folder(path):
-        raise CheckpointError(f"{path} is no run folder; give runs/DATE/TIME")
+    from qat.lit.architecture import preprocessing_of  # Lightning, Hydra: files do without
+    from qat.status import state_of
+    from qat.trained import open_trained
+
     trained = open_trained(path, state=state)
     preprocessing = preprocessing_of(trained.data, trained.classes)
-    network = trained.net
-    kind = f"run folder, {state} epoch"
+    network: Any = trained.net
+    unfinished = "" if state_of(path) == "finished" else f" {state_of(path)},"
+    phase = "float warm start, " if trained.is_float else ""
+    kind = f"run folder,{unfinished} {phase}{state} epoch"
     if engine == "integer":
         from qat.export.convert import convert
 
         converted = convert(network, trained.spec.quant)
-        network = IntegerNetwork(network_graph(network, converted, _zeros(preprocessing)))  # type: ignore[assignment]
+        network = IntegerNetwork(
+            network_graph(network, converted, torch.zeros(2, *preprocessing.shape))
+        )
     return Deployed(
         _named(kind, engine), without_grad(network), preprocessing, trained.spec.data, {}
     )
@@ -101,13 +105,13 @@ def _packed_file(path: Path, engine: Engine) -> Deployed:
     assert header.preprocessing is not None  # load_packed has built the network from it
     network: Any = packed.net
     if engine == "integer":
-        example = _zeros(header.preprocessing)
+        example = torch.zeros(2, *header.preprocessing.shape)
         network = IntegerNetwork(network_graph(packed.net, packed.converted, example))
     return Deployed(
         _named("packed file", engine),
         without_grad(network),
         header.preprocessing,
-        _named_data(header.data),
+        _named_data(header, header.preprocessing),
         header.accuracy,
         packed.file.size,
     )
@@ -122,7 +126,7 @@ def _onnx_file(path: Path, threads: int | None) -> Deployed:
         f"ONNX file, {network.form} form, onnxruntime",
         network,
         header.preprocessing,
-        _named_data(header.data),
+        _named_data(header, header.preprocessing),
         header.accuracy,
         path.stat().st_size,
     )
@@ -132,8 +136,10 @@ def _named(kind: str, engine: Engine) -> str:
     return f"{kind}, {'torch' if engine == 'float' else 'integers'}"
 
 
-def _named_data(name: str) -> DataSpec | None:
-    return DataSpec(name=name) if name else None  # type: ignore[arg-type]
+def _named_data(header: Header, preprocessing: Preprocessing) -> DataSpec | None:
+    if not header.data:
+        return None
+    return read(DataSpec, {"name": header.data, "image_size": preprocessing.size}, "data")
 
 
 def without_grad(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -144,7 +150,3 @@ def without_grad(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tens
             return network(image)
 
     return logits
-
-
-def _zeros(preprocessing: Preprocessing) -> Tensor:
-    return torch.zeros(2, preprocessing.channels, preprocessing.size, preprocessing.size)

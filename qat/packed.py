@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -10,7 +9,7 @@ from torch import nn
 from qat.errors import CheckpointError, QatError
 from qat.export.convert import Converted, put
 from qat.export.file import PackedFile, read_packed, to_bytes, unpack
-from qat.export.header import Header, Preprocessing
+from qat.export.header import Header
 from qat.lit.checkpoint_file import replacing
 from qat.surgery import prepare
 
@@ -75,21 +74,13 @@ def load_packed(path: str | Path, *, model: nn.Module | None = None) -> Packed:
             )
         from qat.lit.architecture import built_network  # torchvision, and perhaps timm
 
-        model = built_network(header.architecture, header.preprocessing)
+        model = built_network(header.architecture, header.preprocessing, largest=8 * file.size)
     try:
-        prepare(model, header.quant, example=_example(header.preprocessing))
+        p = header.preprocessing
+        prepare(model, header.quant, example=None if p is None else torch.zeros(2, *p.shape))
         model.eval()
         converted = unpack(file, model)
         put(model, converted)
     except QatError as error:
         raise CheckpointError(f"{path} does not fit its network: {error}") from None
     return Packed(model, converted, file)
-
-
-def _example(preprocessing: Preprocessing | None) -> Any:
-    return None if preprocessing is None else _zeros(preprocessing)
-
-
-def _zeros(preprocessing: Preprocessing) -> torch.Tensor:
-    size = preprocessing.size
-    return torch.zeros(2, preprocessing.channels, size, size)

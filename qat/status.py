@@ -91,3 +91,8 @@ def state_of(folder: Path) -> str | None:
     with suppress(OSError, ValueError, KeyError):
         return str(json.loads((folder / "status.json").read_text())["state"])
     return None
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a run has been started in this folder."""
+    return (folder / ".hydra" / "overrides.yaml").is_file()

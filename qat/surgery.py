@@ -116,7 +116,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     Raises:
         CheckpointError: keys or shapes differ, or only some of the quantizers' entries are there.
     """
-    state, entries = _renamed(model, state), _quantizer_entries(model)
+    state, entries = _renamed(model, state), quantizer_entries(model)
     absent = [key for key in entries if key not in state]
     if absent and len(absent) < len(entries):
         raise CheckpointError(
@@ -150,7 +150,7 @@ def _renamed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
-def _quantizer_entries(model: nn.Module) -> list[str]:
+def quantizer_entries(model: nn.Module) -> list[str]:
     """Keys of a state dict that a float network does not have."""
     return [
         f"{name}.{key}"

@@ -11,8 +11,9 @@ from qat.lit.data.module import ImageData
 from qat.lit.pretrained import Norm, pretrained
 from qat.lit.restore import network_state, read_weights
 from qat.run_spec import RunSpec
+from qat.status import is_run_folder
 from qat.surgery import load_weights
-from qat.trained import Trained, is_run_folder, open_trained
+from qat.trained import Trained, open_trained
 
 
 def load_teacher(

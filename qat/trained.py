@@ -31,6 +31,7 @@ class Trained:
         data: its data module; nothing is read from disk yet.
         classes: names of the classes that the run had, by label.
         checkpoint: the file that the weights come from.
+        is_float: whether it is of the float warm start, its quantizers disabled.
     """
 
     net: nn.Module
@@ -38,6 +39,7 @@ class Trained:
     data: ImageData
     classes: tuple[str, ...]
     checkpoint: Path
+    is_float: bool
 
 
 def load_trained(
@@ -99,12 +101,7 @@ def open_trained(
     is_float = "optimizer_states" in content and not content.get("qat", {}).get("is_quantized")
     restore(net, spec.quant, content, weights="latent" if is_float else "hard")
     enable_quantizers(net, not is_float)
-    return Trained(net.eval(), spec, data, classes, found)
-
-
-def is_run_folder(folder: Path) -> bool:
-    """Whether a run has been started in this folder."""
-    return (folder / ".hydra" / "overrides.yaml").is_file()
+    return Trained(net.eval(), spec, data, classes, found, is_float)
 
 
 def _classes(folder: Path, data: ImageData) -> tuple[str, ...]:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qat.commands.options import read_arguments, run_command
+from qat.extras import require_onnx
 from qat.schema import check, option
 
 
@@ -44,6 +45,7 @@ class LatencySpec:
 def main(arguments: Sequence[str]) -> None:
     """Print a table of latencies."""
     spec = read_arguments(LatencySpec, arguments, example="size=[224]")
+    require_onnx()
     import onnxruntime
     import torch
 

@@ -12,7 +12,7 @@ FILES = sorted((ROOT / "qat").rglob("*.py"))
 # layer of each part of qat; a part may import itself, lower layers, and what PEERS says
 LAYERS = {
     "errors": 0, "names": 0, "schema": 1, "spec": 2, "distill_spec": 2, "unlabelled_spec": 2,
-    "run_spec": 3, "lit.model_options": 3, "status": 3, "overrides": 3,
+    "run_spec": 3, "lit.model_options": 3, "status": 3, "overrides": 3, "extras": 1,
     "lit.data.layout": 4, "preflight": 5,
     "functional": 6, "nn": 7, "optim": 7, "distill": 7, "theory": 7,
     "flow": 8, "plan": 8, "surgery": 8, "calibrate": 8, "audit": 8, "audit_table": 8,
@@ -38,10 +38,11 @@ PACKAGES = {
     "report": {"torch", "matplotlib", "cycler"},
     "compose": {"hydra", "omegaconf"},
     "teacher_training": set(),
+    "extras": set(),
     "packed": TORCH,
     "packed_run": TORCH,
     "deployed": TORCH,
-    "commands": {"torch", "torchvision", "PIL", "omegaconf"},
+    "commands": {"torch", "torchvision", "PIL", "omegaconf", "yaml"},
     "overrides": set(),
     "job": set(),
     "cli": {"hydra", "omegaconf"},

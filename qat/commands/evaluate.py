@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from qat.commands.options import read_arguments, run_command, split_data
+from qat.commands.options import check_path, read_arguments, run_command, split_data
 from qat.errors import SpecError
 from qat.schema import check, option
 
@@ -35,7 +35,7 @@ class EvaluateSpec:
     part: Literal["test", "validation"] = "test"
     state: Literal["selected", "last"] = "selected"
     engine: Literal["float", "integer"] = "float"
-    latency: tuple[int, ...] = option((1, 32), low=1)
+    latency: tuple[int, ...] = option((1, 32), low=1, high=4096, hint="give a list, [1,32]")
     rounds: int = option(20, low=1)
     threads: int | None = option(None, low=1)
 
@@ -49,6 +49,9 @@ def main(arguments: Sequence[str]) -> None:
 
     data_arguments, own = split_data(arguments)
     spec = read_arguments(EvaluateSpec, own, example="model=runs/DATE/TIME")
+    names = spec.model.split(",")
+    for name in names:
+        check_path(Path(name))
     import torch
 
     from qat.deployed import open_deployed
@@ -59,15 +62,12 @@ def main(arguments: Sequence[str]) -> None:
         torch.set_num_threads(spec.threads)
     networks = {
         name: open_deployed(Path(name), state=spec.state, engine=spec.engine, threads=spec.threads)
-        for name in spec.model.split(",")
+        for name in names
     }
     first = next(iter(networks.values()))
-    if data_arguments and not any(a.startswith("data=") for a in data_arguments) and first.data:
-        data_arguments = [f"data={first.data.name}", *data_arguments]
-    options = composed_data(conf_folder(), data_arguments) if data_arguments else first.data
-    if options is None:
+    if first.data is None and not data_arguments:
         raise SpecError(f"{spec.model} does not tell its data; give data=NAME")
-    data = build_data(options)
+    data = build_data(composed_data(conf_folder(), data_arguments, first.data))
     data.prepare()
     for network in networks.values():
         check_fits(network.preprocessing, data)

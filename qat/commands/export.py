@@ -24,7 +24,9 @@ from typing import TYPE_CHECKING, Literal
 
 from qat.commands.options import read_arguments, run_command, split_data
 from qat.errors import CheckpointError, SpecError
+from qat.extras import require_onnx
 from qat.schema import check, option
+from qat.status import is_run_folder
 
 if TYPE_CHECKING:
     from qat.commands.export_job import ExportJob
@@ -53,22 +55,40 @@ def main(arguments: Sequence[str]) -> None:
     """Export the run that the arguments name."""
     data_arguments, own = split_data(arguments)
     spec = read_arguments(ExportSpec, own, example="run=runs/DATE/TIME")
-    if spec.trits and spec.format != "packed":
-        raise SpecError(f"trits=true is for format=packed; {spec.format} has whole bits")
+    _check(spec)
     import torch
 
     from qat.commands.export_job import accuracies, export_job
+    from qat.lit.architecture import preprocessing_of
+    from qat.lit.judging import check_fits
+    from qat.status import state_of
     from qat.trained import open_trained
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     trained = open_trained(Path(spec.run), state=spec.state, key="run")
+    own_preprocessing = preprocessing_of(trained.data, trained.classes)
     trained = replace(trained, data=_data(trained, data_arguments))
     trained.data.prepare()
+    check_fits(own_preprocessing, trained.data)
     folder = Path(spec.out or Path(spec.run) / "export")
     job = export_job(folder, trained, trits=spec.trits)
-    print(f"run {spec.run}, {spec.state} epoch: {accuracies(job.expected)}")
+    run_state = state_of(Path(spec.run))
+    unfinished = "" if run_state == "finished" else f" ({run_state})"
+    print(f"run {spec.run}{unfinished}, {spec.state} epoch: {accuracies(job.expected)}")
     _write(job, spec)
+
+
+def _check(spec: ExportSpec) -> None:
+    """Refuse options that the format would ignore, and formats that need what is not there."""
+    if spec.trits and spec.format != "packed":
+        raise SpecError(f"trits=true is for format=packed; {spec.format} has whole bits")
+    if spec.format != "onnx" and (spec.form, spec.calibration) != ("both", 256):
+        raise SpecError(f"form and calibration are for format=onnx; got format={spec.format}")
+    if not is_run_folder(Path(spec.run)):
+        raise CheckpointError(f"run={spec.run} is no run folder; give runs/DATE/TIME")
+    if spec.format != "packed":
+        require_onnx()
 
 
 def _write(job: "ExportJob", spec: ExportSpec) -> None:
@@ -116,10 +136,8 @@ def _data(trained: "Trained", arguments: list[str]) -> "ImageData":
 
     if not arguments:
         return trained.data
-    name = f"data={trained.spec.data.name}"
-    options = composed_data(conf_folder(), [name, *arguments])
-    size = options.image_size or trained.spec.data.image_size
-    return build_data(replace(options, image_size=size), seed=trained.spec.seed)
+    options = composed_data(conf_folder(), arguments, trained.spec.data)
+    return build_data(options, seed=trained.spec.seed)
 
 
 def command() -> None:

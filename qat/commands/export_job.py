@@ -40,8 +40,8 @@ class ExportJob:
     @property
     def example(self) -> Tensor:
         """Two images of nothing."""
-        data = self.trained.data
-        return torch.zeros(2, data.channels, data.image_size, data.image_size)
+        assert self.header.preprocessing is not None  # a run's is known
+        return torch.zeros(2, *self.header.preprocessing.shape)
 
     def asked(self, network: Network) -> Parts:
         """What another form of the network answers about the same images."""

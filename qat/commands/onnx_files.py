@@ -32,7 +32,6 @@ def write_onnx(job: ExportJob, forms: Sequence[str], *, calibration: int) -> Non
     graph = network_graph(job.trained.net, job.converted, job.example)
     if "fast" in forms and not summands(graph):
         print("the network adds no two branches in front of a quantizer: fast is faithful")
-        forms = ("faithful",)
     for form in forms:
         steps = _steps(graph, job.trained.data, calibration) if form == "fast" else None
         _write_form(job, form, graph, steps)

@@ -3,14 +3,18 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
-from qat.errors import QatError, SpecError
+from qat.errors import CheckpointError, QatError, SpecError
+from qat.extras import require_onnx
 from qat.overrides import with_quoted_paths
 from qat.schema import read
+from qat.status import is_run_folder
 
 T = TypeVar("T")
 
@@ -31,8 +35,11 @@ def read_arguments(kind: type[T], arguments: Sequence[str], *, example: str) -> 
         raise SpecError(f"{bare[0]!r} must be key=value, e.g. {example}; see --help")
     try:
         values: Any = OmegaConf.to_container(OmegaConf.from_cli(with_quoted_paths(arguments)))
-    except (OmegaConfBaseException, ValueError) as error:
-        raise SpecError(f"these arguments cannot be read: {str(error).splitlines()[0]}") from None
+    except (OmegaConfBaseException, ValueError, YAMLError) as error:
+        shown = " ".join(arguments)
+        raise SpecError(
+            f"{shown!r} cannot be read ({str(error).splitlines()[0]}); close every bracket"
+        ) from None
     return read(kind, values, "")
 
 
@@ -40,6 +47,25 @@ def split_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments of the config group `data` (data=..., data.root=...), and the others."""
     data = [a for a in arguments if a.startswith(("data=", "data."))]
     return data, [a for a in arguments if a not in data]
+
+
+def check_path(path: Path) -> None:
+    """Raise CheckpointError unless a network may be at this path; reads no more than names.
+
+    A file has to end in .safetensors or .onnx, a folder to be that of a run.
+    """
+    if path.is_dir():
+        if not is_run_folder(path):
+            raise CheckpointError(f"{path} is no run folder; give runs/DATE/TIME")
+    elif not path.is_file():
+        raise CheckpointError(
+            f"{path} does not exist; give a run folder, or a file of scripts/export.py"
+        )
+    elif path.suffix not in (".safetensors", ".onnx"):
+        hint = "its run folder" if path.suffix == ".ckpt" else "a file of scripts/export.py"
+        raise CheckpointError(f"{path} is neither .safetensors nor .onnx; give {hint}")
+    elif path.suffix == ".onnx":
+        require_onnx()
 
 
 def run_command(

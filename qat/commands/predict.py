@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qat.commands.options import read_arguments, run_command
+from qat.commands.options import check_path, read_arguments, run_command
 from qat.errors import DataError, SpecError
 from qat.schema import check, option
 
@@ -38,6 +38,10 @@ def main(arguments: Sequence[str]) -> None:
     paths = list(_images([Path(a) for a in arguments if a not in options]))
     if not paths:
         raise SpecError("no image was named; give files or folders, e.g. predict.py a.png model=F")
+    check_path(Path(spec.model))
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing is not None:
+        raise DataError(f"{missing} does not exist; give image files or folders of them")
     from qat.deployed import open_deployed
 
     network = open_deployed(Path(spec.model))
@@ -72,23 +76,15 @@ def _images(paths: Sequence[Path]) -> Iterator[Path]:
 def _batch(paths: Sequence[Path], preprocessing: Any) -> Any:
     """Images (N, C, H, W) as the network wants them."""
     import torch
-    from PIL import Image, UnidentifiedImageError
 
+    from qat.lit.data.files import read_image
     from qat.lit.data.transforms import from_file
 
     mode = _MODES.get(preprocessing.channels)
     if mode is None:
         raise SpecError(f"the network wants {preprocessing.channels} channels; files have 1 or 3")
     transform = from_file(preprocessing)
-    images = []
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                images.append(transform(image.convert(mode)))
-        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-            reason = getattr(error, "strerror", None) or "it is no readable image"
-            raise DataError(f"{path} cannot be read: {reason}") from None
-    return torch.stack(images)
+    return torch.stack([transform(read_image(str(path)).convert(mode)) for path in paths])
 
 
 def command() -> None:

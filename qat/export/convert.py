@@ -21,6 +21,9 @@ from qat.plan import (
 )
 from qat.plan import weight_quantizer as projection
 from qat.spec import QuantSpec, WeightSpec
+from qat.surgery import quantizer_entries
+
+_LATENT = "parametrizations.weight.original"  # where a parametrized layer keeps its weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +128,25 @@ def put(model: nn.Module, converted: Converted) -> None:
 
 
 def latent_state(model: nn.Module, converted: Converted) -> dict[str, Tensor]:
-    """A state dict with the hard weights as latent ones, for training that goes on from here.
+    """A state dict with latent weights that have these codes, for training that goes on from here.
 
     Args:
-        model: prepared network; it says which layers share a weight.
+        model: prepared network, which may have other quantizers than the converted one: then what
+            these have learned is left out, as in float weights.
         converted: what it shall hold.
     """
     weights = {
-        key: weight.hard()
+        key: weight.latent()
         for name, weight in converted.weights.items()
         for key in _weight_keys(model, {name: weight})
     }
-    return {**converted.residue, **weights}
+    state = {**converted.residue, **weights}
+    entries = set(quantizer_entries(model))
+    plain = {key.replace(_LATENT, "weight") for key in set(model.state_dict()) - entries}
+    theirs = {key for key in state if key.replace(_LATENT, "weight") not in plain}
+    if theirs != entries:
+        state = {key: value for key, value in state.items() if key not in theirs | entries}
+    return state
 
 
 def check_residue(

@@ -11,6 +11,7 @@ from qat.schema import check, option, read
 from qat.spec import QuantSpec
 
 FORMAT = 1
+_LONGEST_REASON = 300  # letters; what is wrong may be megabytes long
 Family = Literal["small", "torchvision", "timm"]
 Crop = Literal["whole", "centre"]
 
@@ -42,8 +43,8 @@ class Preprocessing:
         classes: their names, by label.
     """
 
-    channels: int = option(low=1)
-    size: int = option(low=1)
+    channels: int = option(low=1, high=1024)
+    size: int = option(low=1, high=2048)
     crop: Crop = "whole"
     mean: tuple[float, ...] = option()
     std: tuple[float, ...] = option(above=0)
@@ -51,12 +52,20 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         check(self, "preprocessing")
+        odd = next((name for name in self.classes if not name.isprintable()), None)
+        if odd is not None:
+            raise SpecError(f"preprocessing.classes: {odd!r:.50} cannot be printed; rename it")
         for name in ("mean", "std"):
             if len(getattr(self, name)) != self.channels:
                 raise SpecError(
                     f"preprocessing.{name} must have one number per channel ({self.channels}); "
                     f"got {len(getattr(self, name))}"
                 )
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return self.channels, self.size, self.size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +96,12 @@ class Header:
 
     def __post_init__(self) -> None:
         check(self, "header")
+        for part, value in self.accuracy.items():
+            is_share = isinstance(value, (int, float)) and 0 <= value <= 1
+            if not is_share or part not in ("validation", "test"):
+                raise SpecError(
+                    f"header.accuracy must be 0..1 of validation and test; got {value!r:.50}"
+                )
 
     def to_json(self) -> str:
         """One line of JSON, the same for equal headers."""
@@ -103,5 +118,5 @@ def header_from(values: object) -> Header:
         return read(Header, values, "header")
     except (SpecError, RecursionError) as error:
         # keys may hold line breaks, values may be nested a thousand deep
-        why = " ".join(str(error).split())
+        why = "".join(c if c.isprintable() else " " for c in str(error))[:_LONGEST_REASON]
         raise CheckpointError(f"the header is not what this qat writes: {why}") from None

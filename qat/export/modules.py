@@ -7,17 +7,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qat.export.graph import Affine, AveragePool, Flatten, Layer, MaxPool, Node, Quantize, Relu
+from qat.export.graph import Affine, AveragePool, Flatten, Layer, MaxPool, Node, Relu
 from qat.export.site import Site, same
 from qat.export.weight import WeightCodes
-from qat.nn.activation import QuantizedActivation
-
-
-def activation_node(path: str, module: QuantizedActivation, site: Site) -> Node:
-    """An activation quantizer, or what it stands for while it is disabled."""
-    if module.enabled:
-        return Quantize(path=path, quantizer=module, **site.fields)
-    return same(site) if module.signed else Relu(ceiling=module.ceiling, **site.fields)
 
 
 def layer_node(path: str, module: Any, codes: WeightCodes | None, site: Site) -> Layer:

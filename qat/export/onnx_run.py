@@ -32,9 +32,11 @@ class OnnxNetwork:
     """
 
     def __init__(self, model: bytes, origin: str, *, threads: int | None = None) -> None:
+        _check_closed(model, origin)
         self._session = session(model, origin, threads=threads)
         texts = self._session.get_modelmeta().custom_metadata_map
         self.header, self.form = _header(texts.get(_KEY), origin)
+        _check_shapes(self._session, self.header, origin)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Logits float32 (N, K) of images float32 (N, C, H, W)."""
@@ -66,7 +68,6 @@ def read_onnx(path: str | Path, *, threads: int | None = None) -> OnnxNetwork:
         SpecError: onnxruntime is not installed.
     """
     try:
-        # bytes and not a path, so that no file beside it is read
         return OnnxNetwork(Path(path).read_bytes(), str(path), threads=threads)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -122,8 +123,47 @@ def _header(text: str | None, origin: str) -> tuple[Header, str]:
     try:
         content = json.loads(text or "")
         return header_from(content["header"]), str(content["form"])
-    except (ValueError, KeyError, TypeError):
+    except CheckpointError as error:
+        raise CheckpointError(f"{origin}: {error}") from None
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise CheckpointError(
             f"{origin} has no preprocessing in its metadata, so it was not written by qat; "
             "make one with scripts/export.py run=RUN_FOLDER format=onnx"
         ) from None
+
+
+def _check_closed(data: bytes, origin: str) -> None:
+    """Refuse a model that reads other files or calls operators of other libraries."""
+    import onnx
+    from onnx import external_data_helper
+
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception:  # of the protobuf library, under changing names
+        return  # the session says what is wrong
+    tensors = external_data_helper._get_all_tensors(model)
+    if any(external_data_helper.uses_external_data(tensor) for tensor in tensors):
+        raise CheckpointError(f"{origin} reads weights from other files, which ours never do")
+    others = {opset.domain for opset in model.opset_import} - {"", "ai.onnx"}
+    if others:
+        raise CheckpointError(
+            f"{origin} has operators of {min(others)!r:.50}, which onnxruntime does not run; "
+            "format=qonnx is for other tools"
+        )
+
+
+def _check_shapes(running: Any, header: Header, origin: str) -> None:
+    """Refuse a model whose images and answers are not those that its header tells of."""
+    inputs = {value.name: value.shape[1:] for value in running.get_inputs()}
+    outputs = {value.name: value.shape[1:] for value in running.get_outputs()}
+    p = header.preprocessing
+    told = (
+        ({}, {})
+        if p is None
+        else ({"image": [p.channels, p.size, p.size]}, {"logits": [len(p.classes)]})
+    )
+    if p is not None and (inputs, outputs) != told:
+        raise CheckpointError(
+            f"{origin} takes {inputs} and answers {outputs}, its header tells of {told[0]} and "
+            f"{told[1]}; export it again"
+        )

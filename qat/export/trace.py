@@ -12,8 +12,8 @@ from qat.errors import SpecError
 from qat.export.convert import Converted
 from qat.export.fold import folded
 from qat.export.functions import function_node
-from qat.export.graph import Graph, Image, Node
-from qat.export.modules import activation_node, layer_node, module_node
+from qat.export.graph import Graph, Image, Node, Quantize
+from qat.export.modules import layer_node, module_node
 from qat.export.site import CURE, Site, function_name, place_of
 from qat.export.tracer import NetworkTracer
 from qat.flow import LAYER_TYPES, evaluating
@@ -101,7 +101,7 @@ class _Translation:
         module = self.model.get_submodule(path)
         site = self._site(source, type(module).__name__)
         if isinstance(module, QuantizedActivation):
-            return activation_node(path, module, site)
+            return Quantize(path=path, quantizer=module, **site.fields)
         if isinstance(module, LAYER_TYPES):
             return layer_node(path, module, self.codes.get(id(latent_weight(module))), site)
         return module_node(module, site)

@@ -48,6 +48,15 @@ class WeightCodes:
         """The hard weight in float32, bit for bit what the network held."""
         return self.quantizer.decode(self.codes, self.scale)
 
+    def latent(self) -> Tensor:
+        """A float weight from which training may go on: one that has these codes.
+
+        On uniform and power-of-two grids, whose projections are not exact, a few codes may differ.
+        """
+        if isinstance(self.quantizer, WeightParametrization):
+            return self.quantizer.latent(self.codes, self.scale)
+        return self.hard()
+
     def levels(self) -> Tensor:
         """The level of each weight in units of the scale, float32."""
         return self.quantizer.decode(self.codes, torch.ones(()))

@@ -1,11 +1,13 @@
 """A network's architecture by name: out of a run's config, and built again for a packed file."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 
-from qat.errors import CheckpointError, SpecError
+from qat.errors import CheckpointError
 from qat.export.header import Architecture, Family, Preprocessing
 from qat.lit.models import small_model, timm_model, torchvision_resnet
 
@@ -31,23 +33,43 @@ def architecture_of(model: Mapping[str, Any]) -> Architecture | None:
     return None
 
 
-def built_network(architecture: Architecture, preprocessing: Preprocessing) -> nn.Module:
+def built_network(
+    architecture: Architecture, preprocessing: Preprocessing, *, largest: int
+) -> nn.Module:
     """A float network of this architecture with new weights; fetches nothing.
 
+    Args:
+        architecture: out of a file.
+        preprocessing: of the same file.
+        largest: number of weights that the file can hold; more are refused before any is made.
+
     Raises:
-        CheckpointError: the options are none of the family's, or do not go together.
+        CheckpointError: the options are none of the family's, do not go together, or ask for more.
     """
     try:
-        return _FACTORIES[architecture.family](
-            **{k: v for k, v in architecture.options.items() if k not in _STARTS},
-            num_classes=len(preprocessing.classes),
-            in_channels=preprocessing.channels,
-            image_size=preprocessing.size,
-        )
-    except (SpecError, TypeError) as error:
+        with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
+            count = sum(p.numel() for p in _built(architecture, preprocessing).parameters())
+            if count > largest:
+                raise CheckpointError(
+                    f"the architecture has {count:,} weights, its file holds {largest:,} at most"
+                )
+        return _built(architecture, preprocessing)
+    except CheckpointError:
+        raise
+    except Exception as error:  # options of a file may be anything to the libraries that get them
+        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"the architecture {architecture.family} cannot be built: {error}"
+            f"the architecture {architecture.family} cannot be built: {reason}"
         ) from None
+
+
+def _built(architecture: Architecture, preprocessing: Preprocessing) -> nn.Module:
+    return _FACTORIES[architecture.family](
+        **{k: v for k, v in architecture.options.items() if k not in _STARTS},
+        num_classes=len(preprocessing.classes),
+        in_channels=preprocessing.channels,
+        image_size=preprocessing.size,
+    )
 
 
 def preprocessing_of(data: "ImageData", classes: tuple[str, ...]) -> Preprocessing:

@@ -90,7 +90,7 @@ def read_weights(source: str | Path, net: nn.Module) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint file")
     if is_packed(path):
-        return latent_state(net, unpack(read_packed(path), net))
+        return _unpacked(path, net)
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -103,3 +103,13 @@ def read_weights(source: str | Path, net: nn.Module) -> dict[str, Any]:
                 f"{path} is no file of tensors: {type(error).__name__}"
             ) from error
     return load(path)
+
+
+def _unpacked(path: Path, net: nn.Module) -> dict[str, Any]:
+    file = read_packed(path)
+    try:
+        return latent_state(net, unpack(file, net))
+    except CheckpointError as error:
+        named = file.header.architecture
+        cure = f"; the file is of {named.family} {dict(named.options)}" if named else ""
+        raise CheckpointError(f"init_from={path} does not fit the model: {error}{cure}") from None

@@ -62,6 +62,11 @@ class BiperWeight(LearnedScale):
         s = scaled_gradient(self.scale, (self.scale.numel() / w.numel()) ** 0.5)
         return signs, s.to(w.dtype)
 
+    @torch.no_grad()
+    def latent(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """The nearest weights at which the sine is 1 or -1."""
+        return codes.float() * (torch.pi / (2 * _OMEGA))
+
 
 METHODS: dict[WeightMethod, type[WeightParametrization]] = {
     "lsq": LsqWeight,

@@ -110,6 +110,11 @@ class WeightParametrization(nn.Module):
         """Values of codes and scale as `encode` gives them, computed in float32, in `dtype`."""
         return self._to_values(codes.float()).mul_(scale).to(dtype)
 
+    @torch.no_grad()
+    def latent(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """A float weight in float32 that has these codes, for training to go on from."""
+        return self.decode(codes, scale)
+
     def extra_repr(self) -> str:
         """Options that distinguish two quantizers."""
         return f"{self.kind}, {self.bits} bits, per {self.granularity}, {self.derivative}"
@@ -262,6 +267,12 @@ class DorefaWeight(WeightParametrization):
         """Signs, or the odd integers -n .. n."""
         n = self.stairs.high
         return tuple(float(level) for level in range(-n, n + 1, 2))
+
+    @torch.no_grad()
+    def latent(self, codes: Tensor, scale: Tensor) -> Tensor:
+        """The hard weight, or atanh of 0.9 times the levels, whose largest is always in use."""
+        hard = self.decode(codes, scale)
+        return hard if self.bits == 1 else torch.atanh(0.9 * hard)
 
     def _to_codes(self, values: Tensor) -> Tensor:
         if self.bits == 1:

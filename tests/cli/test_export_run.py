@@ -3,6 +3,7 @@
 import json
 import re
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -162,11 +163,16 @@ def test_the_run_in_integers_answers_as_the_run(run):
         (export, ["runs=x"], ["runs", "did you mean run"]),
         (export, ["run=x", "format=onx"], ["format", "packed, onnx", "onx"]),
         (export, ["run=x", "format=onnx", "trits=true"], ["trits=true", "packed"]),
+        (export, ["run=x", "form=fast"], ["form", "format=onnx"]),
         (export, ["x"], ["'x'", "key=value"]),
+        (evaluate, ["model=a", "latency=[1"], ["latency=[1", "cannot be read", "bracket"]),
+        (predict, ["model=tests/images", "a.png"], ["tests/images is no run folder"]),
+        (predict, ["model=train.py", "a.png"], ["train.py", "neither .safetensors nor .onnx"]),
         (evaluate, ["model=nowhere"], ["nowhere", "does not exist"]),
         (evaluate, ["model=README.md"], ["README.md", "scripts/export.py"]),
         (evaluate, ["latency=[0]", "model=x"], ["latency", "0"]),
         (predict, ["model=nowhere"], ["no image"]),
+        (predict, ["model=nowhere", "a.png"], ["nowhere does not exist"]),
         (predict, ["a.png"], ["model", "must be given"]),
     ],
 )
@@ -186,10 +192,59 @@ def test_other_data_and_unreadable_images_are_refused(run, tmp_path):
         evaluate.main([f"model={packed}", "data.image_size=16"])
     broken = tmp_path / "broken.png"
     broken.write_bytes(b"\x89PNG nothing")
-    with pytest.raises(QatError, match=r"broken\.png cannot be read: it is no readable image"):
+    with pytest.raises(QatError, match=r"broken\.png is not a readable image .*; replace or"):
         predict.main([str(broken), f"model={packed}"])
     with pytest.raises(QatError, match="holds no image file"):
         predict.main([f"model={packed}", "top=1", str(run / ".hydra")])
+
+
+@pytest.mark.usefixtures("exported")
+def test_options_are_heard(run, monkeypatch, capsys):
+    opened = []
+
+    def recording(folder, *, state, **options):
+        opened.append(state)
+        return open_trained(folder, state=state, **options)
+
+    monkeypatch.setattr("qat.trained.open_trained", recording)
+    evaluate.main([f"model={run}", "state=last", "latency=[]"])
+    export.main([f"run={run}", "state=last", f"out={run.parent / 'elsewhere'}"])
+    assert opened == ["last", "last"]
+    assert capsys.readouterr().out.count("last epoch") == 2
+    assert (run.parent / "elsewhere" / "packed.safetensors").is_file()
+    with pytest.raises(QatError, match=r"engine=integer is for run folders and packed files"):
+        evaluate.main([f"model={run / 'export' / 'fast.onnx'}", "engine=integer"])
+    with pytest.raises(QatError, match="pixels a side 8, data=digits has 16"):
+        export.main([f"run={run}", "data.image_size=16"])
+
+
+@pytest.mark.usefixtures("exported")
+def test_a_file_whose_logits_are_not_the_runs_is_refused(run, monkeypatch):
+    def spoiled(path, **options):
+        packed = load_packed(path, **options)
+        with torch.no_grad():
+            packed.net.fc.bias[0] += 1e-3
+        return packed
+
+    monkeypatch.setattr("qat.packed.load_packed", spoiled)
+    with pytest.raises(QatError, match="logits on validation images are not the run's"):
+        export.main([f"run={run}", f"out={run.parent / 'spoiled'}"])
+
+
+@pytest.mark.usefixtures("exported")
+def test_images_of_16_bits_are_scaled(run, tmp_path, capsys):
+    small = Image.open(ROOT / "tests" / "images" / "digit_3.png")
+    small.convert("L").save(tmp_path / "a.png")
+    Image.fromarray(np.asarray(small.convert("L")).astype("uint16") * 257).save(tmp_path / "b.png")
+    predict.main([str(tmp_path), f"model={run / 'export' / 'packed.safetensors'}"])
+    lines = [line.split(maxsplit=1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == lines[1]
+
+
+def test_without_onnx_the_extra_is_named(run, monkeypatch):
+    monkeypatch.setattr("qat.extras.find_spec", lambda name: None)
+    with pytest.raises(QatError, match=r"onnx and onnxruntime; install the extra: pip install"):
+        export.main([f"run={run}", "format=onnx"])
 
 
 @pytest.mark.parametrize("name", ["export", "evaluate", "predict", "latency"])

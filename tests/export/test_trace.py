@@ -8,8 +8,9 @@ from exported import exported, images, randomised, resnet8
 from torch import nn
 from torch.nn import functional as F
 
+from qat.errors import SpecError
 from qat.export.convert import convert
-from qat.export.graph import Add, Affine, AveragePool, Image, Layer, Quantize, Relu, Subsample
+from qat.export.graph import Add, Affine, AveragePool, Image, Layer, Subsample
 from qat.export.integer import IntegerNetwork
 from qat.export.trace import network_graph
 from qat.lit.models import timm_model, torchvision_resnet
@@ -130,14 +131,15 @@ def test_norms_behind_sums_and_shared_values_stay():
     torch.testing.assert_close(IntegerNetwork(graph)(example), expected)
 
 
-def test_disabled_quantizers_are_what_they_replaced():
+def test_a_network_of_the_float_phase_is_refused():
     example = images(2)
     net = nn.Sequential(nn.Conv2d(3, 2, 1), nn.ReLU6(), nn.Conv2d(2, 1, 1), nn.Flatten())
     prepare(net, QuantSpec(input_bits=8), example=example)
     enable_quantizers(net, False)
-    graph = network_graph(net, convert(net, QuantSpec()), example)
-    assert not any(isinstance(node, Quantize) for node in graph)
-    assert [node.ceiling for node in graph if isinstance(node, Relu)] == [6.0]
+    with pytest.raises(
+        SpecError, match=r"input_quantizer is disabled.* float warm start; export a"
+    ):
+        convert(net, QuantSpec())
 
 
 def test_two_subsamplings_are_not_one():

@@ -1,0 +1,15 @@
+"""Packages that only some commands need."""
+
+from importlib.util import find_spec
+
+from qat.errors import SpecError
+
+
+def require_onnx() -> None:
+    """Raise SpecError unless onnx and onnxruntime are installed; imports neither."""
+    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    if missing:
+        raise SpecError(
+            f"ONNX files need {' and '.join(missing)}; install the extra: "
+            "pip install 'qat[export]', in a checkout pip install -c constraints.txt -e '.[export]'"
+        )

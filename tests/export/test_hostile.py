@@ -1,0 +1,137 @@
+"""Files that mean harm: nothing is read, built or printed on their word."""
+
+import json
+
+import pytest
+import torch
+from exported import SPECS, exported, resnet8
+from onnx import TensorProto, helper
+
+from qat.errors import CheckpointError, SpecError
+from qat.export.convert import convert
+from qat.export.file import from_bytes, to_bytes
+from qat.export.header import Architecture, Header, Preprocessing
+from qat.export.onnx_model import onnx_model
+from qat.export.onnx_run import OnnxNetwork, onnx_metadata
+from qat.lit.architecture import built_network
+from qat.packed import load_packed, save_packed
+
+PIXELS = Preprocessing(channels=3, size=8, mean=(0.0,) * 3, std=(1.0,) * 3, classes=tuple("abcde"))
+
+
+def model(header=None):
+    graph = exported(resnet8, SPECS["w1a4"])[1]
+    header = header or Header(quant=SPECS["w1a4"], preprocessing=PIXELS)
+    return onnx_model(graph, metadata=onnx_metadata(header, "faithful"))
+
+
+def refused(data, words):
+    with pytest.raises(CheckpointError) as caught:
+        OnnxNetwork(data, "f.onnx")
+    assert str(caught.value).startswith("f.onnx")
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_an_onnx_file_of_ours_opens():
+    network = OnnxNetwork(model().SerializeToString(), "f.onnx")
+    assert network(torch.zeros(2, 3, 8, 8)).shape == (2, 5)
+
+
+def test_an_onnx_file_may_not_read_other_files():
+    proto = model()
+    tensor = proto.graph.initializer.add(name="x", data_type=TensorProto.FLOAT, dims=[1])
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secret.bin")
+    refused(proto.SerializeToString(), ["other files"])
+
+
+def test_an_onnx_file_may_not_call_other_operators():
+    proto = model()
+    proto.opset_import.append(helper.make_opsetid("my.domain", 1))
+    refused(proto.SerializeToString(), ["my.domain"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"size": 1500}, {"channels": 1, "mean": (0.0,), "std": (1.0,)}, {"classes": ("one",)}],
+)
+def test_an_onnx_header_must_tell_of_the_graphs_own_shapes(change):
+    fields = {name: getattr(PIXELS, name) for name in Preprocessing.__dataclass_fields__}
+    header = Header(quant=SPECS["w1a4"], preprocessing=Preprocessing(**{**fields, **change}))
+    refused(model(header).SerializeToString(), ["its header tells of", "export it again"])
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("{}", "not written by qat"),
+        ("[" * 100_000, "not written by qat"),
+        ('{"form": "fast", "header": {"quant": {}, "preprocessing": {"channels": 0}}}', "channels"),
+        (json.dumps({"form": "f", "header": {"quant": {}, "\x1b]0;x": 1}}), "is not an option"),
+    ],
+)
+def test_onnx_metadata_that_are_no_header(text, word):
+    proto = model()
+    helper.set_model_props(proto, {"qat": text})
+    with pytest.raises(CheckpointError) as caught:
+        OnnxNetwork(proto.SerializeToString(), "f.onnx")
+    assert word in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize("name", ["a\nb", "\x1b[2J", "\ud800"])
+def test_class_names_must_be_printable(name):
+    with pytest.raises(SpecError, match="cannot be printed; rename it"):
+        Preprocessing(channels=1, size=8, mean=(0.0,), std=(1.0,), classes=("a", name))
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5, "x", float("nan")])
+def test_accuracies_must_be_shares(share):
+    with pytest.raises(SpecError, match=r"header\.accuracy must be 0\.\.1"):
+        Header(quant=SPECS["w1a4"], accuracy={"test": share})
+
+
+def test_an_architecture_larger_than_its_file_is_not_built():
+    small = Architecture(family="small", options={"name": "resnet20"})
+    assert built_network(small, PIXELS, largest=300_000) is not None
+    with pytest.raises(CheckpointError, match="weights, its file holds 1,000 at most"):
+        built_network(small, PIXELS, largest=1_000)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"name": "resnet20", "nonsense": 1},
+        {"name": "resnet20", "norm_affine": "x"},
+        {"name": 3},
+        {},
+    ],
+)
+def test_options_that_no_architecture_has(options):
+    with pytest.raises(CheckpointError, match="the architecture small cannot be built") as caught:
+        built_network(Architecture(family="small", options=options), PIXELS, largest=10**6)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kwargs", [{"act_layer": "nonsense"}, {"layers": [1, 1]}, {"block": "x"}])
+def test_options_that_timm_does_not_survive(kwargs):
+    odd = Architecture(family="timm", options={"name": "resnet10t", "kwargs": kwargs})
+    with pytest.raises(CheckpointError, match="the architecture timm cannot be built"):
+        built_network(odd, PIXELS, largest=10**9)
+
+
+def test_a_file_that_names_no_architecture_needs_a_model(tmp_path):
+    net, _ = exported(resnet8, SPECS["w1a4"])[:2]
+    path = tmp_path / "own.safetensors"
+    size = save_packed(path, convert(net, SPECS["w1a4"]), Header(quant=SPECS["w1a4"]))
+    assert path.stat().st_size == size
+    with pytest.raises(CheckpointError, match="names no architecture; open it with"):
+        load_packed(path)
+    packed = load_packed(path, model=resnet8())
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(packed.net(x), net(x))
+    assert to_bytes(packed.converted, packed.header) == path.read_bytes()
+    assert from_bytes(path.read_bytes()).size == size
