@@ -75,11 +75,11 @@ def main(arguments: Sequence[str]) -> None:
 def _models(spec: LatencySpec, size: int) -> dict[str, bytes]:
     """Form -> ONNX model, of the float network and of the quantized one."""
     from qat.export.onnx_model import onnx_model
-    from qat.export.sums import sum_steps
+    from qat.export.sums import fast_steps
 
     float_graph, _ = _graph(spec, "float", size)
     graph, example = _graph(spec, spec.quant, size)
-    steps = sum_steps(graph, [example])
+    steps = fast_steps(graph, [example])
     return {
         "float": onnx_model(float_graph).SerializeToString(),
         "faithful": onnx_model(graph).SerializeToString(),

@@ -9,10 +9,10 @@ import torch
 from qat.commands.export_job import ExportJob, accuracies
 from qat.export.graph import Graph
 from qat.export.onnx_check import onnx_moved_codes
-from qat.export.onnx_model import onnx_model, summands
+from qat.export.onnx_model import integer_stem, onnx_model, summands
 from qat.export.onnx_run import OnnxNetwork, onnx_metadata, optimised_operators
 from qat.export.qonnx_model import qonnx_model
-from qat.export.sums import sum_steps
+from qat.export.sums import fast_steps
 from qat.export.trace import network_graph
 from qat.lit.checkpoint_file import replacing
 from qat.lit.data.dataset import PlainDataset
@@ -30,8 +30,8 @@ def write_onnx(job: ExportJob, forms: Sequence[str], *, calibration: int) -> Non
         calibration: training images that find the steps of the fast form's sums.
     """
     graph = network_graph(job.trained.net, job.converted, job.example)
-    if "fast" in forms and not summands(graph):
-        print("the network adds no two branches in front of a quantizer: fast is faithful")
+    if "fast" in forms and not summands(graph) and integer_stem(graph) is None:
+        print("the network has no sums in front of quantizers, nor an integer first layer")
     for form in forms:
         steps = _steps(graph, job.trained.data, calibration) if form == "fast" else None
         _write_form(job, form, graph, steps)
@@ -82,7 +82,7 @@ def _steps(graph: Graph, data: ImageData, images: int) -> Mapping[str, float]:
     count = min(images, len(dataset))
     # spread over the whole part, whose images may be sorted by class
     chosen = [dataset[i * len(dataset) // count][0] for i in range(count)]
-    return sum_steps(graph, torch.split(torch.stack(chosen), _AT_ONCE))
+    return fast_steps(graph, torch.split(torch.stack(chosen), _AT_ONCE))
 
 
 def _written(path: Path, data: bytes) -> Path:

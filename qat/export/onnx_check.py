@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from qat.export.graph import Graph, Quantize, pooled_first
+from qat.export.graph import Graph, Quantize
 from qat.export.integer import IntegerNetwork, as_codes, moved_codes
-from qat.export.onnx_model import onnx_model
+from qat.export.onnx_model import emitted_graph, onnx_model
 from qat.export.onnx_run import session
 from qat.export.onnx_value import code_of_zero
 
@@ -24,7 +24,7 @@ def onnx_moved_codes(
         image: normalised images (N, C, H, W).
         steps: as `onnx_model` takes them.
     """
-    network = IntegerNetwork(pooled_first(graph))
+    network = IntegerNetwork(emitted_graph(graph, steps or {}))
     data = onnx_model(graph, steps=steps, exposed=True).SerializeToString()
     running = session(data, "the model")
     names = [output.name for output in running.get_outputs()]

@@ -11,16 +11,16 @@ weights are therefore the levels times a factor per channel, and factor and bias
 so that every sum gives the network's code (`qat.export.requantize`).
 
 Two forms. faithful: where two branches are added, the layers before are float convolutions of the
-levels and the sum is float. fast: these layers are integer as well, their results are rounded to
-uint8 with a step of their own (`qat.export.sums`), and the sum is one of uint8.
+levels and the sum is float, as is the first layer on the image. fast: these layers are integer as
+well; image and summands are rounded to bytes with steps of their own (`qat.export.sums`), and the
+sum is one of bytes.
 """
 
 from collections.abc import Mapping, Sequence
 
 import onnx
-import torch
 
-from qat.export.codes import CodeRule, code_rule
+from qat.export.codes import code_rule
 from qat.export.graph import (
     Add,
     Affine,
@@ -28,7 +28,6 @@ from qat.export.graph import (
     Graph,
     Image,
     Layer,
-    MaxPool,
     Node,
     Quantize,
     consumers,
@@ -43,6 +42,7 @@ from qat.export.onnx_value import (
     nearest_codes,
     over_axes,
     sign_codes,
+    signed_bytes,
 )
 from qat.export.onnx_writer import OnnxWriter
 
@@ -58,14 +58,29 @@ def onnx_model(
 
     Args:
         graph: as `qat.export.trace.network_graph` makes it.
-        steps: name of each layer in front of a sum -> step of its uint8 result, the fast form;
-            None writes the faithful one.
+        steps: of the fast form, as `qat.export.sums.fast_steps` finds them: name of each layer in
+            front of a sum -> step of its uint8 result, of the image -> step of its bytes; None
+            writes the faithful form.
         exposed: whether the codes of every quantizer become outputs, by the quantizer's name; of
-            one in front of a maximum the pooled codes, as `pooled_first` has them.
+            one in front of a maximum perhaps the pooled codes, see `emitted_graph`.
         metadata: key -> text, kept in the file.
     """
-    emission = Emission(pooled_first(graph), steps or {})
+    emission = Emission(emitted_graph(graph, steps or {}), steps or {})
     return emission.model(exposed=exposed, metadata=dict(metadata or {}))
+
+
+def emitted_graph(graph: Graph, steps: Mapping[str, float]) -> Graph:
+    """The graph as it is written: behind a float image maxima come before quantizers."""
+    return graph if graph[0].name in steps else pooled_first(graph)
+
+
+def integer_stem(graph: Graph) -> Image | None:
+    """The image, if all that uses it is a layer that bytes would make one of integers."""
+    uses = consumers(graph)
+    image, layer = graph[0], uses[graph[0].name][0]
+    if not isinstance(image, Image) or len(uses[image.name]) != 1 or not isinstance(layer, Layer):
+        return None
+    return image if fits_int8(layer) and _is_quantized_only(uses, layer) else None
 
 
 def summands(graph: Graph) -> list[Layer]:
@@ -137,14 +152,14 @@ class Emission:
             return None
         if isinstance(node, (Layer, Affine)):
             return name
-        if isinstance(node, (Add, MaxPool)):
+        if isinstance(node, Add):  # behind a maximum the sum keeps the maximum in float
             return next(filter(None, map(self._with_offset, node.inputs)), None)
         return None
 
     def _emit(self, node: Node) -> OnnxValue:
         inputs = [self.values[name] for name in node.inputs]
         if isinstance(node, Image):
-            return OnnxValue("image")
+            return self._image(node)
         if isinstance(node, Layer):
             return self.layer(node, inputs[0])
         if isinstance(node, Quantize):
@@ -158,6 +173,12 @@ class Emission:
         if isinstance(node, Concat):
             return concat(self.writer, inputs)
         return OPERATORS[type(node)](self.writer, node, inputs[0])
+
+    def _image(self, node: Image) -> OnnxValue:
+        step = self.steps.get(node.name)
+        if step is None:
+            return OnnxValue("image")
+        return nearest_codes(self.writer, "image", signed_bytes(step))
 
     def float_name(self, name: str) -> str:
         """A value as a float tensor."""
@@ -186,8 +207,7 @@ class Emission:
         raised = node.offset + self.raised.get(node.name, 0.0)
         is_integer = x.is_codes and fits_int8(node)
         if node.name in self.steps:  # in front of a sum: signed bytes, the nearest
-            half = torch.tensor(0.5, dtype=torch.float64)
-            rule = CodeRule(self.steps[node.name], -128, 127, half)
+            rule = signed_bytes(self.steps[node.name])
             if is_integer:
                 y = integer_layer(self.writer, node, x, offset=raised, rule=rule)
             else:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from qat.export.codes import CodeRule
@@ -68,6 +69,11 @@ def sign_codes(writer: OnnxWriter, x: str, threshold: str) -> OnnxValue:
     is_one = writer.add("GreaterOrEqual", [x, threshold])
     two, none = writer.scalar(2, np.uint8), writer.scalar(0, np.uint8)
     return OnnxValue(writer.add("Where", [is_one, two, none]), scale=1.0, zero=1, peak=1)
+
+
+def signed_bytes(step: float) -> CodeRule:
+    """The nearest of the codes -128 .. 127."""
+    return CodeRule(step, -128, 127, torch.tensor(0.5, dtype=torch.float64))
 
 
 def code_of_zero(rule: CodeRule) -> int:

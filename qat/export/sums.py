@@ -1,4 +1,4 @@
-"""Steps of the uint8 results in front of a sum, for the fast form of an ONNX model."""
+"""Steps of the bytes in the fast form of an ONNX model: of the image, and in front of sums."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,10 +8,28 @@ from torch import Tensor
 from qat.export.codes import CodeRule
 from qat.export.graph import Graph, Layer, consumers
 from qat.export.integer import IntegerNetwork, quantized, real
-from qat.export.onnx_model import summands
+from qat.export.onnx_model import integer_stem, summands
 
 _LARGEST = 127
 _SHARES = tuple(0.93**i for i in range(40))  # of the largest value: 1 down to 0.06
+
+
+def fast_steps(graph: Graph, images: Iterable[Tensor]) -> dict[str, float]:
+    """Name of the image and of each layer in front of a sum -> step of its bytes.
+
+    The image's is the largest |pixel| / 127; it is left out where the first layer is float anyway.
+
+    Args:
+        graph: of the network.
+        images: batches (N, C, H, W) of the training part.
+    """
+    batches = list(images)
+    steps = sum_steps(graph, batches)
+    stem = integer_stem(graph)
+    if stem is not None:
+        largest = max(float(batch.abs().max()) for batch in batches)
+        steps[stem.name] = max(largest, 1e-30) / _LARGEST
+    return steps
 
 
 def sum_steps(graph: Graph, images: Iterable[Tensor]) -> dict[str, float]:

@@ -17,7 +17,7 @@ from qat.export.integer import IntegerNetwork, as_codes
 from qat.export.onnx_check import onnx_moved_codes
 from qat.export.onnx_model import onnx_model, summands
 from qat.export.onnx_run import optimised_operators
-from qat.export.sums import sum_steps
+from qat.export.sums import fast_steps, sum_steps
 from qat.nn.models import LeNet5, Vgg11
 from qat.spec import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
 
@@ -106,6 +106,25 @@ def test_operators_that_onnxruntime_runs(graphs, name, tmp_path):
     found = optimised_operators(faithful.SerializeToString(), tmp_path)
     assert (found["Conv"], found["QLinearConv"], found["QLinearAdd"]) == (4, 3, 0)
     assert found["BitShift"] == found["BitwiseAnd"] == found["Gather"] == 0  # folded at load
+
+
+def test_the_fast_form_takes_the_image_in_bytes_where_the_first_layer_is_integer(graphs, tmp_path):
+    example = images(4)
+    for name, convs in (("w1a4", 0), ("ends-float", 1), ("w1a1", 7)):
+        graph = graphs[name]
+        steps = fast_steps(graph, [example])
+        assert (graph[0].name in steps) == (convs == 0)
+        found = optimised_operators(onnx_model(graph, steps=steps).SerializeToString(), tmp_path)
+        assert (found["Conv"], found["QLinearConv"]) == (convs, 7 - convs)
+    graph = graphs["w1a4"]
+    steps = fast_steps(graph, [example])
+    assert steps[graph[0].name] == pytest.approx(float(example.abs().max()) / 127)
+    # the same as a network that quantizes its image itself, but for the sums
+    rounded = (example / steps[graph[0].name]).round() * steps[graph[0].name]
+    first = next(node for node in graph if isinstance(node, Quantize))
+    found = run(onnx_model(graph, steps=steps, exposed=True), example)[first.path]
+    wanted = IntegerNetwork(graph).codes(rounded)[first.path]
+    assert float((torch.from_numpy(found).int() != wanted).double().mean()) < 1e-3
 
 
 def test_with_an_image_in_codes_every_convolution_is_one_of_integers(graphs, tmp_path):
