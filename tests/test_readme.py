@@ -36,6 +36,31 @@ def test_every_command_line_of_the_readme_composes():
         checked(conf_folder(), [w for w in words if w != "-m"], multirun="-m" in words)
 
 
+def test_every_command_of_the_shipping_section_is_understood():
+    from qat.commands.evaluate import EvaluateSpec
+    from qat.commands.export import ExportSpec
+    from qat.commands.options import read_arguments
+    from qat.commands.predict import PredictSpec
+    from qat.compose import conf_folder, group_option
+    from qat.overrides import with_quoted_paths
+
+    section = README.partition("## Shipping")[2].partition("\n## ")[0]
+    lines = re.findall(r"^python (scripts/)?(\w+)\.py ([^#\n]*)", section, flags=re.M)
+    specs = {"export": ExportSpec, "evaluate": EvaluateSpec, "predict": PredictSpec}
+    assert {name for folder, name, _ in lines if folder} == set(specs)
+    for folder, name, text in lines:
+        words = text.split()
+        if folder:
+            for path in [word for word in words if "=" not in word]:
+                assert (ROOT / path).exists(), path
+            options = [word for word in words if "=" in word]
+            assert read_arguments(specs[name], options, example="")
+        else:
+            assert (ROOT / f"{name}.py").is_file()
+            assert with_quoted_paths(words) == words
+    assert group_option(conf_folder(), "quant", "bcgd_w1a4")
+
+
 def test_the_package_names_what_the_readme_promises():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     commands = ("export", "evaluate", "predict")
