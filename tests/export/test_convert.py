@@ -154,7 +154,8 @@ def test_training_can_go_on_with_other_options(other):
     spec = floating if other == "float" else {**CASES, "dorefa": (lenet, DOREFA)}[other][1]
     fresh = prepared(lenet, spec, seed=5)
     started = load_weights(fresh, latent_state(fresh, converted))
-    assert bool(started) == (other != "float")
+    # DoReFa's weights learn nothing besides, so the steps of the activations are all that is kept
+    assert bool(started) == (other in ("lsq", "input-bits"))
     weight = converted.weights["conv1"].hard()
     assert torch.equal(latent_weight(fresh.get_submodule("conv1")), weight)
 
