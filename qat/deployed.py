@@ -102,16 +102,16 @@ def _run_folder(path: Path, state: Literal["selected", "last"], engine: Engine) 
 def _packed_file(path: Path, engine: Engine) -> Deployed:
     packed = load_packed(path)
     header = packed.header
-    assert header.preprocessing is not None  # load_packed has built the network from it
+    preprocessing = _told(header, path)
     network: Any = packed.net
     if engine == "integer":
-        example = torch.zeros(2, *header.preprocessing.shape)
+        example = torch.zeros(2, *preprocessing.shape)
         network = IntegerNetwork(network_graph(packed.net, packed.converted, example))
     return Deployed(
         _named("packed file", engine),
         without_grad(network),
-        header.preprocessing,
-        _named_data(header, header.preprocessing),
+        preprocessing,
+        _named_data(header, preprocessing),
         header.accuracy,
         packed.file.size,
     )
@@ -120,16 +120,21 @@ def _packed_file(path: Path, engine: Engine) -> Deployed:
 def _onnx_file(path: Path, threads: int | None) -> Deployed:
     network = read_onnx(path, threads=threads)
     header = network.header
-    if header.preprocessing is None:
-        raise CheckpointError(f"{path} does not tell its preprocessing; export it from a run")
+    preprocessing = _told(header, path)
     return Deployed(
         f"ONNX file, {network.form} form, onnxruntime",
         network,
-        header.preprocessing,
-        _named_data(header, header.preprocessing),
+        preprocessing,
+        _named_data(header, preprocessing),
         header.accuracy,
         path.stat().st_size,
     )
+
+
+def _told(header: Header, path: Path) -> Preprocessing:
+    if header.preprocessing is None:
+        raise CheckpointError(f"{path} does not tell its preprocessing; export it from a run")
+    return header.preprocessing
 
 
 def _named(kind: str, engine: Engine) -> str:

@@ -42,7 +42,7 @@ PACKAGES = {
     "packed": TORCH,
     "packed_run": TORCH,
     "deployed": TORCH,
-    "commands": {"torch", "torchvision", "PIL", "omegaconf", "yaml"},
+    "commands": {"torch", "onnx", "torchvision", "PIL", "omegaconf", "yaml"},
     "overrides": set(),
     "job": set(),
     "cli": {"hydra", "omegaconf"},

@@ -101,8 +101,7 @@ def _print_latencies(networks: "dict[str, Deployed]", spec: EvaluateSpec) -> Non
     from qat.lit.judging import latencies
 
     functions = {name: network.logits for name, network in networks.items()}
-    pixels = next(iter(networks.values())).preprocessing
-    shape = (pixels.channels, pixels.size, pixels.size)
+    shape = next(iter(networks.values())).preprocessing.shape
     for batch in spec.latency:
         found = latencies(functions, shape, batch=batch, rounds=spec.rounds)
         threads = torch.get_num_threads()

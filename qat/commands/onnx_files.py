@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from onnx.helper import set_model_props
 
 from qat.commands.export_job import ExportJob, accuracies
 from qat.export.graph import Graph
@@ -47,11 +48,11 @@ def write_qonnx(job: ExportJob) -> None:
 
 
 def _write_form(job: ExportJob, form: str, graph: Graph, steps: Mapping[str, float] | None) -> None:
-    draft = onnx_model(graph, steps=steps, metadata=onnx_metadata(job.header, form))
-    found = job.asked(OnnxNetwork(draft.SerializeToString(), form))
+    model = onnx_model(graph, steps=steps, metadata=onnx_metadata(job.header, form))
+    found = job.asked(OnnxNetwork(model.SerializeToString(), form))
     # the accuracy is known only now, and the rest is the same
-    metadata = onnx_metadata(job.header_with(found), form)
-    data = onnx_model(graph, steps=steps, metadata=metadata).SerializeToString()
+    set_model_props(model, onnx_metadata(job.header_with(found), form))
+    data = model.SerializeToString()
     path = _written(job.folder / f"{form}.onnx", data)
     print(f"{path}: {len(data):,} bytes; {accuracies(found)}")
     for name, part in found.items():

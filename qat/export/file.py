@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from qat.errors import CheckpointError
 from qat.export.convert import Converted, quantized_layers, quantizer_of
 from qat.export.header import FORMAT, Header, header_from
-from qat.export.weight import unpacked
+from qat.export.weight import is_ternary, unpacked
 
 _NO_DIGEST = "0" * 64
 _BEGIN = re.compile(
@@ -162,7 +162,7 @@ def unpack(file: PackedFile, model: nn.Module) -> Converted:
     for name, spec in layers.items():
         quantizer = quantizer_of(spec)
         shape = model.get_submodule(name).weight.shape
-        trits = file.header.trits and quantizer.levels == (-1.0, 0.0, 1.0)
+        trits = file.header.trits and is_ternary(quantizer)
         try:
             codes, scale = file.tensors[f"codes/{name}"], file.tensors[f"scale/{name}"]
             weights[name] = unpacked(codes, scale, shape, quantizer, trits=trits)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from qat.export.codes import CodeRule, code_rule
 from qat.export.weight import WeightCodes
 from qat.nn.activation import QuantizedActivation
 
@@ -148,6 +149,12 @@ class Concat(Node):
 
 
 Graph = list[Node]
+
+
+def code_rules(graph: Graph) -> dict[str, CodeRule]:
+    """Name of each quantizer's node -> its rule."""
+    quantizers = [node for node in graph if isinstance(node, Quantize)]
+    return {node.name: code_rule(node.quantizer, node.path) for node in quantizers}
 
 
 def consumers(graph: Graph) -> dict[str, list[Node]]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from qat.export.codes import CodeRule, code_rule
+from qat.export.codes import CodeRule
 from qat.export.graph import (
     Add,
     Affine,
@@ -31,6 +31,7 @@ from qat.export.graph import (
     Quantize,
     Relu,
     Subsample,
+    code_rules,
 )
 from qat.export.numbers import Combination, Term, over_channels
 
@@ -46,8 +47,7 @@ class IntegerNetwork:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
-        quantizers = [node for node in graph if isinstance(node, Quantize)]
-        self.rules = {node.name: code_rule(node.quantizer, node.path) for node in quantizers}
+        self.rules = code_rules(graph)
 
     def __call__(self, image: Tensor) -> Tensor:
         """Logits float32 (N, K) of normalised images (N, C, H, W)."""

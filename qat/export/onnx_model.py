@@ -30,6 +30,7 @@ from qat.export.graph import (
     Layer,
     Node,
     Quantize,
+    code_rules,
     consumers,
     pooled_first,
 )
@@ -118,8 +119,7 @@ class Emission:
         self.steps = steps
         self.nodes = {node.name: node for node in graph}
         self.uses = consumers(graph)
-        quantizers = [node for node in graph if isinstance(node, Quantize)]
-        self.rules = {node.name: code_rule(node.quantizer, node.path) for node in quantizers}
+        self.rules = code_rules(graph)
         self.raised = self._raised()
         self.writer = OnnxWriter()
         self.values: dict[str, OnnxValue] = {}

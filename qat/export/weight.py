@@ -35,7 +35,7 @@ class WeightCodes:
     @property
     def is_ternary(self) -> bool:
         """Whether three codes are all there are, so that five fit into a byte."""
-        return self.quantizer.levels == (-1.0, 0.0, 1.0)
+        return is_ternary(self.quantizer)
 
     @property
     def largest_code(self) -> int:
@@ -72,6 +72,11 @@ class WeightCodes:
         if trits:
             return pack_trits(self.codes + 1)
         return pack_bits(_unsigned(self.codes, self.bits), self.bits)
+
+
+def is_ternary(quantizer: WeightQuantizer | WeightParametrization) -> bool:
+    """Whether -1, 0 and 1 are all the levels."""
+    return quantizer.levels == (-1.0, 0.0, 1.0)
 
 
 def weight_codes(weight: Tensor, quantizer: WeightQuantizer | WeightParametrization) -> WeightCodes:

@@ -116,8 +116,8 @@ def test_a_folder_from_elsewhere_calls_nothing_of_its_own(tmp_path):
     config = resolved()
     recorded(conf_folder(), tmp_path, config)
     for file, more in (
-        ("overrides.yaml", ["+model.x={_target_: os.mkdir, path: /tmp/x}"]),
-        ("config.yaml", {"model": {"x": {"_target_": "os.mkdir", "path": "/tmp/x"}}}),
+        ("overrides.yaml", ["+model.x={_target_: os.mkdir, path: made_by_it}"]),
+        ("config.yaml", {"model": {"x": {"_target_": "os.mkdir", "path": "made_by_it"}}}),
     ):
         path = tmp_path / ".hydra" / file
         before = OmegaConf.load(path)
