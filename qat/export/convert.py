@@ -53,8 +53,8 @@ def convert(model: nn.Module, spec: QuantSpec) -> Converted:
 
     Raises:
         SpecError: a layer's weight should have a quantizer of its own and has none, or shares its
-            weight with a layer that has another one.
-        SpecError: its quantizers are disabled, as in the float warm start.
+            weight with a layer that has another one; or its quantizers are disabled, as in the
+            float warm start.
         NonFiniteError: a parameter or statistic is NaN or infinite.
     """
     _refuse_float_phase(model)

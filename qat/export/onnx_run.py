@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.errors import CheckpointError, SpecError
+from qat.errors import CheckpointError
 from qat.export.header import Header, header_from
+from qat.extras import require_onnx
 
 _KEY = "qat"
 
@@ -32,6 +33,7 @@ class OnnxNetwork:
     """
 
     def __init__(self, model: bytes, origin: str, *, threads: int | None = None) -> None:
+        require_onnx()
         _check_closed(model, origin)
         self._session = session(model, origin, threads=threads)
         texts = self._session.get_modelmeta().custom_metadata_map
@@ -98,10 +100,9 @@ def session(
         CheckpointError: the runtime refuses the model.
         SpecError: onnxruntime is not installed.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise SpecError("ONNX files need onnx and onnxruntime: pip install 'qat[export]'") from None
+    require_onnx()
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 4  # errors come as exceptions
