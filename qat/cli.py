@@ -31,10 +31,13 @@ def _run(arguments: list[str]) -> None:
     from hydra._internal.utils import get_args_parser
 
     from qat.compose import checked, conf_folder, resumed_overrides
+    from qat.sweep.command import is_sweep, sweep
 
     args = get_args_parser().parse_args(arguments)
     overrides = with_quoted_paths(args.overrides)
     asks_only = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+    if not asks_only and is_sweep(overrides, multirun=args.multirun):
+        sys.exit(0 if sweep(overrides) else EXIT_FAILED)
     if not asks_only:
         overrides = resumed_overrides(overrides)
         specs = checked(conf_folder(), overrides, multirun=args.multirun)

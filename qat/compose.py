@@ -6,7 +6,7 @@ import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,21 @@ _FREE = ("resume", "resume_allow")
 _LEAST_FREE = 10 * 2**20  # bytes; less does not even hold the smallest network's checkpoints
 
 
+@dataclass(frozen=True, slots=True)
+class Composed:
+    """One run's overrides and what they come to.
+
+    Attributes:
+        overrides: as on the command line, without those of hydra itself.
+        config: resolved, plain values.
+        spec: the same, checked.
+    """
+
+    overrides: tuple[str, ...]
+    config: dict[str, Any]
+    spec: RunSpec
+
+
 def conf_folder() -> Path:
     """The folder conf/: inside the installed package, or beside it in a checkout."""
     inside = Path(__file__).resolve().parent / "conf"
@@ -47,8 +62,19 @@ def checked(conf: Path, overrides: list[str], *, multirun: bool = False) -> list
     Raises:
         SpecError: one line for the first thing that is wrong.
     """
-    jobs = _jobs(overrides) if multirun else [overrides]
+    jobs = combinations(overrides) if multirun else [overrides]
     return [_checked_run(conf, job) for job in jobs]
+
+
+def composed(conf: Path, overrides: Sequence[str]) -> Composed:
+    """Compose and check one run, wherever it will lie.
+
+    Raises:
+        QatError: as `checked`.
+    """
+    own = [o for o in overrides if not o.lstrip("+~").startswith("hydra.")]
+    config = _composed_config(conf, list(overrides))
+    return Composed(tuple(own), config, check_config(config))
 
 
 def resumed_overrides(overrides: list[str]) -> list[str]:
@@ -123,6 +149,17 @@ def group_option(conf: Path, group: str, name: str) -> Any:
         raise SpecError(_one_line(error, conf, overrides)) from None
 
 
+def sweep_option(conf: Path, options: Sequence[str]) -> Any:
+    """The config group `sweep` of these options, sweep=NAME and sweep.KEY=VALUE, as plain values.
+
+    Raises:
+        SpecError: there is no such file, or an option cannot be read.
+    """
+    # a group apart: no run's config holds it
+    added = [f"+{o}" if o.startswith("sweep=") else f"++{o.lstrip('+')}" for o in options]
+    return _composed_config(conf, added).get("sweep", {})
+
+
 def composed_data(conf: Path, overrides: list[str], base: DataSpec | None = None) -> DataSpec:
     """The config group `data` of these overrides, checked.
 
@@ -139,11 +176,7 @@ def composed_data(conf: Path, overrides: list[str], base: DataSpec | None = None
         known = {k: v for k, v in asdict(base).items() if v is not None and k != "name"}
         own = [f"data.{key}={as_override(value)}" for key, value in known.items()]
         overrides = [f"data={base.name}", *own, *overrides]
-    try:
-        with _composing(conf):
-            config = _plain(compose("config", overrides))
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise SpecError(_one_line(error, conf, overrides)) from None
+    config = _composed_config(conf, overrides)
     spec = read(DataSpec, config["data"], "data")
     check_data(spec)
     return spec
@@ -175,6 +208,22 @@ def recorded(conf: Path, folder: Path, config: Mapping[str, Any]) -> None:
     hydra.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(overrides), hydra / "overrides.yaml")
     OmegaConf.save(OmegaConf.create(dict(config)), hydra / "config.yaml")
+
+
+def record(folder: Path, run: Composed) -> None:
+    """Write RUN/.hydra/ as Hydra does it for a run of its own."""
+    hydra = folder / ".hydra"
+    hydra.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(list(run.overrides)), hydra / "overrides.yaml")
+    OmegaConf.save(OmegaConf.create(run.config), hydra / "config.yaml")
+
+
+def _composed_config(conf: Path, overrides: list[str]) -> dict[str, Any]:
+    try:
+        with _composing(conf):
+            return _plain(compose("config", overrides))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise SpecError(_one_line(error, conf, overrides)) from None
 
 
 def _nearest(conf: Path, group: str, wanted: Mapping[str, Any]) -> str:
@@ -216,7 +265,19 @@ def _composing(conf: Path) -> Iterator[None]:
         state.hydra = outer
 
 
-def _jobs(overrides: list[str]) -> Iterable[list[str]]:
+def combinations(overrides: list[str]) -> Iterable[list[str]]:
+    """The overrides of every run that a command with lists of choices asks for, in order.
+
+    Raises:
+        SpecError: an override cannot be read.
+    """
+    try:
+        return _combinations(overrides)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise SpecError(_one_line(error, conf_folder(), overrides)) from None
+
+
+def _combinations(overrides: list[str]) -> Iterable[list[str]]:
     parser = OverridesParser.create()
     choices = []
     for override in parser.parse_overrides(overrides):

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qat.folder_lock import only_process
 from qat.preflight import config_hash
 from qat.run_spec import RunSpec
 from qat.status import Status
@@ -26,9 +27,11 @@ def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
     Raises:
         QatError: see `qat.lit.run.train`; status.json has the message.
     """
-    status = Status(folder, config_hash(config))
-    with status.recording_failures():
-        return _run(config, spec, folder, status)
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_process(folder):
+        status = Status(folder, config_hash(config))
+        with status.recording_failures():
+            return _run(config, spec, folder, status)
 
 
 def _run(config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status) -> float:
@@ -55,12 +58,27 @@ def _run(config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status)
         print(f"run folder: {folder}", flush=True)
         summary, found = train(built, spec, parts, folder, signals=signals)
     print("\n" + audit_table(found) + "\n")
-    summary |= {"config_hash": status.config_hash, "wall_seconds": status.seconds()}
+    summary |= {
+        "config_hash": status.config_hash,
+        "code": status.code,
+        "wall_seconds": status.seconds(),
+    }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    status.write("finished")
+    status.write("finished", metrics=_metrics(summary))
     print(_result_lines(summary, folder), flush=True)
     chosen = summary.get("selected") or summary["last"]
     return float(chosen.get("val_acc", chosen.get("val_agreement")))
+
+
+def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The scores of the states that a run ends with."""
+    return {
+        state: {
+            key: value for key, value in summary[state].items() if isinstance(value, int | float)
+        }
+        for state in ("last", "selected")
+        if state in summary
+    }
 
 
 def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:

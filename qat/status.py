@@ -2,17 +2,20 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+from qat.code_version import code_version
 from qat.errors import QatError, SpecError
 
 
 class Status:
     """RUN/status.json: state (waiting for its teacher, running, finished, failed, interrupted).
 
-    With the config hash, the error, the threads and the time.
+    With the error, the metrics, the config hash, the code, the threads and the time.
 
     Args:
         folder: run folder.
@@ -22,6 +25,7 @@ class Status:
     def __init__(self, folder: Path, config_hash: str) -> None:
         self._path = folder / "status.json"
         self.config_hash = config_hash
+        self.code = asdict(code_version())
         self._earlier = 0.0
         self._start = time.monotonic()
         self._threads: int | None = None
@@ -71,26 +75,46 @@ class Status:
             self.write("failed", error=f"{type(error).__name__}: {error}")
             raise
 
-    def write(self, state: str, *, error: str | None = None) -> None:
+    def write(
+        self, state: str, *, error: str | None = None, metrics: Mapping[str, Any] | None = None
+    ) -> None:
         """Replace the file; a folder that cannot be written to is not worth a second error."""
         content = {
             "state": state,
-            "config_hash": self.config_hash,
             "error": error,
+            "metrics": metrics,
+            "config_hash": self.config_hash,
+            "code": self.code,
             "seconds": self.seconds(),
             "threads": self._threads,
         }
-        with suppress(OSError):
-            part = self._path.with_suffix(".json.part")
-            part.write_text(json.dumps(content, indent=2) + "\n")
-            part.replace(self._path)
+        _replace(self._path, content)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """The content of a run folder's status.json, empty if there is none to read."""
+    with suppress(OSError, ValueError):
+        content = json.loads((folder / "status.json").read_text())
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
 def state_of(folder: Path) -> str | None:
     """The state that a run folder's status.json tells, None if there is none to read."""
-    with suppress(OSError, ValueError, KeyError):
-        return str(json.loads((folder / "status.json").read_text())["state"])
-    return None
+    state = read_status(folder).get("state")
+    return None if state is None else str(state)
+
+
+def mark(folder: Path, state: str, error: str) -> None:
+    """Write down what became of a run that could not do so itself."""
+    _replace(folder / "status.json", read_status(folder) | {"state": state, "error": error})
+
+
+def _replace(path: Path, content: Mapping[str, Any]) -> None:
+    with suppress(OSError):
+        part = path.with_suffix(".json.part")
+        part.write_text(json.dumps(content, indent=2) + "\n")
+        part.replace(path)
 
 
 def is_run_folder(folder: Path) -> bool:

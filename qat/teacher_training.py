@@ -1,8 +1,7 @@
 """The float teacher that a student's command trains first when it is given none."""
 
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from qat.compose import conf_folder, group_option, recorded
 from qat.distill_spec import DistillSpec
 from qat.errors import QatError
+from qat.folder_lock import only_process
 from qat.preflight import check_config, config_hash
 from qat.run_spec import RunSpec
 from qat.status import state_of
@@ -74,7 +74,12 @@ def ensure_teacher(
     wanted = teacher_config(config, spec.distill)
     folder = Path(spec.distill.teacher_training.folder) / config_hash(_identity(wanted))
     folder.mkdir(parents=True, exist_ok=True)
-    with _only_one(folder):
+
+    def waiting() -> None:
+        print(f"teacher: waiting for the process that trains it in {folder}", flush=True)
+
+    # a lock of its own: the run inside locks its folder itself
+    with only_process(folder, name="lock", wait=math.inf, waiting=waiting):
         if state_of(folder) == "finished":
             print(f"teacher: {folder}, trained earlier for the same config", flush=True)
             return folder
@@ -109,20 +114,3 @@ def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
         for group, keys in free.items()
     }
     return {**config, **kept}
-
-
-@contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Let one process at a time train in `folder`; the others wait and find it finished."""
-    if sys.platform == "win32":  # no advisory locks there
-        yield
-        return
-    import fcntl
-
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"teacher: waiting for the process that trains it in {folder}", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

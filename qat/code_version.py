@@ -1,0 +1,68 @@
+"""Which code trains: the version, the commit, and a hash of the sources that enter the numbers."""
+
+import hashlib
+import subprocess
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parent
+# rooms that look at finished runs, or start them, and cannot change a number of one
+_OUTSIDE = ("commands", "export", "report", "sweep", "theory", "cli.py", "sweep_spec.py")
+
+
+@dataclass(frozen=True, slots=True)
+class CodeVersion:
+    """What is recorded of the code behind a run.
+
+    Attributes:
+        version: of the installed package, None for a checkout on the path.
+        commit: git commit of the checkout, with "+" behind it if files were changed since; None
+            outside of one.
+        sources: first 12 hex digits of the SHA-256 of every source file that enters a run's
+            numbers, paths included. Equal sources mean equal code, committed or not.
+    """
+
+    version: str | None
+    commit: str | None
+    sources: str
+
+
+@cache
+def code_version() -> CodeVersion:
+    """The code that this process has; found once."""
+    return CodeVersion(_version(), _commit(), _sources())
+
+
+def _version() -> str | None:
+    try:
+        return version("qat")
+    except PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    root = _PACKAGE.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        head = _git(root, "rev-parse", "--short=10", "HEAD")
+        return head + ("+" if _git(root, "status", "--porcelain", "--", "qat", "conf") else "")
+    except (OSError, subprocess.SubprocessError):  # no git, or not our repository
+        return None
+
+
+def _git(root: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(root), *arguments]
+    answer = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+    return answer.stdout.strip()
+
+
+def _sources() -> str:
+    digest = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        name = path.relative_to(_PACKAGE)
+        if name.parts[0] not in _OUTSIDE:
+            digest.update(f"{name.as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]

@@ -1,0 +1,70 @@
+"""What a command says of its sweep, taken apart from what it says of the runs."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from qat.compose import conf_folder, sweep_option
+from qat.errors import SpecError
+from qat.schema import read
+from qat.sweep_spec import SweepSpec
+
+
+def is_sweep(overrides: Sequence[str], *, multirun: bool) -> bool:
+    """Whether a command is for many runs: -m, or sweep options."""
+    return multirun or any(map(_is_option, overrides))
+
+
+def sweep(overrides: Sequence[str]) -> bool:
+    """Run the sweep that a command asks for; returns whether all of its jobs are finished.
+
+    Raises:
+        QatError: see `qat.sweep.run.run_sweep`.
+    """
+    from qat.sweep.run import run_sweep
+
+    own = [o for o in overrides if not _is_option(o)]
+    _check_runs(own)
+    spec, chosen = sweep_spec([o for o in overrides if _is_option(o)])
+    return run_sweep(own, spec, folder_of(own, spec, chosen))
+
+
+def sweep_spec(options: Sequence[str]) -> tuple[SweepSpec, str | None]:
+    """The options of a sweep, and the name of the file they come from.
+
+    Args:
+        options: sweep=NAME and sweep.KEY=VALUE.
+
+    Raises:
+        SpecError: one is unknown or out of range.
+    """
+    chosen = [o.partition("=")[2] for o in options if o.startswith("sweep=")]
+    name = chosen[-1] if chosen else None
+    return read(SweepSpec, sweep_option(conf_folder(), options), "sweep"), name
+
+
+def folder_of(overrides: Sequence[str], spec: SweepSpec, chosen: str | None) -> Path:
+    """The sweep's folder: hydra.sweep.dir, or below sweep.folder by name, file, experiment or hash.
+
+    The same command finds the same folder.
+    """
+    given = {o.partition("=")[0]: o.partition("=")[2].strip("\"'") for o in overrides}
+    if "hydra.sweep.dir" in given:
+        return Path(given["hydra.sweep.dir"])
+    digest = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
+    name = spec.name or chosen or given.get("experiment") or digest
+    return Path(spec.folder) / name.replace("/", "_")
+
+
+def _is_option(override: str) -> bool:
+    return override.lstrip("+").startswith(("sweep=", "sweep."))
+
+
+def _check_runs(overrides: Sequence[str]) -> None:
+    for override in overrides:
+        key = override.lstrip("+~").partition("=")[0]
+        if key in ("resume", "hydra.run.dir"):
+            raise SpecError(
+                f"{override}: a sweep has a folder for each run and continues by itself; give the "
+                "same command again, or choose the folder with hydra.sweep.dir=FOLDER"
+            )

@@ -1,0 +1,101 @@
+"""One run of a sweep: what it is, where it lies, and what is to be done with it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qat.code_version import code_version
+from qat.compose import Composed
+from qat.preflight import config_hash
+from qat.status import state_of
+
+Action = Literal["start", "continue", "retry", "skip", "leave"]
+
+_LABEL_LENGTH = 80  # of a folder's name, which also holds the hashes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A run of a sweep.
+
+    Attributes:
+        label: the overrides that tell it from the sweep's other runs.
+        run: overrides, config and options.
+        folder: its run folder.
+    """
+
+    label: str
+    run: Composed
+    folder: Path
+
+    @property
+    def hash(self) -> str:
+        """Of its config."""
+        return config_hash(self.run.config)
+
+    @property
+    def state(self) -> str | None:
+        """What its status.json says, None if it was never started."""
+        return state_of(self.folder)
+
+    def action(self, *, retry: bool) -> Action:
+        """What the sweep does with it: a finished one is skipped, a failed one left unless asked."""
+        match self.state:
+            case None:
+                return "start"
+            case "finished" | "pruned":
+                return "skip"
+            case "failed":
+                return "retry" if retry else "leave"
+            case _:
+                return "continue"
+
+
+def jobs_of(
+    runs: Sequence[Composed],
+    sweep: Path,
+    *,
+    any_code: bool = False,
+    names: Sequence[str] | None = None,
+) -> list[Job]:
+    """The jobs of a sweep, each in its folder; equal runs are one job.
+
+    A job is known by the hash of its config and that of the code, which end its folder's name. The
+    label before them may change when the command grows.
+
+    Args:
+        runs: composed.
+        sweep: the sweep's folder.
+        any_code: whether a folder that was begun with other code is taken.
+        names: labels; None finds them.
+    """
+    here = sorted(path for path in sweep.glob("*-*-*") if path.is_dir())
+    jobs: dict[str, Job] = {}
+    names = names or labels([run.overrides for run in runs])
+    for run, label in zip(runs, names, strict=True):
+        config = config_hash(run.config)
+        own = f"-{config}-{code_version().sources}"
+        known = [p for p in here if p.name.endswith(own)]
+        if any_code and not known:
+            known = [p for p in here if p.name.rpartition("-")[0].endswith(f"-{config}")]
+        # of several with other code the finished one
+        known.sort(key=lambda path: state_of(path) != "finished")
+        folder = known[0] if known else sweep / (_file_name(label) + own)
+        jobs.setdefault(config, Job(label, run, folder))
+    return list(jobs.values())
+
+
+def labels(runs: Sequence[Sequence[str]]) -> list[str]:
+    """Of each list of overrides those that are not in all of them, as one text.
+
+    >>> labels([["seed=1", "quant=float", "model=vgg11"], ["seed=2", "quant=float", "model=vgg11"]])
+    ['seed=1', 'seed=2']
+    """
+    common = set(runs[0]).intersection(*runs[1:]) if len(runs) > 1 else set()
+    return [",".join(o for o in run if o not in common) or "run" for run in runs]
+
+
+def _file_name(label: str) -> str:
+    return re.sub(r"[^\w.=,+-]+", "_", label)[:_LABEL_LENGTH].strip("_-") or "run"

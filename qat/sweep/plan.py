@@ -1,0 +1,65 @@
+"""The jobs that a sweep's command asks for."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from qat.code_version import code_version
+from qat.compose import combinations, composed, conf_folder
+from qat.sweep.draw import as_text, drawn
+from qat.sweep.job import Action, Job, jobs_of
+from qat.sweep_spec import SweepSpec
+
+_TOLD: dict[Action, str] = {
+    "skip": "finished, skipped",
+    "continue": "interrupted, to be continued",
+    "retry": "failed, to be run again",
+    "leave": "failed, left alone (sweep.retry=true runs them again)",
+    "start": "new",
+}
+
+
+def planned(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> list[Job]:
+    """Every job of a grid or of random draws; a key given on the command line wins over a draw.
+
+    Raises:
+        SpecError: a job's config is wrong.
+    """
+    given = {o.partition("=")[0] for o in overrides}
+    draws = drawn(spec) if spec.method == "random" else [_lists(spec)]
+    asked = [
+        [*(choice for choice in draw if choice.partition("=")[0] not in given), *overrides]
+        for draw in draws
+    ]
+    runs = [composed(conf_folder(), run) for one in asked for run in combinations(one)]
+    return jobs_of(runs, folder, any_code=spec.any_code)
+
+
+def shared_overrides(overrides: Sequence[str], spec: SweepSpec) -> list[str]:
+    """The overrides of every job: the command's, and its threads.
+
+    The number of threads moves the last bits of every sum, so it is part of what a run is.
+    """
+    if spec.threads is None and any(o.startswith("training.threads=") for o in overrides):
+        return list(overrides)
+    threads = spec.threads or max(1, (os.cpu_count() or 1) // spec.parallel)
+    return [*overrides, f"training.threads={threads}"]
+
+
+def plan_lines(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> list[str]:
+    """What will become of each job, with the hashes that decide it."""
+    code = code_version()
+    actions = Counter(job.action(retry=spec.retry) for job in jobs)
+    return [
+        f"sweep {folder}: {len(jobs)} jobs, code {code.sources} (commit {code.commit})",
+        *(f"  {actions[action]} {words}" for action, words in _TOLD.items() if actions[action]),
+        *(f"  {job.hash}  {job.action(retry=spec.retry):8}  {job.label}" for job in jobs),
+    ]
+
+
+def _lists(spec: SweepSpec) -> list[str]:
+    return [
+        f"{key}={','.join(as_text(value) for value in values)}"
+        for key, values in spec.parameters.items()
+    ]

@@ -1,0 +1,114 @@
+"""What a sweep says while it runs, and at its end."""
+
+import csv
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from qat.status import read_status
+from qat.sweep.job import Job
+
+_STATES = ("finished", "pruned", "failed", "interrupted")
+
+
+class Progress:
+    """One line for the whole sweep, rewritten in place on a terminal, else one for each end.
+
+    Args:
+        total: number of jobs.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._is_terminal = sys.stdout.isatty()
+        self._start = time.monotonic()
+        self._ended = 0
+
+    def ended(self, job: Job) -> None:
+        """A job has ended."""
+        self._ended += 1
+        self._clear()
+        status = read_status(job.folder)
+        text = status.get("error") or _score(job)
+        print(f"{status.get('state', 'interrupted'):11} {job.label}  {text}", flush=True)
+
+    def show(self, jobs: Sequence[Job], running: Sequence[Job]) -> None:
+        """Rewrite the line, on a terminal."""
+        if self._is_terminal:
+            self._clear()
+            print(self.line(jobs, running)[:160], end="", flush=True)
+
+    def line(self, jobs: Sequence[Job], running: Sequence[Job]) -> str:
+        """How many jobs are in which state, where the running ones are, and the time to go."""
+        states = [job.state for job in jobs if job not in running]
+        counts = {state: states.count(state) for state in _STATES}
+        told = [f"{counts['finished']} of {self.total} finished"]
+        told += [f"{count} {state}" for state, count in counts.items() if count][1:]
+        now = [f"{job.label} ({_epochs(job)})" for job in running]
+        left = self.total - sum(counts.values())
+        return " | ".join([", ".join(told), *now, *self._to_go(left)])
+
+    def _to_go(self, jobs: int) -> list[str]:
+        if not self._ended or not jobs:
+            return []
+        seconds = (time.monotonic() - self._start) / self._ended * jobs
+        return [f"about {_duration(seconds)} to go"]
+
+    def _clear(self) -> None:
+        if self._is_terminal:
+            print("\r\x1b[K", end="")
+
+
+def closing_lines(jobs: Sequence[Job], folder: Path) -> list[str]:
+    """The table of a sweep's jobs, and below it every job that did not finish, with its error."""
+    width = max(len(job.label) for job in jobs)
+    lines = [f"{job.label:{width}}  {job.state or 'not started':11}  {_score(job)}" for job in jobs]
+    missing = [job for job in jobs if job.state not in ("finished", "pruned")]
+    if missing:
+        lines += ["", f"not finished ({len(missing)} of {len(jobs)}):"]
+        for job in missing:
+            error = read_status(job.folder).get("error") or "not started"
+            lines.append(f"  {job.label}: {' '.join(str(error).split())}")
+            lines.append(f"    {job.folder}")
+    return [*lines, "", f"sweep folder: {folder}"]
+
+
+def _score(job: Job) -> str:
+    """The accuracies of a finished job."""
+    metrics = read_status(job.folder).get("metrics") or {}
+    state = metrics.get("selected") or metrics.get("last") or {}
+    names = {"val_acc": "val", "val_agreement": "val agreement", "test_acc": "test"}
+    return "  ".join(f"{title} {state[key]:.4f}" for key, title in names.items() if key in state)
+
+
+def _epochs(job: Job) -> str:
+    done, of = epochs_done(job.folder), job.run.config["trainer"]["max_epochs"]
+    return f"epoch {done} of {of}"
+
+
+def epochs_done(folder: Path) -> int:
+    """Epochs that a run has validated, by its metrics.csv."""
+    return len(validation_scores(folder))
+
+
+def validation_scores(folder: Path) -> dict[int, float]:
+    """Epoch, from 1 -> validation score, of what metrics.csv of a run holds by now."""
+    try:
+        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError:
+        return {}
+    scores = {}
+    for row in rows:
+        value = row.get("val/acc") or row.get("val/agreement")
+        if value and row.get("epoch"):
+            scores[int(row["epoch"]) + 1] = float(value)
+    return scores
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,78 @@
+"""A whole sweep: what is finished is skipped, what was interrupted goes on, the rest is begun."""
+
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from qat.folder_lock import only_process
+from qat.sweep.job import Job
+from qat.sweep.plan import plan_lines, planned, shared_overrides
+from qat.sweep.pool import Pool
+from qat.sweep.progress import Progress, closing_lines
+from qat.sweep.search import search
+from qat.sweep_spec import SweepSpec
+
+_LOOK = 1.0  # seconds between two looks at the running jobs
+# what was interrupted goes first, so that little lies half done
+_ORDER = ("continue", "retry", "start")
+
+
+def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
+    """Run every job of a sweep that is not finished yet; prints the plan, the progress, the end.
+
+    Args:
+        overrides: as on the command line, with lists of choices, without flags and sweep options.
+        spec: the sweep's options.
+        folder: the sweep's; its jobs lie in it.
+
+    Returns:
+        Whether every job is finished or, in a search, pruned.
+
+    Raises:
+        SpecError: a job's config is wrong; none is begun then.
+        QatError: another process runs this sweep.
+    """
+    shared = shared_overrides(overrides, spec)
+    jobs = [] if spec.method == "tpe" else planned(shared, spec, folder)
+    if spec.list:
+        print("\n".join(plan_lines(jobs, spec, folder)))
+        return True
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_process(folder), _stopped_by_sigterm():
+        if spec.method == "tpe":
+            jobs = search(shared, spec, folder)
+        else:
+            print("\n".join(plan_lines(jobs, spec, folder)), flush=True)
+            _run_all(jobs, spec, folder)
+    print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
+    return all(job.state in ("finished", "pruned") for job in jobs)
+
+
+def _run_all(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> None:
+    actions = {job: job.action(retry=spec.retry) for job in jobs}
+    waiting = deque(job for action in _ORDER for job in jobs if actions[job] == action)
+    progress = Progress(len(jobs))
+    with Pool(spec.parallel, folder.name) as pool:
+        while waiting or pool.running:
+            while waiting and pool.has_room:
+                pool.start(waiting.popleft())
+            progress.show(jobs, pool.running)
+            for job in pool.ended(timeout=_LOOK):
+                progress.ended(job)
+
+
+@contextmanager
+def _stopped_by_sigterm() -> Iterator[None]:
+    """A block that SIGTERM ends in good order, with 143: its jobs save and stop."""
+
+    def stop(signum: int, frame: FrameType | None) -> None:
+        raise SystemExit(128 + signum)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,142 @@
+"""A search by Optuna whose draws are known from its seed, and which outlives its process."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qat.errors import QatError
+from qat.extras import require_optuna
+from qat.sweep.draw import as_text, is_integer
+from qat.sweep_spec import SweepSpec
+
+if TYPE_CHECKING:
+    import optuna
+
+_STARTUP = 5  # trials drawn at random before TPE has something to learn from, and before pruning
+
+
+class Study:
+    """Trials of the tree-structured Parzen estimator, kept in FOLDER/optuna.db (SQLite).
+
+    The sampler is seeded anew for each trial, by the sweep's seed and the trial's number, so that
+    a search that was interrupted draws what an undisturbed one draws from the same results.
+
+    Args:
+        folder: the sweep's.
+        spec: its options.
+
+    Raises:
+        QatError: the stored study searches other parameters.
+        SpecError: Optuna is not installed.
+    """
+
+    def __init__(self, folder: Path, spec: SweepSpec) -> None:
+        require_optuna()
+        import optuna
+
+        optuna.logging.set_verbosity(logging.WARNING)
+        self._spec = spec
+        self._study = optuna.create_study(
+            storage=f"sqlite:///{folder / 'optuna.db'}",
+            study_name="sweep",
+            direction="maximize",
+            load_if_exists=True,
+            pruner=optuna.pruners.MedianPruner(
+                n_startup_trials=_STARTUP, n_warmup_steps=spec.prune_after
+            )
+            if spec.prune
+            else optuna.pruners.NopPruner(),
+        )
+        self._check_same({k: _plain(v) for k, v in spec.parameters.items()})
+
+    def _check_same(self, parameters: Mapping[str, Any]) -> None:
+        before = self._study.user_attrs.get("parameters")
+        if before is None:
+            self._study.set_user_attr("parameters", parameters)
+        elif before != parameters:
+            raise QatError(
+                f"the study of this sweep searches {before}, now asked are {parameters}; "
+                "give the new one another sweep.name"
+            )
+
+    @property
+    def asked(self) -> int:
+        """Number of trials so far."""
+        return len(self._study.get_trials(deepcopy=False))
+
+    def unfinished(self) -> list["optuna.trial.Trial"]:
+        """Trials that a process which is no more has begun."""
+        import optuna
+
+        running = (optuna.trial.TrialState.RUNNING,)
+        return [
+            optuna.trial.Trial(self._study, found._trial_id)
+            for found in self._study.get_trials(deepcopy=False, states=running)
+        ]
+
+    def ask(self) -> "optuna.trial.Trial":
+        """A new trial, its values drawn."""
+        import optuna
+
+        with warnings.catch_warnings():
+            # constant_liar is new in Optuna; it keeps trials that run together apart
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            self._study.sampler = optuna.samplers.TPESampler(
+                seed=self._spec.seed * 1_000_003 + self.asked,
+                n_startup_trials=_STARTUP,
+                constant_liar=self._spec.parallel > 1,
+            )
+        trial = self._study.ask()
+        self.overrides(trial)
+        return trial
+
+    def overrides(self, trial: "optuna.trial.Trial") -> list[str]:
+        """The values of a trial, as overrides."""
+        return [
+            f"{key}={_suggested(trial, key, values)}"
+            for key, values in self._spec.parameters.items()
+        ]
+
+    def tell(self, trial: "optuna.trial.Trial", score: float | None, *, pruned: bool) -> None:
+        """The end of a trial: its score, None for a failure."""
+        import optuna
+
+        if pruned:
+            self._study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        elif score is None:
+            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        else:
+            self._study.tell(trial, score)
+
+    def prunes(self, trial: "optuna.trial.Trial", scores: Mapping[int, float]) -> int | None:
+        """The first epoch at which a trial falls behind, None if it does not.
+
+        Args:
+            trial: that runs.
+            scores: quantized epoch, from 1 -> validation score.
+        """
+        import optuna
+
+        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        for epoch in sorted(set(scores) - set(known)):
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+                trial.report(scores[epoch], epoch)
+            if trial.should_prune():
+                return epoch
+        return None
+
+
+def _suggested(trial: "optuna.trial.Trial", key: str, values: Any) -> Any:
+    if not isinstance(values, Mapping):
+        return trial.suggest_categorical(key, [as_text(value) for value in values])
+    options = {k: values[k] for k in ("log", "step") if values.get(k) is not None}
+    if is_integer(values):
+        return trial.suggest_int(key, values["low"], values["high"], **options)
+    return trial.suggest_float(key, values["low"], values["high"], **options)
+
+
+def _plain(values: Any) -> Any:
+    return dict(values) if isinstance(values, Mapping) else list(values)

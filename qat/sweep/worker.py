@@ -1,0 +1,76 @@
+"""The process of one job: its own log, and an end with the sweep that started it."""
+
+import os
+import signal
+import sys
+import threading
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from qat.compose import Composed, record
+from qat.errors import QatError
+from qat.folder_lock import only_process
+
+EXIT_FAILED = 1
+# what importing takes most of a job's start; a fork server that has it starts jobs at once
+PRELOAD = ("qat.sweep.worker", "qat.lit.run", "qat.audit_table", "timm", "sklearn.datasets")
+_LEAVING = 60.0  # seconds that the job of a killed sweep may need to save and leave
+
+
+def work(run: Composed, folder: str, group: str, alive: Connection) -> None:
+    """Run or continue one job; ends the process.
+
+    Args:
+        run: of the job.
+        folder: its run folder; what would be printed goes to FOLDER/train.log.
+        group: name of the sweep, the group of its runs in Weights & Biases.
+        alive: from the sweep; closed when that ends, however it ends, and the job saves and stops.
+    """
+    os.environ.setdefault("WANDB_RUN_GROUP", group)
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    if hasattr(os, "setsid"):
+        os.setsid()  # Ctrl-C is the sweep's matter, which passes it on once
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    _redirect(path / "train.log")
+    threading.Thread(target=_stop_with, args=(alive,), daemon=True).start()
+    sys.exit(_run(run, path))
+
+
+def _run(run: Composed, folder: Path) -> int:
+    from qat.job import run_job
+
+    try:
+        with only_process(folder, wait=_LEAVING):
+            pass  # an orphan of a killed sweep has left
+        record(folder, run)
+        run_job(run.config, run.spec, folder)
+    except QatError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_FAILED
+    finally:
+        _close_wandb()
+    return 0
+
+
+def _redirect(log: Path) -> None:
+    """Let everything that this process prints go to a file, also what libraries in C print."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
+
+
+def _stop_with(alive: Connection) -> None:
+    """Ask this process to save and stop once the other end is closed."""
+    try:
+        alive.recv_bytes()
+    except (EOFError, OSError):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _close_wandb() -> None:
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
