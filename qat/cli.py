@@ -2,13 +2,17 @@
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from qat.errors import QatError
 from qat.overrides import with_quoted_paths
 from qat.run_spec import RunSpec
 from qat.status import state_of
+
+if TYPE_CHECKING:
+    from qat.sweep.command import SweepWork
 
 EXIT_BAD_COMMAND = 2
 EXIT_FAILED = 1
@@ -37,16 +41,47 @@ def _run(arguments: list[str]) -> None:
     overrides = with_quoted_paths(args.overrides)
     asks_only = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
     if not asks_only and is_sweep(overrides, multirun=args.multirun):
-        sys.exit(0 if sweep(overrides) else EXIT_FAILED)
+        sys.exit(0 if sweep(overrides, launch=_launch) else EXIT_FAILED)
     if not asks_only:
         overrides = resumed_overrides(overrides)
         specs = checked(conf_folder(), overrides, multirun=args.multirun)
         if specs[0].resume is not None and _is_finished(Path(specs[0].resume), specs[0]):
             print(f"{specs[0].resume} is finished; see its summary.json")
             return
+        _group_runs(overrides)
     flags = [a for a in arguments if a not in set(args.overrides)]
     sys.argv = [sys.argv[0], *flags, *overrides]
     _hydra_main()
+
+
+def _group_runs(overrides: list[str]) -> None:
+    """Runs of one experiment are one group in Weights & Biases, unless the logger names another."""
+    chosen = [o.partition("=")[2] for o in overrides if o.startswith("experiment=")]
+    if chosen:
+        os.environ.setdefault("WANDB_RUN_GROUP", chosen[-1])
+
+
+def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
+    """Let Hydra hand the runs of a sweep to the launcher that the command chose.
+
+    Each job finds its own run folder; Hydra's folders hold its own files only.
+    """
+    own = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=.launched/${hydra.job.num}"]
+    sys.argv = [sys.argv[0], "--multirun", *overrides, *own]
+
+    def job(cfg: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
+
+        config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        try:
+            work(config, list(HydraConfig.get().overrides.task))
+        except QatError as error:  # its status.json has it; the other jobs go on
+            print(f"error: {error}", file=sys.stderr)
+        finally:
+            _close_wandb()
+
+    _hydra_main(job)
 
 
 def _is_finished(folder: Path, spec: RunSpec) -> bool:
@@ -54,7 +89,7 @@ def _is_finished(folder: Path, spec: RunSpec) -> bool:
     return state_of(folder) == "finished" and "trainer.max_epochs" not in spec.resume_allow
 
 
-def _hydra_main() -> None:
+def _hydra_main(task: Callable[[Any], Any] | None = None) -> None:
     import hydra
 
     from qat.compose import conf_folder
@@ -62,7 +97,9 @@ def _hydra_main() -> None:
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # let exceptions through: ours become one line here, and a bug shows its whole traceback
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    job = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(_job)
+    job = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(
+        task or _job
+    )
     try:
         job()
     except QatError as error:
@@ -74,9 +111,8 @@ def _hydra_main() -> None:
 
 
 def _job(cfg: Any) -> float | None:
-    """One run in its folder; returns the validation score of the selected epoch, for sweepers."""
+    """One run in its folder; returns the validation score of the selected epoch."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.types import RunMode
     from omegaconf import OmegaConf
 
     from qat.job import run_job
@@ -88,8 +124,6 @@ def _job(cfg: Any) -> float | None:
     try:
         return run_job(config, spec, folder)
     except QatError as error:
-        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the others go on; Hydra reports this one
-            raise
         _die(str(error), EXIT_FAILED)
     except BrokenPipeError:
         raise

@@ -9,7 +9,10 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
 # rooms that look at finished runs, or start them, and cannot change a number of one
-_OUTSIDE = ("commands", "export", "report", "sweep", "theory", "cli.py", "sweep_spec.py")
+_OUTSIDE = (
+    *("commands", "export", "peers", "report", "sweep", "theory"),
+    *("cli.py", "sweep_spec.py"),
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from qat.errors import SpecError
 from qat.schema import check, option
 
-Method = Literal["grid", "random", "tpe"]
+Method = Literal["grid", "random", "tpe", "tuned"]
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
 
@@ -18,7 +18,8 @@ class SweepSpec:
     """The config group `sweep`.
 
     Attributes:
-        method: grid takes every combination; random and tpe (Optuna) draw `trials` of them.
+        method: grid takes every combination; random and tpe (Optuna) draw `trials` of them; tuned
+            chooses the values of `tune` for each other combination, on validation.
         name: of the sweep's folder; null takes the experiment's name, else a hash of the command.
         folder: where sweeps are kept.
         parameters: key -> list of values, or {low, high, log, step} for random and tpe.
@@ -27,6 +28,8 @@ class SweepSpec:
         prune: whether tpe stops jobs whose validation score is below the median of the earlier
             jobs' at the same epoch.
         prune_after: quantized epochs that every job gets.
+        tune: keys whose values are chosen.
+        tune_seeds: seeds of the runs that choose them.
         parallel: jobs at the same time.
         threads: CPU threads of each job; null divides the cores among them.
         retry: whether jobs that failed are run again, from their last checkpoint.
@@ -42,6 +45,8 @@ class SweepSpec:
     seed: int = option(1, low=0)
     prune: bool = True
     prune_after: int = option(2, low=1)
+    tune: tuple[str, ...] = ("optimizer.lr",)
+    tune_seeds: tuple[int, ...] = option((1, 2), low=0)
     parallel: int = option(1, low=1, high=1024)
     threads: int | None = option(None, low=1)
     retry: bool = False
@@ -70,8 +75,8 @@ def _check_parameter(key: str, values: object, method: Method) -> None:
             f"{path} must be a list of values, or low, high and perhaps log and step; "
             f"got {values!r}"
         )
-    if method == "grid":
-        raise SpecError(f"{path} is a range; sweep.method=grid needs a list of values")
+    if method in ("grid", "tuned"):
+        raise SpecError(f"{path} is a range; sweep.method={method} needs a list of values")
     low, high = values["low"], values["high"]
     are_numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (low, high))
     if not are_numbers or not low < high or (values.get("log") and low <= 0):

@@ -1,13 +1,19 @@
 """What a command says of its sweep, taken apart from what it says of the runs."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from qat.compose import conf_folder, sweep_option
 from qat.errors import SpecError
 from qat.schema import read
 from qat.sweep_spec import SweepSpec
+
+# (config, overrides): the work of one job
+SweepWork = Callable[[Mapping[str, Any], Sequence[str]], None]
+# (overrides with lists, sweep's folder, work)
+Launch = Callable[[list[str], Path, SweepWork], None]
 
 
 def is_sweep(overrides: Sequence[str], *, multirun: bool) -> bool:
@@ -15,18 +21,26 @@ def is_sweep(overrides: Sequence[str], *, multirun: bool) -> bool:
     return multirun or any(map(_is_option, overrides))
 
 
-def sweep(overrides: Sequence[str]) -> bool:
+def sweep(overrides: Sequence[str], *, launch: Launch) -> bool:
     """Run the sweep that a command asks for; returns whether all of its jobs are finished.
+
+    Args:
+        overrides: as on the command line, without flags.
+        launch: hands the runs to a launcher of Hydra, if the command chose one.
 
     Raises:
         QatError: see `qat.sweep.run.run_sweep`.
     """
+    from qat.sweep.launched import run_launched
     from qat.sweep.run import run_sweep
 
     own = [o for o in overrides if not _is_option(o)]
     _check_runs(own)
     spec, chosen = sweep_spec([o for o in overrides if _is_option(o)])
-    return run_sweep(own, spec, folder_of(own, spec, chosen))
+    folder = folder_of(own, spec, chosen)
+    if any(o.startswith("hydra/launcher=") for o in own):
+        return run_launched(own, spec, folder, launch)
+    return run_sweep(own, spec, folder)
 
 
 def sweep_spec(options: Sequence[str]) -> tuple[SweepSpec, str | None]:

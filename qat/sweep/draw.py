@@ -10,6 +10,11 @@ from qat.overrides import as_override
 from qat.sweep_spec import SweepSpec
 
 
+def listed(parameters: Mapping[str, Any]) -> list[str]:
+    """Lists of values as overrides with lists of choices."""
+    return [f"{key}={','.join(map(as_text, values))}" for key, values in parameters.items()]
+
+
 def drawn(spec: SweepSpec) -> list[list[str]]:
     """The overrides of each of `trials` draws; draw i depends on the seed and i only.
 

@@ -41,7 +41,7 @@ class Job:
         return state_of(self.folder)
 
     def action(self, *, retry: bool) -> Action:
-        """What the sweep does with it: a finished one is skipped, a failed one left unless asked."""
+        """What the sweep does with it; a failed job is left alone unless asked."""
         match self.state:
             case None:
                 return "start"

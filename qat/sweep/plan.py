@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qat.code_version import code_version
 from qat.compose import combinations, composed, conf_folder
-from qat.sweep.draw import as_text, drawn
+from qat.sweep.draw import drawn, listed
 from qat.sweep.job import Action, Job, jobs_of
 from qat.sweep_spec import SweepSpec
 
@@ -27,7 +27,7 @@ def planned(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> list[Job
         SpecError: a job's config is wrong.
     """
     given = {o.partition("=")[0] for o in overrides}
-    draws = drawn(spec) if spec.method == "random" else [_lists(spec)]
+    draws = drawn(spec) if spec.method == "random" else [listed(spec.parameters)]
     asked = [
         [*(choice for choice in draw if choice.partition("=")[0] not in given), *overrides]
         for draw in draws
@@ -55,11 +55,4 @@ def plan_lines(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> list[str]:
         f"sweep {folder}: {len(jobs)} jobs, code {code.sources} (commit {code.commit})",
         *(f"  {actions[action]} {words}" for action, words in _TOLD.items() if actions[action]),
         *(f"  {job.hash}  {job.action(retry=spec.retry):8}  {job.label}" for job in jobs),
-    ]
-
-
-def _lists(spec: SweepSpec) -> list[str]:
-    return [
-        f"{key}={','.join(as_text(value) for value in values)}"
-        for key, values in spec.parameters.items()
     ]

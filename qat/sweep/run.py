@@ -8,11 +8,12 @@ from pathlib import Path
 from types import FrameType
 
 from qat.folder_lock import only_process
-from qat.sweep.job import Job
+from qat.sweep.job import Job, jobs_of
 from qat.sweep.plan import plan_lines, planned, shared_overrides
 from qat.sweep.pool import Pool
 from qat.sweep.progress import Progress, closing_lines
-from qat.sweep.search import search
+from qat.sweep.search import check_search, search
+from qat.sweep.tuned import Trial, run_chosen, runs_of, trials_of
 from qat.sweep_spec import SweepSpec
 
 _LOOK = 1.0  # seconds between two looks at the running jobs
@@ -36,7 +37,22 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
         QatError: another process runs this sweep.
     """
     shared = shared_overrides(overrides, spec)
-    jobs = [] if spec.method == "tpe" else planned(shared, spec, folder)
+
+    def run_all(jobs: Sequence[Job]) -> None:
+        print("\n".join(plan_lines(jobs, spec, folder)), flush=True)
+        _run_all(jobs, spec, folder)
+
+    # what can be known is checked before anything is made
+    jobs: list[Job] = []
+    trials: list[Trial] = []
+    match spec.method:
+        case "tpe":
+            check_search(shared)
+        case "tuned":
+            trials = trials_of(shared, spec)
+            jobs = jobs_of(runs_of(trials), folder, any_code=spec.any_code)
+        case _:
+            jobs = planned(shared, spec, folder)
     if spec.list:
         print("\n".join(plan_lines(jobs, spec, folder)))
         return True
@@ -45,8 +61,9 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
         if spec.method == "tpe":
             jobs = search(shared, spec, folder)
         else:
-            print("\n".join(plan_lines(jobs, spec, folder)), flush=True)
-            _run_all(jobs, spec, folder)
+            run_all(jobs)
+        if spec.method == "tuned":
+            jobs += run_chosen(trials, jobs, shared, spec, run_all)
     print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
     return all(job.state in ("finished", "pruned") for job in jobs)
 

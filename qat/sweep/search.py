@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qat.compose import composed, conf_folder
+from qat.extras import require_optuna
 from qat.status import mark, read_status
 from qat.sweep.job import Job, jobs_of
 from qat.sweep.pool import Pool
@@ -19,14 +20,22 @@ if TYPE_CHECKING:
 _LOOK = 1.0  # seconds between two looks at the running jobs
 
 
+def check_search(overrides: Sequence[str]) -> None:
+    """Check what can be known before the first trial is drawn.
+
+    Raises:
+        SpecError: the config that all trials share is wrong, or Optuna is not installed.
+    """
+    require_optuna()
+    composed(conf_folder(), overrides)
+
+
 def search(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> list[Job]:
     """Run the trials of a study that are not finished; returns the jobs of all of this call.
 
     Raises:
-        SpecError: the config that all trials share is wrong.
         QatError: the stored study searches other parameters.
     """
-    composed(conf_folder(), overrides)  # checked before the first trial is drawn
     return _Search(list(overrides), spec, folder).run()
 
 

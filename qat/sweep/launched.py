@@ -1,0 +1,70 @@
+"""A sweep through a launcher of Hydra, such as SLURM's: each job knows whether it has to run."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qat.compose import Composed, record
+from qat.errors import SpecError
+from qat.preflight import check_config, config_hash
+from qat.sweep.command import Launch
+from qat.sweep.draw import listed
+from qat.sweep.job import Job
+from qat.sweep.plan import plan_lines, planned
+from qat.sweep.progress import closing_lines
+from qat.sweep_spec import SweepSpec
+
+
+def run_launched(overrides: Sequence[str], spec: SweepSpec, folder: Path, launch: Launch) -> bool:
+    """Run a grid through Hydra's launcher; returns whether all of its jobs are finished.
+
+    The number of threads is the launcher's matter unless sweep.threads gives it.
+
+    Args:
+        overrides: of the command, with lists, and hydra/launcher=NAME.
+        spec: the sweep's options.
+        folder: of the sweep.
+        launch: hands the runs to the launcher.
+
+    Raises:
+        SpecError: the sweep is no grid, or a job's config is wrong.
+    """
+    if spec.method != "grid":
+        raise SpecError(
+            f"sweep.method={spec.method} does not go with hydra/launcher=; leave the launcher out "
+            "for processes of this machine, or use sweep.method=grid"
+        )
+    threads = [] if spec.threads is None else [f"training.threads={spec.threads}"]
+    given = {o.partition("=")[0] for o in overrides}
+    lists = [o for o in listed(spec.parameters) if o.partition("=")[0] not in given]
+    shared = [*lists, *overrides, *threads]
+    own = [o for o in shared if not o.startswith("hydra")]
+    jobs = planned(own, SweepSpec(any_code=spec.any_code), folder.absolute())
+    print("\n".join(plan_lines(jobs, spec, folder)), flush=True)
+    if spec.list:
+        return True
+
+    folders = {job.hash: job.folder for job in jobs}
+
+    def work(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
+        _work(config, overrides, folders[config_hash(config)], spec)
+
+    launch(shared, folder.absolute(), work)
+    print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
+    return all(job.state == "finished" for job in jobs)
+
+
+def _work(
+    config: Mapping[str, Any], overrides: Sequence[str], folder: Path, spec: SweepSpec
+) -> None:
+    """One job on whatever machine it was sent to: begun, continued or left as it is."""
+    from qat.job import run_job
+
+    run = Composed(tuple(overrides), dict(config), check_config(config))
+    job = Job("", run, folder)
+    action = job.action(retry=spec.retry)
+    if action in ("skip", "leave"):
+        print(f"{job.folder}: {job.state}")
+        return
+    record(job.folder, run)
+    run_job(run.config, run.spec, job.folder)

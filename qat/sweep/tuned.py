@@ -1,0 +1,141 @@
+"""Equal tuning for every row of a comparison: try on validation, choose, then run all seeds."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qat.compose import Composed, combinations, composed, conf_folder
+from qat.errors import SpecError
+from qat.preflight import config_hash
+from qat.status import read_status
+from qat.sweep.draw import listed
+from qat.sweep.job import Job, jobs_of
+from qat.sweep_spec import SweepSpec
+
+RunAll = Callable[[Sequence[Job]], None]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Trial:
+    """One choice of the tuned values for one row.
+
+    Attributes:
+        row: overrides that are not tuned, without the seed.
+        values: the tuned ones.
+        runs: one for each tuning seed.
+    """
+
+    row: tuple[str, ...]
+    values: tuple[str, ...]
+    runs: tuple[Composed, ...]
+
+
+def trials_of(overrides: Sequence[str], spec: SweepSpec) -> list[Trial]:
+    """What is tried for the rows of a comparison: each gets every combination of the tuned values.
+
+    A row is a combination of the overrides without the seed and the tuned keys.
+
+    Args:
+        overrides: of the command, with lists.
+        spec: the sweep's options.
+
+    Raises:
+        SpecError: a tuned key has no values, or a config is wrong.
+    """
+    given = {o.partition("=")[0]: o for o in [*listed(spec.parameters), *overrides]}
+    for key in spec.tune:
+        if key not in given:
+            raise SpecError(f"sweep.tune={key} has no values; give {key}=VALUE,VALUE,...")
+    tuned = list(combinations([given[key] for key in spec.tune]))
+    others = [o for key, o in given.items() if key not in (*spec.tune, "seed")]
+    return [
+        Trial(tuple(row), tuple(values), tuple(_seeded([*row, *values], spec.tune_seeds)))
+        for row in combinations(others)
+        for values in tuned
+    ]
+
+
+def runs_of(trials: Sequence[Trial]) -> list[Composed]:
+    """Every run that the choice needs."""
+    return [run for trial in trials for run in trial.runs]
+
+
+def run_chosen(
+    trials: Sequence[Trial],
+    jobs: Sequence[Job],
+    overrides: Sequence[str],
+    spec: SweepSpec,
+    run_all: RunAll,
+) -> list[Job]:
+    """Choose the values of each row on validation, and run all seeds of the command with them.
+
+    The values with the highest mean validation score of the last epoch are chosen, the first of
+    equals; one with a run that failed is not. tuned.json in the sweep's folder holds all scores.
+
+    Args:
+        trials: that were run.
+        jobs: theirs.
+        overrides: of the command, with lists.
+        spec: the sweep's options.
+        run_all: runs the jobs that are not finished.
+
+    Returns:
+        The jobs that were not among the trials'.
+    """
+    scores = {trial: _score(trial, jobs) for trial in trials}
+    chosen = _chosen(scores)
+    folder = jobs[0].folder.parent
+    _write(folder, scores, chosen)
+    seeds = next((o for o in overrides if o.startswith("seed=")), "seed=1")
+    final = [
+        composed(conf_folder(), run)
+        for trial in chosen
+        for run in combinations([*trial.row, *trial.values, seeds])
+    ]
+    if not final:
+        return []
+    last = jobs_of(final, folder, any_code=spec.any_code)
+    run_all(last)
+    known = {job.hash for job in jobs}
+    return [job for job in last if job.hash not in known]
+
+
+def _seeded(overrides: Sequence[str], seeds: Sequence[int]) -> list[Composed]:
+    return [composed(conf_folder(), [*overrides, f"seed={seed}"]) for seed in seeds]
+
+
+def _score(trial: Trial, jobs: Sequence[Job]) -> float:
+    """Mean validation score of the last epoch over the tuning seeds; -inf if a run has none."""
+    folders = {job.hash: job.folder for job in jobs}
+    scores: list[float] = []
+    for run in trial.runs:
+        metrics = read_status(folders[config_hash(run.config)]).get("metrics") or {}
+        last = metrics.get("last", {})
+        scores.append(last.get("val_acc", last.get("val_agreement", -math.inf)))
+    return sum(scores) / len(scores)
+
+
+def _chosen(scores: dict[Trial, float]) -> list[Trial]:
+    """The best trial of each row, in the order of the rows; rows without a finished one are out."""
+    best: dict[tuple[str, ...], Trial] = {}
+    for trial, score in scores.items():
+        before = best.get(trial.row)
+        if score > (-math.inf if before is None else scores[before]):
+            best[trial.row] = trial
+    return list(best.values())
+
+
+def _write(folder: Path, scores: dict[Trial, float], chosen: Sequence[Trial]) -> None:
+    """Print what was chosen, and keep all scores in FOLDER/tuned.json."""
+    rows = {}
+    for trial in chosen:
+        tried = {",".join(t.values): s for t, s in scores.items() if t.row == trial.row}
+        shown = {values: s if math.isfinite(s) else None for values, s in tried.items()}
+        rows[",".join(trial.row)] = {"chosen": ",".join(trial.values), "validation": shown}
+        told = ", ".join(f"{values} {score:.4f}" for values, score in tried.items())
+        print(f"tuned  {','.join(trial.row)}: {','.join(trial.values)}  (of {told})", flush=True)
+    before = folder / "tuned.json"
+    known = json.loads(before.read_text()) if before.is_file() else {}
+    before.write_text(json.dumps(known | rows, indent=2) + "\n")

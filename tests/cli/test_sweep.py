@@ -1,0 +1,248 @@
+"""Sweeps by the real command: killed and given again, with failures, searches and launchers."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+
+import pytest
+from real_run import ROOT, differences, start, train
+
+SHORT = (
+    "trainer.max_epochs=2", "warm_start.epochs=1", "training.checkpoint_every=2",
+    "trainer.limit_train_batches=4", "trainer.limit_val_batches=1", "trainer.limit_test_batches=1",
+)  # fmt: skip
+TWELVE = (
+    "-m", "model=lenet5", "quant=float,binary_connect_w1a4,bcgd_w1a4,binary_relax_w1a32",
+    "seed=1,2,3", *SHORT, "data.batch_size=128", "sweep.parallel=2", "training.threads=1",
+    "callbacks.diagnostics=null",
+)  # fmt: skip
+
+
+def jobs(folder):
+    """Run folders of a sweep by their config hash."""
+    return {path.name.split("-")[-2]: path for path in folder.glob("*-*-*") if path.is_dir()}
+
+
+def status(run):
+    path = run / "status.json"
+    return json.loads(path.read_text()) if path.is_file() else {"state": None}
+
+
+def finished(folder):
+    """Finished jobs with the time at which their summary was written."""
+    return {
+        name: (run / "summary.json").stat().st_mtime_ns
+        for name, run in jobs(folder).items()
+        if status(run)["state"] == "finished"
+    }
+
+
+def kill_group(process):
+    """SIGKILL to the sweep alone: its jobs have to notice by themselves."""
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def descendants(pid):
+    text = subprocess.run(
+        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+    )
+    rows = [line.split(None, 2) for line in text.stdout.splitlines()[1:]]
+    found, edge = [], {pid}
+    while edge:
+        new = [row for row in rows if int(row[1]) in edge]
+        found += new
+        edge = {int(row[0]) for row in new}
+    return found
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(600)
+def test_twelve_jobs_killed_three_times_end_as_undisturbed(tmp_path):
+    generator = random.Random(20261121)
+    done = {}
+    for kill in range(3):
+        process = start(*TWELVE, "hydra.sweep.dir=killed", cwd=tmp_path)
+        goal = len(done) + generator.randint(1, 3)
+        wait_for(lambda goal=goal: len(finished(tmp_path / "killed")) >= goal)
+        time.sleep(generator.uniform(0, 1.5))
+        if kill == 1:  # a job alone; the sweep marks it and goes on with the next
+            working = [r for r in descendants(process.pid) if "forkserver" in r[2]]
+            os.kill(int(working[-1][0]), signal.SIGKILL)
+            time.sleep(0.5)
+        kill_group(process)
+        now = finished(tmp_path / "killed")
+        assert done.items() <= now.items(), "a finished job ran again"
+        done = now
+    printed = train(*TWELVE, "hydra.sweep.dir=killed", cwd=tmp_path)
+    assert f"{len(done)} finished, skipped" in printed
+    assert done.items() <= finished(tmp_path / "killed").items()
+    assert len(finished(tmp_path / "killed")) == 12
+    train(*TWELVE, "hydra.sweep.dir=whole", cwd=tmp_path)
+    one, other = jobs(tmp_path / "killed"), jobs(tmp_path / "whole")
+    assert one.keys() == other.keys()
+    for name, run in one.items():
+        assert not differences(run, other[name]), run
+        assert (run / "metrics.csv").read_bytes() == (other[name] / "metrics.csv").read_bytes()
+        ends = [json.loads((r / "summary.json").read_text()) for r in (run, other[name])]
+        assert ends[0]["last"] == ends[1]["last"]
+
+
+QUICK = ("model=lenet5", "debug=quick", "training.threads=1", "callbacks.diagnostics=null")
+
+
+def test_failures_leave_the_others_alone_and_are_all_told(tmp_path):
+    # a learning rate that overflows at once, twice, among sound ones
+    command = ("-m", *QUICK, "optimizer.lr=0.02,1e6", "seed=1,2", "sweep.name=some")
+    first = train(*command, cwd=tmp_path, code=1)
+    assert "not finished (2 of 4)" in first
+    folders = jobs(tmp_path / "sweeps" / "some").values()
+    states = sorted(status(run)["state"] for run in folders)
+    assert states == ["failed", "failed", "finished", "finished"]
+    for run in folders:
+        content = status(run)
+        assert content["code"]["sources"] == run.name.split("-")[-1]
+        assert content["config_hash"] == run.name.split("-")[-2]
+        if content["state"] == "failed":
+            assert "not finite" in content["error"]
+            assert str(run) in first.replace("sweeps/some", str(tmp_path / "sweeps" / "some"))
+        else:
+            assert 0 <= content["metrics"]["last"]["val_acc"] <= 1
+    before = {run: (run / "train.log").read_bytes() for run in folders}
+    again = train(*command, cwd=tmp_path, code=1)
+    assert "2 failed, left alone" in again
+    assert before == {run: (run / "train.log").read_bytes() for run in folders}
+    retried = train(*command, "sweep.retry=true", cwd=tmp_path, code=1)
+    assert "2 failed, to be run again" in retried
+    changed = [run for run in folders if (run / "train.log").read_bytes() != before[run]]
+    assert sorted(status(run)["state"] for run in changed) == ["failed", "failed"]
+
+
+def test_a_search_that_was_killed_draws_what_an_undisturbed_one_draws(tmp_path):
+    pytest.importorskip("optuna")
+    search = ("sweep=tpe", *QUICK, "quant=bcgd_w1a4", "sweep.trials=4")
+    process = start(*search, "sweep.name=killed", cwd=tmp_path)
+    wait_for(lambda: len(finished(tmp_path / "sweeps" / "killed")) >= 2)
+    kill_group(process)
+    assert "of 4 trials begun before" in train(*search, "sweep.name=killed", cwd=tmp_path)
+    train(*search, "sweep.name=whole", cwd=tmp_path)
+    one, other = jobs(tmp_path / "sweeps" / "killed"), jobs(tmp_path / "sweeps" / "whole")
+    assert one.keys() == other.keys()
+    assert len(one) == 4
+    assert all(status(run)["state"] in ("finished", "pruned") for run in one.values())
+    assert "4 of 4 trials begun before" in train(*search, "sweep.name=whole", cwd=tmp_path)
+
+
+def test_tuning_gives_every_row_the_same_effort(tmp_path):
+    rates = ("optimizer.lr=0.001,0.05", "sweep.tune_seeds=[1,2]")
+    train("sweep=tuned", *QUICK, "quant=float,bcgd_w1a4", "seed=1,2,3", *rates, cwd=tmp_path)
+    folder = tmp_path / "sweeps" / "tuned"
+    told = json.loads((folder / "tuned.json").read_text())
+    assert len(told) == 2
+    runs = list(jobs(folder).values())
+    assert len(runs) == 2 * (2 * 2 + 1)  # values x tuning seeds, and one seed more of the best
+    for row, choice in told.items():
+        quant = next(part for part in row.split(",") if part.startswith("quant="))
+        for values, score in choice["validation"].items():
+            assert score == pytest.approx(mean_score(runs, quant, values))
+        best = max(choice["validation"].values())
+        assert choice["validation"][choice["chosen"]] == best
+
+
+def mean_score(runs, quant, rate):
+    scores = [
+        status(run)["metrics"]["last"]["val_acc"]
+        for run in runs
+        if {quant, rate} <= set(overrides := (run / ".hydra/overrides.yaml").read_text().split())
+        and {"seed=1", "seed=2"} & set(overrides)
+    ]
+    return sum(scores) / len(scores)
+
+
+def test_a_launcher_of_hydra_runs_the_same_jobs(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    own = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
+    command = ("-m", *QUICK, "quant=float,bcgd_w1a4", "sweep.name=here")
+    train(*command, *own, cwd=tmp_path)
+    folder = tmp_path / "sweeps" / "here"
+    before = finished(folder)
+    assert len(before) == 2
+    assert "2 finished, skipped" in train(*command, *own, cwd=tmp_path)
+    assert "2 finished, skipped" in train(*command, cwd=tmp_path)
+    assert finished(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ("sweep=nope", ["sweep=nope", "grid", "tpe"]),
+        ("-m seed=1,2 sweep.paralel=2", ["sweep.paralel", "did you mean sweep.parallel"]),
+        ("-m seed=1,2 sweep.parallel=0", ["sweep.parallel", ">= 1", "0"]),
+        ("-m seed=1,2 resume=x", ["resume=x", "same command again"]),
+        ("-m seed=1,x", ["seed", "'x'"]),
+        ("sweep=random sweep.method=grid", ["optimizer.lr", "range", "sweep.method=grid"]),
+        ("sweep=tuned ~x sweep.tune=[nothing]", ["sweep.tune=nothing"]),
+        ("sweep=tpe hydra/launcher=submitit_local", ["sweep.method=tpe", "hydra/launcher"]),
+    ],
+)
+def test_a_wrong_sweep_is_one_line_and_makes_nothing(command, words, tmp_path):
+    words_of = [word for word in command.split() if word != "~x"]
+    printed = train(*words_of, cwd=tmp_path, code=2).strip()
+    assert "\n" not in printed
+    assert all(word in printed for word in words), printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_list_shows_hashes_and_makes_nothing(tmp_path):
+    printed = train("-m", "seed=1,2", "sweep.list=true", cwd=tmp_path)
+    assert "2 jobs, code" in printed
+    assert "start" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_slurm_is_a_launcher_by_name(tmp_path):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    printed = train("-m", "hydra/launcher=slurm", "--cfg", "hydra", "-p", "hydra.launcher",
+                    cwd=tmp_path)  # fmt: skip
+    assert "SlurmLauncher" in printed
+    assert "timeout_min: 240" in printed
+
+
+def test_the_sweep_of_weights_and_biases_is_a_run_of_the_command(tmp_path):
+    from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
+
+    sweep = load_sweep_config(str(ROOT / "scripts" / "wandb_sweep.yaml"))
+    drawn = {
+        key: {"value": options["values"][-1] if "values" in options else options["min"]}
+        for key, options in sweep["parameters"].items()
+    }
+    filled = create_sweep_command_args({"args": drawn}) | {"program": [sweep["program"]]}
+    words = []
+    for word in sweep["command"]:  # as the agent fills it
+        words += filled.get(word[2:-1], []) if word.startswith("${") else [word]
+    assert words.pop(0) == "train.py"
+    offline = [w.replace("offline=false", "offline=true") for w in words]
+    assert offline != words
+    folder = tmp_path / "run"
+    train(*offline, "debug=quick", f"hydra.run.dir={folder}", cwd=tmp_path)
+    metric = sweep["metric"]["name"]
+    assert metric in (folder / "metrics.csv").read_text().splitlines()[0].split(",")
+    (record,) = folder.glob("wandb/offline-run-*/run-*.wandb")
+    assert b"resnet20_digits" in record.read_bytes()
+
+
+def test_runs_of_a_sweep_are_one_group(tmp_path):
+    own = ("logger=wandb", "seed=1,2", "sweep.name=together")
+    train("-m", *QUICK, *own, cwd=tmp_path)
+    records = list(tmp_path.glob("sweeps/together/*/wandb/offline-run-*/run-*.wandb"))
+    assert len(records) == 2
+    assert all(b"together" in record.read_bytes() for record in records)
