@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.folder_lock import only_process
+from qat.machine import machine
 from qat.preflight import config_hash
 from qat.run_spec import RunSpec
 from qat.status import Status
@@ -38,6 +39,7 @@ def _run(config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status)
     from qat.audit_table import audit_table
     from qat.lit.run import audit_untrained, build, train
     from qat.lit.signals import Signals
+    from qat.report.run_page import write_run_report
 
     parts = _parts(config, spec, folder)
     if spec.distill is not None and not spec.audit_only:
@@ -61,9 +63,11 @@ def _run(config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status)
     summary |= {
         "config_hash": status.config_hash,
         "code": status.code,
+        "machine": machine(),
         "wall_seconds": status.seconds(),
     }
     (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    write_run_report(folder)
     status.write("finished", metrics=_metrics(summary))
     print(_result_lines(summary, folder), flush=True)
     chosen = summary.get("selected") or summary["last"]

@@ -7,20 +7,15 @@ from typing import Any, Literal
 
 from qat.distill_spec import DistillSpec
 from qat.errors import SpecError
+from qat.lit.data.glyphs_spec import GlyphsSpec
 from qat.schema import check, option, read
 from qat.spec import QuantSpec
 from qat.unlabelled_spec import UnlabelledSpec
 
 DataName = Literal[
-    "digits",
-    "mnist",
-    "fashion_mnist",
-    "cifar10",
-    "cifar100",
-    "tiny_imagenet",
-    "imagenet",
-    "image_folder",
-]
+    "digits", "glyphs", "mnist", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet",
+    "imagenet", "image_folder",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +31,7 @@ class DataSpec:
         augment: whether training images are augmented.
         image_size: side in pixels, null for the family's own.
         class_weights: none, or balanced (loss weights inverse to the class frequencies).
+        glyphs: see GlyphsSpec; of data=glyphs only, None takes its defaults.
     """
 
     name: DataName = "digits"
@@ -46,9 +42,12 @@ class DataSpec:
     augment: bool = True
     image_size: int | None = option(None, low=4)
     class_weights: Literal["none", "balanced"] = "none"
+    glyphs: GlyphsSpec | None = None
 
     def __post_init__(self) -> None:
         check(self, "data")
+        if self.glyphs is not None and self.name != "glyphs":
+            raise SpecError(f"data.glyphs is for data=glyphs; got data.name={self.name}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,20 +12,22 @@ FILES = sorted((ROOT / "qat").rglob("*.py"))
 # layer of each part of qat; a part may import itself, lower layers, and what PEERS says
 LAYERS = {
     "errors": 0, "names": 0, "schema": 1, "spec": 2, "distill_spec": 2, "unlabelled_spec": 2,
+    "lit.data.glyphs_spec": 2,
     "run_spec": 3, "lit.model_options": 3, "status": 3, "overrides": 3, "extras": 1,
-    "lit.data.layout": 4, "preflight": 5,
+    "lit.data.layout": 4, "preflight": 5, "code_version": 2, "folder_lock": 1, "sweep_spec": 3,
+    "machine": 2,
     "functional": 6, "nn": 7, "optim": 7, "distill": 7, "theory": 7,
     "flow": 8, "plan": 8, "surgery": 8, "calibrate": 8, "audit": 8, "audit_table": 8,
     "stages": 8, "report": 9, "export": 9, "lit": 10, "compose": 10, "packed": 11, "trained": 11,
     "teacher_training": 11, "teacher_source": 12, "packed_run": 12, "deployed": 13, "job": 13,
-    "commands": 14, "cli": 14, "": 15,
+    "peers": 13, "commands": 14, "sweep": 14, "cli": 15, "": 16,
 }  # fmt: skip
 PEERS = {("plan", "flow"), ("surgery", "flow"), ("surgery", "plan"), ("audit", "flow")}
 PEERS |= {("audit", "plan"), ("calibrate", "plan"), ("calibrate", "surgery")}
 PEERS |= {("audit_table", "audit"), ("stages", "flow")}
 # parts that must load without torch see these only
 LIGHT = {"errors", "names", "schema", "spec", "distill_spec", "unlabelled_spec", "run_spec"}
-LIGHT |= {"lit.model_options", "lit.data.layout", "preflight"}
+LIGHT |= {"lit.model_options", "lit.data.layout", "lit.data.glyphs_spec", "preflight"}
 TORCH = {"torch"}
 LIGHTNING = {"torch", "lightning", "torchmetrics", "torchvision", "timm", "numpy", "PIL", "sklearn"}
 PACKAGES = {
@@ -34,8 +36,8 @@ PACKAGES = {
     **dict.fromkeys(("flow", "plan", "surgery", "calibrate", "audit", "audit_table"), TORCH),
     **dict.fromkeys(("stages", "trained", "teacher_source", "status"), TORCH),
     "export": {"torch", "onnx", "onnxruntime", "numpy", "safetensors"},
-    "lit": LIGHTNING | {"safetensors", "typing_extensions"},
-    "report": {"torch", "matplotlib", "cycler"},
+    "lit": LIGHTNING | {"safetensors", "typing_extensions", "matplotlib"},
+    "report": {"torch", "matplotlib", "cycler", "yaml"},
     "compose": {"hydra", "omegaconf"},
     "teacher_training": set(),
     "extras": set(),
@@ -45,6 +47,12 @@ PACKAGES = {
     "commands": {"torch", "onnx", "torchvision", "PIL", "omegaconf", "yaml"},
     "overrides": set(),
     "job": set(),
+    "sweep": {"optuna"},
+    "peers": {"torch", "torchmetrics", "torchao", "brevitas", "lightning"},
+    "code_version": set(),
+    "folder_lock": set(),
+    "sweep_spec": set(),
+    "machine": set(),
     "cli": {"hydra", "omegaconf"},
     "": set(),
 }

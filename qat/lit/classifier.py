@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from qat.lit.data.dataset import Batch
 from qat.lit.quantized import LitQuantized
 from qat.spec import QuantSpec
+
+MOST_CLASSES = 100  # of a confusion matrix that is worth keeping
 
 
 class LitClassifier(LitQuantized):
@@ -39,6 +41,12 @@ class LitClassifier(LitQuantized):
         self.register_buffer("class_weights", class_weights, persistent=False)
         self._accuracy = MulticlassAccuracy(classes, average="micro")
         self._loss = MeanMetric()
+        self._confusion = MulticlassConfusionMatrix(classes) if classes <= MOST_CLASSES else None
+
+    @property
+    def confusion(self) -> list[list[int]] | None:
+        """Counts of the last test, rows true and columns predicted; None of very many classes."""
+        return None if self._confusion is None else self._confusion.compute().tolist()
 
     def objective(self, batch: Batch) -> dict[str, Tensor]:
         """Cross-entropy of a batch (class weights and label smoothing applied), and accuracy."""
@@ -59,13 +67,24 @@ class LitClassifier(LitQuantized):
             label_smoothing=self.training_spec.label_smoothing,
         )
 
+    def on_test_start(self) -> None:
+        """Begin a confusion matrix."""
+        super().on_test_start()
+        if self._confusion is not None:
+            self._confusion.reset()
+
     def evaluate(self, batch: Batch, part: str) -> None:
         """Accuracy and plain cross-entropy of a batch."""
         image, label = batch
         self.log_labelled(self.net(image), label, part)
 
     def log_labelled(self, logits: Tensor, label: Tensor, part: str) -> None:
-        """Log accuracy and plain cross-entropy of logits (N, K) and labels (N,)."""
+        """Log accuracy and plain cross-entropy of logits (N, K) and labels (N,).
+
+        In the test the confusion matrix is collected on the way.
+        """
+        if part == "test" and self._confusion is not None:
+            self._confusion.update(logits, label)
         self._accuracy(logits, label)
         self._loss(F.cross_entropy(logits, label), len(label))
         self.log(f"{part}/acc", self._accuracy, on_step=False, on_epoch=True, prog_bar=True)

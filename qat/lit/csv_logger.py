@@ -1,4 +1,4 @@
-"""metrics.csv of a run: plain, append-only, the same bytes whether or not the run was resumed."""
+"""Append-only CSV files of a run: the same bytes whether or not the run was resumed."""
 
 import csv
 import io
@@ -14,68 +14,36 @@ from typing_extensions import override
 from qat.errors import CheckpointError, QatError
 from qat.lit.checkpoint_file import replacing
 
-_KEYS = ["step", "epoch"]
 
+class GrowingCsv:
+    """A table that grows by rows, flushed at once, and goes back to an earlier position.
 
-class RunCsvLogger(Logger):
-    """Writes one row per log call to `folder/metrics.csv`, flushed at once.
-
-    Columns are `step`, `epoch`, then the metrics in order of their first appearance; a new metric
-    rewrites the file (atomically) with a longer header. Nothing that depends on the clock is
-    written. A file that is already there is continued, never wiped, until `rewind` is called:
-    `RunCheckpoint` stores `position()` in every checkpoint and rewinds to it on resume, so that
-    the rows of steps that will be taken again are dropped.
+    A row with a new column rewrites the file (atomically) under a longer header. A file that is
+    already there is continued, never wiped, until `rewind` is called.
 
     Args:
-        folder: The run folder; made on the first write.
+        path: The file; its folder is made on the first write.
+        columns: The header of a new file.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        super().__init__()
-        self._path = Path(folder) / "metrics.csv"
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self._path = path
+        self._first = list(columns)
         self._columns: list[str] | None = None
         self._rows = 0
+        self._is_on_disk = False
 
-    @property
-    @override
-    def name(self) -> str:
-        """Empty: the run folder is the name."""
-        return ""
-
-    @property
-    @override
-    def version(self) -> str:
-        """Empty: a run folder holds one run."""
-        return ""
-
-    @property
-    @override
-    def save_dir(self) -> str:
-        """The run folder."""
-        return str(self._path.parent)
-
-    @override
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Store nothing: the run folder holds the config already."""
-
-    @override
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Append one row.
-
-        Args:
-            metrics: Values by name; `epoch` among them where Lightning knows it.
-            step: Optimizer steps before the one that the row belongs to.
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows, each by column; what a row lacks is left empty.
 
         Raises:
             QatError: The file cannot be written.
         """
-        row = {"step": step, **metrics}
         columns = self._known_columns()
-        new = [key for key in row if key not in columns]
+        new = [key for key in dict.fromkeys(k for row in rows for k in row) if key not in columns]
         if new or self._rows == 0:
             self._write_all([*columns, *new], self._read()[1])
-        self._append([row.get(key, "") for key in self._known_columns()])
+        self._write([[row.get(key, "") for key in self._known_columns()] for row in rows])
 
     def position(self) -> dict[str, Any]:
         """Rows and columns written so far, after bringing them to the disk: plain values.
@@ -84,12 +52,12 @@ class RunCsvLogger(Logger):
             QatError: The file cannot be read.
         """
         columns = self._known_columns()
-        if self._rows:
+        if not self._is_on_disk and self._rows:
             with self._path.open("rb") as file:
                 os.fsync(file.fileno())
+            self._is_on_disk = True
         return {"rows": self._rows, "columns": list(columns)}
 
-    @rank_zero_only
     def rewind(self, position: Mapping[str, Any] | None = None) -> None:
         """Drop every row written after `position`; None drops them all.
 
@@ -97,9 +65,9 @@ class RunCsvLogger(Logger):
             CheckpointError: The file lost rows that were there at `position`.
             QatError: The file cannot be written.
         """
-        rows, columns = (position["rows"], position["columns"]) if position else (0, _KEYS)
+        rows, columns = (position["rows"], position["columns"]) if position else (0, self._first)
         if rows == 0 and not self._path.exists():
-            self._columns, self._rows = list(_KEYS), 0
+            self._columns, self._rows = list(self._first), 0
             return
         header, lines = self._read()
         if len(lines) < rows or header[: len(columns)] != columns:
@@ -121,28 +89,92 @@ class RunCsvLogger(Logger):
         try:
             text = self._path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            return list(_KEYS), []
+            return list(self._first), []
         except OSError as error:
             raise QatError(f"cannot read {self._path}: {error.strerror}") from error
         whole = text[: text.rfind("\n") + 1]
         lines = list(csv.reader(io.StringIO(whole, newline="")))
-        return (lines[0], lines[1:]) if lines else (list(_KEYS), [])
+        return (lines[0], lines[1:]) if lines else (list(self._first), [])
 
     def _write_all(self, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         padded = [[*line, *[""] * (len(columns) - len(line))] for line in lines]
         with replacing(self._path) as file:
             file.write(_csv([columns, *padded]))
         self._columns, self._rows = list(columns), len(lines)
+        self._is_on_disk = True  # `replacing` has seen to it
 
-    def _append(self, values: Sequence[Any]) -> None:
+    def _write(self, lines: Sequence[Sequence[Any]]) -> None:
+        self._is_on_disk = False
         try:
             with self._path.open("ab") as file:
-                file.write(_csv([values]))
+                file.write(_csv(lines))
         except OSError as error:
             raise QatError(
                 f"cannot write {self._path}: {error.strerror}; free space and resume the run"
             ) from error
-        self._rows += 1
+        self._rows += len(lines)
+
+
+class RunCsvLogger(Logger):
+    """Writes one row per log call to `folder/metrics.csv`, flushed at once.
+
+    Columns are `step`, `epoch`, then the metrics in order of their first appearance. Nothing that
+    depends on the clock is written. `RunCheckpoint` stores `position()` in every checkpoint and
+    rewinds to it on resume, so that the rows of steps that will be taken again are dropped.
+
+    Args:
+        folder: The run folder; made on the first write.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        super().__init__()
+        self._folder = Path(folder)
+        self._table = GrowingCsv(self._folder / "metrics.csv", ["step", "epoch"])
+
+    @property
+    @override
+    def name(self) -> str:
+        """Empty: the run folder is the name."""
+        return ""
+
+    @property
+    @override
+    def version(self) -> str:
+        """Empty: a run folder holds one run."""
+        return ""
+
+    @property
+    @override
+    def save_dir(self) -> str:
+        """The run folder."""
+        return str(self._folder)
+
+    @override
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Store nothing: the run folder holds the config already."""
+
+    @override
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Append one row.
+
+        Args:
+            metrics: Values by name; `epoch` among them where Lightning knows it.
+            step: Optimizer steps before the one that the row belongs to.
+
+        Raises:
+            QatError: The file cannot be written.
+        """
+        self._table.append([{"step": step, **metrics}])
+
+    def position(self) -> dict[str, Any]:
+        """Place in the file; see `GrowingCsv.position`."""
+        return self._table.position()
+
+    @rank_zero_only
+    def rewind(self, position: Mapping[str, Any] | None = None) -> None:
+        """Go back to a place in the file; see `GrowingCsv.rewind`."""
+        self._table.rewind(position)
 
 
 def _csv(lines: Sequence[Sequence[Any]]) -> bytes:

@@ -270,7 +270,12 @@ def _evaluate(name: str, path: Path, built: Built, spec: RunSpec) -> dict[str, A
     }
     keys = ("epoch", "global_step")
     place: dict[str, Any] = {key: checkpoint[key] for key in keys if key in checkpoint}
-    return {**place, **{key.replace("/", "_"): value for key, value in numbers.items()}}
+    confusion = None if is_float else built.lit.confusion
+    return {
+        **place,
+        **{key.replace("/", "_"): value for key, value in numbers.items()},
+        **({} if confusion is None else {"confusion": confusion}),
+    }
 
 
 def _rule(spec: RunSpec, steps: int) -> dict[str, Any]:

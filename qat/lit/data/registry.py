@@ -14,6 +14,7 @@ __all__ = ["FAMILIES", "build_data", "check_data"]
 
 FAMILIES: dict[str, str] = {
     "digits": "digits:Digits",
+    "glyphs": "glyphs:Glyphs",
     "mnist": "torchvision_sets:Mnist",
     "fashion_mnist": "torchvision_sets:FashionMnist",
     "cifar10": "torchvision_sets:Cifar10",

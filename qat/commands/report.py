@@ -1,0 +1,140 @@
+"""One page that compares runs: accuracies with their spread, curves, costs, failures.
+
+python scripts/report.py RUNS...                     run folders, or any folders above run folders
+python scripts/report.py sweeps/NAME reference=float
+
+out=FOLDER                index.html, pictures/ (PNG and SVG), CSV; report/ in the first folder
+reference=LABEL           network that the others are compared with; the float one by default
+tuned=optimizer.lr        of networks that differ by this key only, show the one that is best on
+                          validation, and how many values were tried
+state=last                epoch that is judged first: last, or selected (on validation)
+title=TEXT                heading of the page
+literature=true           draw what others published for the same data, network and bits
+cards=FOLDER              also write FOLDER/DATA_MODEL.yaml: what was measured, to be done again
+name=NAME                 of the card, for runs of one data set and network
+commit=HASH               of the code, for runs of earlier versions that do not hold it
+readme=FILE               fill the tables of a Markdown file from its cards; needs no runs
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from qat.commands.options import read_arguments, run_command
+from qat.errors import DataError, SpecError
+from qat.schema import check, option
+
+if TYPE_CHECKING:
+    from qat.report.runs import Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportSpec:
+    """Options of the command; see the module's text."""
+
+    out: str | None = None
+    reference: str | None = None
+    tuned: str | None = None
+    state: Literal["last", "selected"] = "last"
+    title: str = option("Training runs")
+    literature: bool = False
+    cards: str | None = None
+    name: str | None = None
+    commit: str | None = None
+    readme: str | None = None
+
+    def __post_init__(self) -> None:
+        check(self, "")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write the report that the arguments ask for."""
+    folders, own = split_folders(arguments)
+    spec = read_arguments(ReportSpec, own, example="reference=float")
+    if folders:
+        _report(folders, spec)
+    elif spec.readme is None:
+        raise SpecError("give at least one folder with runs, e.g. runs")
+    if spec.readme is not None:
+        _fill(Path(spec.readme))
+
+
+def _report(folders: Sequence[Path], spec: ReportSpec) -> None:
+    from qat.report.report import write_report
+    from qat.report.runs import read_runs
+
+    runs = read_runs(folders)
+    if not runs:
+        shown = ", ".join(map(str, folders))
+        raise DataError(f"no run folder in {shown}; give runs/DATE/TIME or a folder above it")
+    if spec.cards is not None:
+        _write_cards(runs, spec, Path(spec.cards))
+    out = Path(spec.out) if spec.out is not None else folders[0] / "report"
+    try:
+        path = write_report(
+            runs,
+            out,
+            title=spec.title,
+            reference=spec.reference,
+            tuned_key=spec.tuned,
+            state=spec.state,
+            literature=spec.literature,
+        )
+    except OSError as error:
+        raise DataError(f"out={out} cannot be written: {error.strerror}; give another") from error
+    finished = sum(run.is_finished for run in runs)
+    print(f"{finished} of {len(runs)} runs finished; {path}")
+
+
+def _write_cards(runs: Sequence["Run"], spec: ReportSpec, folder: Path) -> None:
+    """One card for each data set and network.
+
+    Raises:
+        SpecError: one name for several cards.
+        DataError: runs of different code.
+    """
+    from qat.report.card import card_of, write_card
+    from qat.report.grouping import families_of
+
+    families = families_of(runs, tuned_key=spec.tuned)
+    if spec.name is not None and len(families) > 1:
+        titles = "; ".join(family.title for family in families)
+        raise SpecError(f"name={spec.name} is one card, the runs are of several: {titles}")
+    for family in families:
+        path = folder / f"{spec.name or family.title.replace(', ', '_')}.yaml"
+        card = card_of(family, reference=spec.reference, tuned_key=spec.tuned, commit=spec.commit)
+        write_card(path, card)
+        print(path)
+
+
+def _fill(path: Path) -> None:
+    from qat.report.card_table import with_tables
+
+    try:
+        page = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"readme={path} cannot be read: {error.strerror}") from error
+    path.write_text(with_tables(page, path.parent), encoding="utf-8")
+    print(path)
+
+
+def split_folders(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Folders and options; a folder may hold `=`, as those of sweeps do.
+
+    Raises:
+        SpecError: a folder does not exist.
+    """
+    names = tuple(f"{field.name}=" for field in fields(ReportSpec))
+    own = [argument for argument in arguments if argument.startswith(names)]
+    folders = [Path(argument) for argument in arguments if argument not in own]
+    for folder in folders:
+        if not folder.is_dir():
+            known = ", ".join(names)
+            raise SpecError(f"{folder} is neither a folder nor an option; options are {known}")
+    return folders, own
+
+
+def command() -> None:
+    """Entry point of scripts/report.py and of the console script qat-report."""
+    run_command(main, __doc__ or "")

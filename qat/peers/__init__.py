@@ -1,0 +1,1 @@
+"""Other packages' low-bit training through our data, networks, epochs and optimizer."""

@@ -1,0 +1,169 @@
+"""A card: what was measured of one family of runs, with all that is needed to measure it again."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from qat.errors import CheckpointError, DataError
+from qat.machine import machine
+from qat.report.comparison import Row, State, compare
+from qat.report.grouping import Family
+from qat.report.run_files import read_yaml
+from qat.report.runs import Run
+from qat.report.statistics import Interval, Summary, mean
+
+STATES: tuple[State, ...] = ("last", "selected")
+_HEAD = "# Written by scripts/report.py from the runs; not by hand. Accuracies are fractions.\n"
+_DIGITS = 6  # of a fraction: a test part of a million images would need no more
+_COSTS = ("bits", "bytes", "float_bytes", "bops")
+# overrides that say where and how often, not what
+_NOT_ROW = ("seed=", "hydra.", "callbacks.", "logger", "resume", "folder=")
+
+
+def card_of(
+    family: Family,
+    *,
+    reference: str | None = None,
+    tuned_key: str | None = None,
+    commit: str | None = None,
+) -> dict[str, Any]:
+    """The card of a family of finished runs, as plain values.
+
+    Args:
+        family: groups with finished runs.
+        reference: label of the group that the others are compared with; None for the float one.
+        tuned_key: that was tuned on validation, if one was.
+        commit: of the code, for runs that do not hold it.
+
+    Raises:
+        DataError: runs of different code, which one card cannot speak for.
+    """
+    runs = [run for group in family.groups for run in group.finished]
+    rows = {state: compare(family.groups, reference=reference, state=state) for state in STATES}
+    return {
+        "title": family.title,
+        "reference": next(row.group.label for row in rows["last"] if row.is_reference),
+        "tuned": tuned_key,
+        "code": _code(runs, commit),
+        "machine": _same(runs, "machine") or machine(),
+        "threads": _same(runs, "threads"),
+        "versions": _same(runs, "versions"),
+        "runs": len(runs),
+        "seconds": round(sum(run.number("wall_seconds") or 0.0 for run in runs)),
+        "rows": [
+            _row(last, selected, tuned_key)
+            for last, selected in zip(rows["last"], rows["selected"], strict=True)
+        ],
+    }
+
+
+def write_card(path: Path, card: Mapping[str, Any]) -> None:
+    """Write a card as YAML; equal cards give equal files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = yaml.safe_dump(dict(card), sort_keys=False, allow_unicode=True, width=100)
+    path.write_text(_HEAD + text, encoding="utf-8")
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """A card out of its file.
+
+    Raises:
+        DataError: it is missing, damaged or no card.
+    """
+    try:
+        card = read_yaml(path)
+    except CheckpointError as error:
+        raise DataError(f"{path} is no card: {error}") from None
+    if not isinstance(card.get("rows"), list) or "title" not in card:
+        raise DataError(f"{path} is no card; write one with scripts/report.py RUNS card={path}")
+    return card
+
+
+def _row(last: Row, selected: Row, tuned_key: str | None) -> dict[str, Any]:
+    group = last.group
+    first = group.finished[0]
+    tuned = {tuned_key: first.config.get(tuned_key), "tried": group.tried} if tuned_key else None
+    wall = list(group.values("wall_seconds").values())
+    return {
+        "label": group.label,
+        "command": _command(group.finished),
+        "config": group.key,
+        "seeds": [run.seed for run in group.finished],
+        "tuned": tuned,
+        "last": _state(last, "last"),
+        "selected": _state(selected, "selected"),
+        "cost": {key: _number(last.cost(key)) for key in _COSTS},
+        "seconds": round(mean(wall), 1) if wall else None,
+    }
+
+
+def _state(row: Row, state: State) -> dict[str, Any] | None:
+    values = list(row.group.values(state, "test_acc").values())
+    if row.test is None:
+        return None
+    gap = row.difference
+    return {
+        "test": {"values": [_number(v) for v in values], **_summary(row.test)},
+        "validation": _summary(row.validation),
+        "difference": gap
+        and {
+            "mean": _number(gap.mean),
+            "interval": _interval(gap.interval),
+            "p": gap.p if gap.p is None else float(f"{gap.p:.3g}"),
+            "p_corrected": row.p if row.p is None else float(f"{row.p:.3g}"),
+        },
+    }
+
+
+def _summary(summary: Summary | None) -> dict[str, Any]:
+    if summary is None:
+        return {}
+    return {
+        "mean": _number(summary.mean),
+        "sd": _number(summary.sd),
+        "interval": _interval(summary.interval),
+        "prediction": _interval(summary.prediction),
+    }
+
+
+def _interval(interval: Interval | None) -> list[Any] | None:
+    return None if interval is None else [_number(interval.low), _number(interval.high)]
+
+
+def _number(value: float | None) -> float | int | None:
+    if value is None:
+        return None
+    return int(value) if float(value).is_integer() else round(value, _DIGITS)
+
+
+def _command(runs: Sequence[Run]) -> str:
+    """The command that makes the runs of a row again."""
+    script = "scripts/peers.py" if "peer.name" in runs[0].config else "train.py"
+    path = runs[0].folder / ".hydra" / "overrides.yaml"
+    try:
+        overrides = [str(o) for o in yaml.safe_load(path.read_text(encoding="utf-8")) or []]
+    except (OSError, yaml.YAMLError):
+        overrides = []
+    own = [o for o in overrides if not o.lstrip("+~").startswith(_NOT_ROW)]
+    seeds = ",".join(str(run.seed) for run in runs)
+    many = "-m " if script == "train.py" and len(runs) > 1 else ""
+    return f"python {script} {many}{' '.join([*own, f'seed={seeds}'])}"
+
+
+def _code(runs: Sequence[Run], commit: str | None) -> dict[str, Any]:
+    found = {str(run.value("code", "sources")): run.value("code") for run in runs}
+    if len(found) > 1:
+        raise DataError(
+            f"runs of different code ({', '.join(found)}) make no card; run them again, or give "
+            "folders of one code only"
+        )
+    code = next(iter(found.values()), None)
+    return dict(code) if isinstance(code, Mapping) else {"commit": commit}
+
+
+def _same(runs: Sequence[Run], key: str) -> Any:
+    """What all runs say under a key; the first one's where they differ in what they add."""
+    values = [run.value(key) for run in runs if run.value(key) is not None]
+    return values[0] if values else None

@@ -1,0 +1,90 @@
+"""A card as a table of Markdown, and a page of Markdown whose tables come from cards."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qat.errors import DataError
+from qat.report.card import read_card
+from qat.report.wording import NOTHING, duration, grouped, probability
+
+_BLOCK = re.compile(
+    r"(?P<open><!-- card: (?P<path>\S+) -->\n)(?P<body>.*?)(?P<close><!-- end of card -->)", re.S
+)
+
+
+def with_tables(page: str, folder: Path) -> str:
+    """A page of Markdown with the table of each card between its two comments.
+
+    `<!-- card: results/NAME.yaml -->` and `<!-- end of card -->` stand on lines of their own.
+
+    Args:
+        page: text.
+        folder: that the cards' paths start from.
+
+    Raises:
+        DataError: a card is missing or damaged, or a comment has no end.
+    """
+    if len(_BLOCK.findall(page)) != page.count("<!-- card:"):
+        raise DataError("a comment `card:` has no `<!-- end of card -->` behind it; add it")
+
+    def filled(match: re.Match[str]) -> str:
+        card = read_card(folder / match["path"])
+        return f"{match['open']}{card_table(card)}{match['close']}"
+
+    return _BLOCK.sub(filled, page)
+
+
+def card_table(card: Mapping[str, Any]) -> str:
+    """The rows of a card as Markdown, with a line below on how they were made."""
+    tuned = card.get("tuned")
+    head = ["network", *([f"`{tuned}`"] if tuned else []), "seeds", "last epoch, test %"]
+    head += [f"difference to `{card['reference']}`", "p", "selected epoch, test %", "bytes"]
+    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    lines += [f"| {' | '.join(_cells(row, tuned))} |" for row in card["rows"]]
+    return "\n".join([*lines, "", _origin(card), ""])
+
+
+def _cells(row: Mapping[str, Any], tuned: str | None) -> list[str]:
+    last = row["last"] or {}
+    gap = last.get("difference")
+    p = gap and gap["p_corrected"]
+    return [
+        f"`{row['label']}`",
+        *([str(row["tuned"][tuned])] if tuned else []),
+        str(len(row["seeds"])),
+        _spread(row["last"]),
+        NOTHING if not gap else _difference(gap),
+        NOTHING if p is None else probability(p),
+        _spread(row["selected"]),
+        grouped(row["cost"]["bytes"]),
+    ]
+
+
+def _spread(state: Mapping[str, Any] | None) -> str:
+    if not state:
+        return NOTHING
+    test = state["test"]
+    return f"{100 * test['mean']:.2f}" + (f" ± {100 * test['sd']:.2f}" if test["sd"] else "")
+
+
+def _difference(gap: Mapping[str, Any]) -> str:
+    inside = (
+        ""
+        if not gap["interval"]
+        else " [{:+.2f}, {:+.2f}]".format(*(100 * end for end in gap["interval"]))
+    )
+    return f"{100 * gap['mean']:+.2f}{inside}"
+
+
+def _origin(card: Mapping[str, Any]) -> str:
+    code, machine, versions = card["code"], card["machine"], card["versions"] or {}
+    tried = [row["tuned"]["tried"] for row in card["rows"] if row["tuned"]]
+    tuning = f" `{card['tuned']}` of {max(tried)} values, chosen on validation." if tried else ""
+    return (
+        f"{card['title']}: mean ± standard deviation over seeds; differences paired by seed with "
+        f"their 95 % interval; p of the paired t test, corrected for the table (Holm).{tuning} "
+        f"{card['runs']} runs, {duration(card['seconds'])} in all, {machine['processor']}, "
+        f"{card['threads']} thread each, torch {versions.get('torch')}; commit {code['commit']}."
+    )

@@ -1,0 +1,129 @@
+"""The files of a run folder as plain values; what is damaged or strange becomes one reason."""
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from qat.errors import CheckpointError
+
+# real configs have some hundred values; a file that unfolds into more is not one of ours
+_MAX_VALUES, _MAX_DEPTH = 10_000, 30
+
+
+def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested groups as dotted keys; an empty group keeps its name.
+
+    >>> flattened({"quant": {"rule": {"rho": 0.1}}, "logger": {}})
+    {'quant.rule.rho': 0.1, 'logger': None}
+
+    Raises:
+        CheckpointError: more values or levels than a config has.
+    """
+    _check_size(config)
+    return dict(_leaves(config, ""))
+
+
+def _check_size(config: Mapping[str, Any]) -> None:
+    """Refuse what a few aliases of YAML can unfold into, before anything walks through it."""
+    waiting: list[tuple[Any, int]] = [(config, 0)]
+    count = 0
+    while waiting:
+        node, depth = waiting.pop()
+        count += 1
+        if count > _MAX_VALUES or depth > _MAX_DEPTH:
+            raise CheckpointError(
+                f"config.yaml holds more than {_MAX_VALUES} values or {_MAX_DEPTH} levels, as no "
+                "run's does"
+            )
+        inner = node.values() if isinstance(node, Mapping) else node
+        waiting += [(child, depth + 1) for child in inner] if _is_group(node) else []
+
+
+def _leaves(node: Mapping[Any, Any], path: str) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        key = f"{path}.{name}" if path else str(name)
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, key)
+        else:
+            yield key, None if isinstance(value, Mapping) else value
+
+
+def _is_group(node: object) -> bool:
+    return isinstance(node, (Mapping, list, tuple, set))
+
+
+def read_command(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, str], frozenset[str]]:
+    """Names of the config files of each group, and the keys that the command line has set.
+
+    Args:
+        folder: run folder.
+        config: flattened.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    choices: dict[str, str] = {}
+    if (folder / ".hydra" / "hydra.yaml").is_file():
+        node: Any = read_yaml(folder / ".hydra" / "hydra.yaml")
+        for key in ("hydra", "runtime", "choices"):
+            node = node.get(key) if isinstance(node, Mapping) else None
+        known = node if isinstance(node, Mapping) else {}
+        choices = {str(k): str(v) for k, v in known.items() if v is not None}
+    changed = set()
+    for key, value in _overrides(folder):
+        changed.add(key)
+        if any(name.startswith(f"{key}.") for name in config):
+            choices[key] = value
+    return choices, frozenset(changed)
+
+
+def _overrides(folder: Path) -> Iterator[tuple[str, str]]:
+    path = folder / ".hydra" / "overrides.yaml"
+    lines = _load(path) if path.is_file() else []
+    for line in lines if isinstance(lines, list) else []:
+        key, _, value = str(line).lstrip("+~").partition("=")
+        yield key, value
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Keys and values of a YAML file.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or holds something else.
+    """
+    content = _load(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name} holds no keys and values")
+    return content
+
+
+def _load(path: Path) -> Any:
+    import yaml
+
+    # the loader in C is ten times faster where PyYAML was built with it
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    try:
+        return yaml.load(path.read_bytes(), Loader=loader)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name} is missing") from None
+    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"{path.name} cannot be read: {reason}") from None
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Keys and values of a JSON file.
+
+    Raises:
+        CheckpointError: it is missing, damaged, or holds something else.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path.name} is missing") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path.name} holds no keys and values")
+    return content

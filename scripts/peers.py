@@ -1,0 +1,76 @@
+"""Other packages' methods on our data, networks, epochs and optimizer; leaves a run folder.
+
+python scripts/peers.py method=parq_w1a32 folder=FOLDER model=resnet20 data=digits seed=1
+
+method=parq_binary_relax_w1a32   torchao: its QuantOptimizer with the BinaryRelax map
+       parq_w1a32                torchao: the same with the PARQ map
+       brevitas_w1a4             Brevitas: binary weights, learned activation scale
+       brevitas_w4a4             Brevitas: 4-bit weights, learned activation scale
+       torch_ao_w4a4             torch.ao FakeQuantize, moving-average ranges
+       float                     the control: the loop alone, which repeats train.py quant=float
+folder=FOLDER                    status.json, summary.json, metrics.csv, .hydra/
+anything else                    overrides of train.py: optimizer.lr=0.05 trainer.max_epochs=40
+
+Every conv and linear weight is quantized, first and last included, and every ReLU's output where
+the method has activations. A finished folder with the same config is left as it is; an interrupted
+run is started anew. Needs pip install 'qat[peers]'.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from qat.commands.options import run_command
+from qat.compose import checked, conf_folder
+from qat.errors import SpecError
+from qat.overrides import with_quoted_paths
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train the peer that the arguments name."""
+    method, folder, overrides = _split(arguments)
+    (spec,) = checked(conf_folder(), overrides)
+    from qat.peers.methods import peer_of
+    from qat.peers.run import check_supported, run_peer
+
+    peer = peer_of(method)
+    check_supported(spec)
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        composed = OmegaConf.to_container(compose("config", overrides), resolve=True)
+    named = {"name": method, **peer.numbers}
+    config: dict[str, Any] = {**composed, "peer": named}  # type: ignore[dict-item]
+    run_peer(config, spec, folder, peer, record=lambda: _record(config, overrides, folder))
+
+
+def _record(config: dict[str, Any], overrides: list[str], folder: Path) -> None:
+    """Write FOLDER/.hydra; the key `peer` keeps it from being opened as a run of ours."""
+    hydra = folder / ".hydra"
+    hydra.mkdir(exist_ok=True)
+    OmegaConf.save(OmegaConf.create(overrides), hydra / "overrides.yaml")
+    OmegaConf.save(OmegaConf.create(config), hydra / "config.yaml")
+
+
+def _split(arguments: Sequence[str]) -> tuple[str, Path, list[str]]:
+    own = {"method": "parq_w1a32", "folder": "runs/NAME"}
+    given: dict[str, str] = {}
+    overrides: list[str] = []
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key in own:
+            given[key] = value
+        elif key.startswith(("quant", "hydra.", "resume")) or key in ("experiment", "debug"):
+            raise SpecError(f"{argument} is not for peers; method=NAME says what is quantized")
+        else:
+            overrides.append(argument)
+    for key, example in own.items():
+        if not given.get(key):
+            raise SpecError(f"{key} is missing; give {key}={example}; see --help")
+    quoted = with_quoted_paths(overrides)
+    return given["method"], Path(given["folder"]), [*quoted, "quant=float"]
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)
