@@ -62,7 +62,7 @@ class Progress:
 
 def closing_lines(jobs: Sequence[Job], folder: Path) -> list[str]:
     """The table of a sweep's jobs, and below it every job that did not finish, with its error."""
-    width = max(len(job.label) for job in jobs)
+    width = max((len(job.label) for job in jobs), default=0)
     lines = [f"{job.label:{width}}  {job.state or 'not started':11}  {_score(job)}" for job in jobs]
     missing = [job for job in jobs if job.state not in ("finished", "pruned")]
     if missing:

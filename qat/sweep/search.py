@@ -45,29 +45,43 @@ class _Search:
         self._study = Study(folder, spec)
         self._trials: dict[Job, list[optuna.trial.Trial]] = {}
         self._pruned: dict[Job, str] = {}
+        self._failed: deque[optuna.trial.FrozenTrial] = deque()
 
     def run(self) -> list[Job]:
         study, spec = self._study, self._spec
+        before = [self._job(own) for own in study.ended()]
         unfinished = deque(study.unfinished())
+        self._failed = deque(study.failed() if spec.retry else ())
         print(f"sweep {self._folder}: {study.asked} of {spec.trials} trials begun before, ", end="")
         print(f"{len(unfinished)} of them to be continued", flush=True)
         progress = Progress(max(spec.trials - study.asked, 0) + len(unfinished))
         with Pool(spec.parallel, self._folder.name) as pool:
             while True:
-                while pool.has_room and (unfinished or study.asked < spec.trials):
-                    self._begin(unfinished.popleft() if unfinished else study.ask(), pool)
+                while pool.has_room and (trial := self._next(unfinished)) is not None:
+                    self._begin(trial, pool)
                 if not pool.running:
-                    return list(self._trials)
+                    return _distinct([*before, *self._trials])
                 progress.show(list(self._trials), pool.running)
                 self._prune(pool)
                 for job in pool.ended(timeout=_LOOK):
                     self._end(job)
                     progress.ended(job)
 
-    def _begin(self, trial: "optuna.trial.Trial", pool: Pool) -> None:
-        own = self._study.overrides(trial)
+    def _next(self, unfinished: "deque[optuna.trial.Trial]") -> "optuna.trial.Trial | None":
+        """What was interrupted, then what failed, then new draws; None if all is begun."""
+        if unfinished:
+            return unfinished.popleft()
+        if self._failed:
+            return self._study.ask_again(self._failed.popleft())
+        return self._study.ask() if self._study.asked < self._spec.trials else None
+
+    def _job(self, own: Sequence[str]) -> Job:
         run = composed(conf_folder(), [*self._overrides, *own])
-        (job,) = jobs_of([run], self._folder, any_code=self._spec.any_code, names=[",".join(own)])
+        names = [",".join(own)]
+        return jobs_of([run], self._folder, any_code=self._spec.any_code, names=names)[0]
+
+    def _begin(self, trial: "optuna.trial.Trial", pool: Pool) -> None:
+        job = self._job(self._study.overrides(trial))
         twin = next((known for known in pool.running if known.folder == job.folder), None)
         if twin is not None:  # two trials of the same values are one run
             self._trials[twin].append(trial)
@@ -101,3 +115,8 @@ class _Search:
         score = state.get("val_acc", state.get("val_agreement"))
         for trial in self._trials[job]:
             self._study.tell(trial, score, pruned=job.state == "pruned")
+
+
+def _distinct(jobs: Sequence[Job]) -> list[Job]:
+    """One job of each folder."""
+    return list({job.folder: job for job in jobs}.values())

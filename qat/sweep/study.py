@@ -14,6 +14,7 @@ from qat.sweep_spec import SweepSpec
 if TYPE_CHECKING:
     import optuna
 
+_AGAIN = "again"  # attribute of a trial: number of the failed one whose values it has
 _STARTUP = 5  # trials drawn at random before TPE has something to learn from, and before pruning
 
 
@@ -63,41 +64,68 @@ class Study:
 
     @property
     def asked(self) -> int:
-        """Number of trials so far."""
-        return len(self._study.get_trials(deepcopy=False))
+        """Number of draws so far; a failed one that was run again is one."""
+        return sum(_AGAIN not in found.user_attrs for found in self._found())
 
     def unfinished(self) -> list["optuna.trial.Trial"]:
         """Trials that a process which is no more has begun."""
         import optuna
 
-        running = (optuna.trial.TrialState.RUNNING,)
         return [
             optuna.trial.Trial(self._study, found._trial_id)
-            for found in self._study.get_trials(deepcopy=False, states=running)
+            for found in self._found()
+            if found.state == optuna.trial.TrialState.RUNNING
+        ]
+
+    def failed(self) -> list["optuna.trial.FrozenTrial"]:
+        """Trials that failed and were not asked for again."""
+        import optuna
+
+        again = {found.user_attrs.get(_AGAIN) for found in self._found()}
+        failed = optuna.trial.TrialState.FAIL
+        return [t for t in self._found() if t.state == failed and t.number not in again]
+
+    def ended(self) -> list[list[str]]:
+        """The values of all trials that have come to an end, as overrides."""
+        return [
+            [f"{key}={_text(value)}" for key, value in found.params.items()]
+            for found in self._found()
+            if found.state.is_finished()
         ]
 
     def ask(self) -> "optuna.trial.Trial":
         """A new trial, its values drawn."""
+        trial = self._study.ask()
+        self.overrides(trial)
+        return trial
+
+    def ask_again(self, found: "optuna.trial.FrozenTrial") -> "optuna.trial.Trial":
+        """A new trial of a failed one's values."""
+        self._study.enqueue_trial(found.params, user_attrs={_AGAIN: found.number})
+        return self.ask()
+
+    def overrides(self, trial: "optuna.trial.Trial") -> list[str]:
+        """The values of a trial, as overrides; drawn now where it has none yet."""
+        self._study.sampler = self._sampler(trial.number)
+        return [
+            f"{key}={_text(_suggested(trial, key, values))}"
+            for key, values in self._spec.parameters.items()
+        ]
+
+    def _sampler(self, number: int) -> "optuna.samplers.BaseSampler":
         import optuna
 
         with warnings.catch_warnings():
             # constant_liar is new in Optuna; it keeps trials that run together apart
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = optuna.samplers.TPESampler(
-                seed=self._spec.seed * 1_000_003 + self.asked,
+            return optuna.samplers.TPESampler(
+                seed=self._spec.seed * 1_000_003 + number,
                 n_startup_trials=_STARTUP,
                 constant_liar=self._spec.parallel > 1,
             )
-        trial = self._study.ask()
-        self.overrides(trial)
-        return trial
 
-    def overrides(self, trial: "optuna.trial.Trial") -> list[str]:
-        """The values of a trial, as overrides."""
-        return [
-            f"{key}={_suggested(trial, key, values)}"
-            for key, values in self._spec.parameters.items()
-        ]
+    def _found(self) -> list["optuna.trial.FrozenTrial"]:
+        return self._study.get_trials(deepcopy=False)
 
     def tell(self, trial: "optuna.trial.Trial", score: float | None, *, pruned: bool) -> None:
         """The end of a trial: its score, None for a failure."""
@@ -119,7 +147,7 @@ class Study:
         """
         import optuna
 
-        known = self._study.get_trials(deepcopy=False)[trial.number].intermediate_values
+        known = self._found()[trial.number].intermediate_values
         for epoch in sorted(set(scores) - set(known)):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -136,6 +164,11 @@ def _suggested(trial: "optuna.trial.Trial", key: str, values: Any) -> Any:
     if is_integer(values):
         return trial.suggest_int(key, values["low"], values["high"], **options)
     return trial.suggest_float(key, values["low"], values["high"], **options)
+
+
+def _text(value: Any) -> str:
+    """A value as an override: choices are texts already, numbers get six digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def _plain(values: Any) -> Any:

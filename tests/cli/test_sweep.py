@@ -211,7 +211,7 @@ def test_the_list_shows_hashes_and_makes_nothing(tmp_path):
 
 def test_slurm_is_a_launcher_by_name(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
-    printed = train("-m", "hydra/launcher=slurm", "--cfg", "hydra", "-p", "hydra.launcher",
+    printed = train("hydra/launcher=slurm", "--cfg", "hydra", "-p", "hydra.launcher",
                     cwd=tmp_path)  # fmt: skip
     assert "SlurmLauncher" in printed
     assert "timeout_min: 240" in printed

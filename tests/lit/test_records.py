@@ -29,8 +29,8 @@ OF_WEIGHTS = {"flip_rate", "distance", "scale"}
 def module(spec):
     torch.manual_seed(0)
     conv = partial(nn.Conv2d, kernel_size=3, bias=False)
-    relus = nn.ReLU(), nn.ReLU()
-    net = nn.Sequential(conv(1, 4), relus[0], conv(4, 4), relus[1], nn.Flatten(), nn.Linear(64, 10))
+    relu = nn.ReLU
+    net = nn.Sequential(conv(1, 4), relu(), conv(4, 4), relu(), nn.Flatten(), nn.Linear(64, 10))
     return LitClassifier(
         prepare(net, spec, example=torch.zeros(2, 1, 8, 8)),
         spec,
