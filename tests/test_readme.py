@@ -29,11 +29,38 @@ def test_every_command_line_of_the_readme_composes():
     from qat.compose import checked, conf_folder
 
     commands = re.findall(r"^(?:python|qat-train) (?:train\.py )?([^#\n]*)", README, flags=re.M)
-    runs = [c for c in commands if c.startswith(("quant", "model", "audit", "-m quant"))]
-    assert len(runs) >= 6
+    runs = [c for c in commands if c.startswith(("quant", "model", "audit"))]
+    assert len(runs) >= 5
     for command in runs:
-        words = command.split()
-        checked(conf_folder(), [w for w in words if w != "-m"], multirun="-m" in words)
+        checked(conf_folder(), command.split())
+
+
+def test_every_sweep_of_the_readme_is_planned(tmp_path, monkeypatch):
+    from qat.overrides import with_quoted_paths
+    from qat.sweep.command import is_sweep, sweep
+
+    def launch(*arguments):
+        pytest.fail("a list launches nothing")
+
+    monkeypatch.chdir(tmp_path)
+    commands = re.findall(r"^(?:\S*bin/)?python train\.py ([^#\n]*)", README, flags=re.M)
+    sweeps = [c.split() for c in commands if is_sweep(c.split(), multirun="-m" in c.split())]
+    assert len(sweeps) >= 7
+    for words in sweeps:
+        own = with_quoted_paths([word for word in words if word != "-m"])
+        assert sweep([*own, "sweep.list=true"], launch=launch)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_report_of_the_readme_is_understood():
+    from qat.commands.options import read_arguments
+    from qat.commands.report import ReportSpec
+
+    lines = re.findall(r"^(?:\S*bin/)?python scripts/report\.py ([^#\n]*)", README, flags=re.M)
+    assert len(lines) >= 4
+    for line in lines:
+        options = [word for word in line.split() if "=" in word]
+        assert read_arguments(ReportSpec, options, example="")
 
 
 def test_every_command_of_the_shipping_section_is_understood():
@@ -63,7 +90,7 @@ def test_every_command_of_the_shipping_section_is_understood():
 
 def test_the_package_names_what_the_readme_promises():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    commands = ("export", "evaluate", "predict")
+    commands = ("export", "evaluate", "predict", "report")
     assert project["scripts"] == {
         "qat-train": "qat.cli:main",
         **{f"qat-{name}": f"qat.commands.{name}:command" for name in commands},

@@ -9,6 +9,7 @@ tuned=optimizer.lr        of networks that differ by this key only, show the one
                           validation, and how many values were tried
 state=last                epoch that is judged first: last, or selected (on validation)
 title=TEXT                heading of the page
+claims=[A > B, ...]       hold claims that A is better than B against the seeds of both
 literature=true           draw what others published for the same data, network and bits
 cards=FOLDER              also write FOLDER/DATA_MODEL.yaml: what was measured, to be done again
 name=NAME                 of the card, for runs of one data set and network
@@ -38,6 +39,7 @@ class ReportSpec:
     tuned: str | None = None
     state: Literal["last", "selected"] = "last"
     title: str = option("Training runs")
+    claims: tuple[str, ...] = ()
     literature: bool = False
     cards: str | None = None
     name: str | None = None
@@ -79,6 +81,7 @@ def _report(folders: Sequence[Path], spec: ReportSpec) -> None:
             reference=spec.reference,
             tuned_key=spec.tuned,
             state=spec.state,
+            claims=spec.claims,
             literature=spec.literature,
         )
     except OSError as error:
@@ -103,7 +106,13 @@ def _write_cards(runs: Sequence["Run"], spec: ReportSpec, folder: Path) -> None:
         raise SpecError(f"name={spec.name} is one card, the runs are of several: {titles}")
     for family in families:
         path = folder / f"{spec.name or family.title.replace(', ', '_')}.yaml"
-        card = card_of(family, reference=spec.reference, tuned_key=spec.tuned, commit=spec.commit)
+        card = card_of(
+            family,
+            reference=spec.reference,
+            tuned_key=spec.tuned,
+            claims=spec.claims,
+            commit=spec.commit,
+        )
         write_card(path, card)
         print(path)
 

@@ -8,18 +8,19 @@ import yaml
 
 from qat.errors import CheckpointError, DataError
 from qat.machine import machine
+from qat.report.claims import Claim, claims_of
 from qat.report.comparison import Row, State, compare
 from qat.report.grouping import Family
 from qat.report.run_files import read_yaml
 from qat.report.runs import Run
-from qat.report.statistics import Interval, Summary, mean
+from qat.report.statistics import Difference, Interval, Summary, mean
 
 STATES: tuple[State, ...] = ("last", "selected")
 _HEAD = "# Written by scripts/report.py from the runs; not by hand. Accuracies are fractions.\n"
 _DIGITS = 6  # of a fraction: a test part of a million images would need no more
 _COSTS = ("bits", "bytes", "float_bytes", "bops")
 # overrides that say where and how often, not what
-_NOT_ROW = ("seed=", "hydra.", "callbacks.", "logger", "resume", "folder=")
+_NOT_ROW = ("seed=", "hydra.", "callbacks.", "logger", "resume", "folder=", "data.root=")
 
 
 def card_of(
@@ -27,6 +28,7 @@ def card_of(
     *,
     reference: str | None = None,
     tuned_key: str | None = None,
+    claims: Sequence[str] = (),
     commit: str | None = None,
 ) -> dict[str, Any]:
     """The card of a family of finished runs, as plain values.
@@ -35,6 +37,7 @@ def card_of(
         family: groups with finished runs.
         reference: label of the group that the others are compared with; None for the float one.
         tuned_key: that was tuned on validation, if one was.
+        claims: texts `BETTER > WORSE` about the groups.
         commit: of the code, for runs that do not hold it.
 
     Raises:
@@ -56,6 +59,7 @@ def card_of(
             _row(last, selected, tuned_key)
             for last, selected in zip(rows["last"], rows["selected"], strict=True)
         ],
+        "claims": [_claim(claim) for claim in claims_of(family.groups, claims, state="last")],
     }
 
 
@@ -107,13 +111,27 @@ def _state(row: Row, state: State) -> dict[str, Any] | None:
     return {
         "test": {"values": [_number(v) for v in values], **_summary(row.test)},
         "validation": _summary(row.validation),
-        "difference": gap
-        and {
-            "mean": _number(gap.mean),
-            "interval": _interval(gap.interval),
-            "p": gap.p if gap.p is None else float(f"{gap.p:.3g}"),
-            "p_corrected": row.p if row.p is None else float(f"{row.p:.3g}"),
-        },
+        "difference": gap and _difference(gap, row.p),
+    }
+
+
+def _claim(claim: Claim) -> dict[str, Any]:
+    gap = claim.difference
+    return {
+        "better": claim.better,
+        "worse": claim.worse,
+        "seeds": gap.n if gap else 0,
+        "difference": gap and _difference(gap, claim.p),
+        "reading": claim.reading,
+    }
+
+
+def _difference(gap: Difference, corrected: float | None) -> dict[str, Any]:
+    return {
+        "mean": _number(gap.mean),
+        "interval": _interval(gap.interval),
+        "p": gap.p if gap.p is None else float(f"{gap.p:.3g}"),
+        "p_corrected": corrected if corrected is None else float(f"{corrected:.3g}"),
     }
 
 
@@ -146,10 +164,17 @@ def _command(runs: Sequence[Run]) -> str:
         overrides = [str(o) for o in yaml.safe_load(path.read_text(encoding="utf-8")) or []]
     except (OSError, yaml.YAMLError):
         overrides = []
-    own = [o for o in overrides if not o.lstrip("+~").startswith(_NOT_ROW)]
+    own = [_portable(o) for o in overrides if not o.lstrip("+~").startswith(_NOT_ROW)]
     seeds = ",".join(str(run.seed) for run in runs)
     many = "-m " if script == "train.py" and len(runs) > 1 else ""
     return f"python {script} {many}{' '.join([*own, f'seed={seeds}'])}"
+
+
+def _portable(override: str) -> str:
+    """An override without where a file lies on this machine; its name stays."""
+    key, _, value = override.partition("=")
+    bare = value.strip("\"'")
+    return f"{key}={Path(bare).name}" if Path(bare).is_absolute() else override
 
 
 def _code(runs: Sequence[Run], commit: str | None) -> dict[str, Any]:

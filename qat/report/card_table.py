@@ -43,7 +43,26 @@ def card_table(card: Mapping[str, Any]) -> str:
     head += [f"difference to `{card['reference']}`", "p", "selected epoch, test %", "bytes"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines += [f"| {' | '.join(_cells(row, tuned))} |" for row in card["rows"]]
-    return "\n".join([*lines, "", _origin(card), ""])
+    return "\n".join([*lines, *_claims(card), "", _origin(card), ""])
+
+
+def _claims(card: Mapping[str, Any]) -> list[str]:
+    if not card.get("claims"):
+        return []
+    head = ["claim", "seeds", "difference", "p", "reading"]
+    lines = ["", f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    for claim in card["claims"]:
+        gap = claim["difference"] or {}
+        p = gap.get("p_corrected")
+        cells = [
+            f"`{claim['better']}` > `{claim['worse']}`",
+            str(claim["seeds"]),
+            _difference(gap) if gap else NOTHING,
+            NOTHING if p is None else probability(p),
+            claim["reading"],
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def _cells(row: Mapping[str, Any], tuned: str | None) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from qat.report.claims import claims_of
 from qat.report.comparison import Row, State, compare
 from qat.report.curve_section import cost_pictures, curve_pictures
 from qat.report.group_section import group_section
@@ -11,7 +12,7 @@ from qat.report.page import bullets, details, gallery, paragraph, table
 from qat.report.pareto import Point
 from qat.report.pictures import Pictures
 from qat.report.statistics import Summary
-from qat.report.tables import comparison_table, cost_table
+from qat.report.tables import claim_table, comparison_table, cost_table
 from qat.report.wording import points
 
 _VERDICTS = {
@@ -31,6 +32,7 @@ def family_section(
     reference: str | None = None,
     tuned_key: str | None = None,
     state: State = "last",
+    claims: Sequence[str] = (),
     others: Sequence[Point] = (),
 ) -> str:
     """HTML of everything about one family.
@@ -41,6 +43,7 @@ def family_section(
         reference: label of the group that the others are compared with.
         tuned_key: that was tuned, if one was.
         state: which epoch the first table judges; the other one is below it.
+        claims: texts `BETTER > WORSE` about the groups.
         others: points of the literature.
     """
     rows = compare(family.groups, reference=reference, state=state)
@@ -50,6 +53,8 @@ def family_section(
     if any(row.test for row in again):
         second = table(comparison_table(again, caption=_caption(other)))
         parts.append(details(f"The same at {_EPOCH[other]}", second))
+    if claims:
+        parts.append(table(claim_table(claims_of(family.groups, claims, state=state))))
     parts.append(table(cost_table(rows, key=tuned_key)))
     if len({row.group.tried for row in rows}) > 1:
         parts.append(paragraph(_UNEQUAL.format(key=tuned_key), kind="warning"))

@@ -9,6 +9,7 @@ from qat.report.runs import Run
 
 _LONGEST = 40
 _MISSING = object()
+_LEFT_OUT = "none"
 # last words of keys that mean nothing without the one before
 _VAGUE = {"epochs", "name", "bits", "kind", "method", "final", "initial", "_target_"}
 # sections whose file name speaks for itself
@@ -29,7 +30,7 @@ def labels_of(runs: Sequence[Run]) -> list[str]:
     sections = list(dict.fromkeys(["quant", *(section(key) for key in differing)]))
     parts: list[list[str]] = [[] for _ in runs]
     for own in sections:
-        files = names if own == "quant" else [run.choices.get(own) for run in runs]
+        files = names if own == "quant" else [_file(run, own) for run in runs]
         keys = [key for key in differing if section(key) == own]
         for index, run in enumerate(runs):
             parts[index] += _parts(index, run, runs, files, own=own, keys=keys, among=differing)
@@ -95,7 +96,7 @@ def _parts(
     """What the label of run `index` says about the config group `own`."""
     known = None not in files
     parts = []
-    if known and len(set(files)) > 1:
+    if known and len(set(files)) > 1 and files[index] != _LEFT_OUT:
         file = shown(files[index])
         parts.append(file if own in _BARE else f"{own}={file}")
     namesakes = [other for other, file in zip(runs, files, strict=True) if file == files[index]]
@@ -105,6 +106,15 @@ def _parts(
         if key in run.config and key != "peer.name" and (is_set or not is_told):
             parts.append(f"{_short(key, among)}={shown(run.config[key])}")
     return parts
+
+
+def _file(run: Run, own: str) -> str | None:
+    """The file of a config group; one that a config leaves out altogether is known, too."""
+    if all(
+        (key != own and not key.startswith(f"{own}.")) or v is None for key, v in run.config.items()
+    ):
+        return _LEFT_OUT
+    return run.choices.get(own)
 
 
 def _differing(configs: Sequence[Mapping[str, Any]], *, only: str | None = None) -> list[str]:

@@ -35,6 +35,7 @@ def write_report(
     reference: str | None = None,
     tuned_key: str | None = None,
     state: State = "last",
+    claims: Sequence[str] = (),
     literature: bool = False,
 ) -> Path:
     """Write index.html, pictures/ and the tables as CSV; returns the path of the page.
@@ -46,13 +47,16 @@ def write_report(
         reference: label of the group that others are compared with; None for the float one.
         tuned_key: groups that differ by it only become one, see `grouping.tuned`.
         state: which epoch the first tables judge.
+        claims: texts `BETTER > WORSE` about groups of the only family.
         literature: whether what others published is drawn beside ours.
 
     Raises:
-        SpecError: no group has the label `reference`.
+        SpecError: no group has the label `reference`, or a claim is about none.
     """
     families = families_of(runs, tuned_key=tuned_key)
     _check_reference(families, reference)
+    if claims and len(families) != 1:
+        raise SpecError(f"claims are about one data set and network; here are {len(families)}")
     pictures = Pictures(out / "pictures")
     sections = [
         (
@@ -63,6 +67,7 @@ def write_report(
                 reference=reference,
                 tuned_key=tuned_key,
                 state=state,
+                claims=claims,
                 others=_beside(family) if literature else (),
             ),
         )

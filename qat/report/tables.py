@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from qat.report.claims import Claim
 from qat.report.comparison import Row
 from qat.report.grouping import Group
 from qat.report.labels import quant_name, shown
@@ -56,6 +57,27 @@ def comparison_table(rows: Sequence[Row], *, caption: str) -> TextTable:
     """Accuracies with their spread, and what the differences to the reference are worth."""
     cells = tuple(_comparison_cells(row) for row in rows)
     return TextTable(caption=caption, head=_COMPARISON, rows=cells)
+
+
+def claim_table(claims: Sequence[Claim]) -> TextTable:
+    """What the seeds say of each claim."""
+    cells = tuple(
+        (
+            f"{claim.better} > {claim.worse}",
+            NOTHING if claim.difference is None else str(claim.difference.n),
+            NOTHING if claim.difference is None else points(claim.difference.mean),
+            between(claim.difference.interval if claim.difference else None),
+            NOTHING if claim.p is None else probability(claim.p),
+            claim.reading,
+        )
+        for claim in claims
+    )
+    head = ("claim", "seeds", "difference", "its 95 % interval", "p", "reading")
+    caption = (
+        "Claims, tested together: test accuracy of the first network minus the second's, in "
+        "percentage points, paired by seed."
+    )
+    return TextTable(caption=caption, head=head, rows=cells)
 
 
 def cost_table(rows: Sequence[Row], *, key: str | None) -> TextTable:
