@@ -11,6 +11,7 @@ from qat.sweep.draw import drawn, listed
 from qat.sweep.job import Action, Job, jobs_of
 from qat.sweep_spec import SweepSpec
 
+_LONG = 24  # jobs
 _TOLD: dict[Action, str] = {
     "skip": "finished, skipped",
     "continue": "interrupted, to be continued",
@@ -51,8 +52,11 @@ def plan_lines(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> list[str]:
     """What will become of each job, with the hashes that decide it."""
     code = code_version()
     actions = Counter(job.action(retry=spec.retry) for job in jobs)
+    # of a long sweep what is done already needs no line each, unless the list was asked for
+    is_long = len(jobs) > _LONG and not spec.list
+    told = [job for job in jobs if not is_long or job.action(retry=spec.retry) != "skip"]
     return [
         f"sweep {folder}: {len(jobs)} jobs, code {code.sources} (commit {code.commit})",
         *(f"  {actions[action]} {words}" for action, words in _TOLD.items() if actions[action]),
-        *(f"  {job.hash}  {job.action(retry=spec.retry):8}  {job.label}" for job in jobs),
+        *(f"  {job.hash}  {job.action(retry=spec.retry):8}  {job.label}" for job in told),
     ]

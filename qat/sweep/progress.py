@@ -71,7 +71,7 @@ def closing_lines(jobs: Sequence[Job], folder: Path) -> list[str]:
             error = read_status(job.folder).get("error") or "not started"
             lines.append(f"  {job.label}: {' '.join(str(error).split())}")
             lines.append(f"    {job.folder}")
-    return [*lines, "", f"sweep folder: {folder}"]
+    return [*lines, "", f"sweep folder: {folder}; compare by python scripts/report.py {folder}"]
 
 
 def _score(job: Job) -> str:
