@@ -7,20 +7,19 @@ from typing import Any
 import yaml
 
 from qat.errors import CheckpointError, DataError
-from qat.machine import machine
 from qat.report.claims import Claim, claims_of
 from qat.report.comparison import Row, State, compare
 from qat.report.grouping import Family
+from qat.report.origin import origins_of
+from qat.report.recipe import recipe
 from qat.report.run_files import read_yaml
-from qat.report.runs import Run
 from qat.report.statistics import Difference, Interval, Summary, mean
 
 STATES: tuple[State, ...] = ("last", "selected")
 _HEAD = "# Written by scripts/report.py from the runs; not by hand. Accuracies are fractions.\n"
 _DIGITS = 6  # of a fraction: a test part of a million images would need no more
+_KEYS = {"title", "reference", "tuned", "origins", "runs", "seconds", "rows", "claims"}
 _COSTS = ("bits", "bytes", "float_bytes", "bops")
-# overrides that say where and how often, not what
-_NOT_ROW = ("seed=", "hydra.", "callbacks.", "logger", "resume", "folder=", "data.root=")
 
 
 def card_of(
@@ -41,18 +40,17 @@ def card_of(
         commit: of the code, for runs that do not hold it.
 
     Raises:
-        DataError: runs of different code, which one card cannot speak for.
+        DataError: a row of runs of different code, threads or machines, or runs that do not hold
+            their code.
+        SpecError: a claim is about no group.
     """
-    runs = [run for group in family.groups for run in group.finished]
     rows = {state: compare(family.groups, reference=reference, state=state) for state in STATES}
+    runs = [run for group in family.groups for run in group.finished]
     return {
         "title": family.title,
         "reference": next(row.group.label for row in rows["last"] if row.is_reference),
         "tuned": tuned_key,
-        "code": _code(runs, commit),
-        "machine": _same(runs, "machine") or machine(),
-        "threads": _same(runs, "threads"),
-        "versions": _same(runs, "versions"),
+        "origins": origins_of(family.groups, commit),
         "runs": len(runs),
         "seconds": round(sum(run.number("wall_seconds") or 0.0 for run in runs)),
         "rows": [
@@ -80,7 +78,7 @@ def read_card(path: Path) -> dict[str, Any]:
         card = read_yaml(path)
     except CheckpointError as error:
         raise DataError(f"{path} is no card: {error}") from None
-    if not isinstance(card.get("rows"), list) or "title" not in card:
+    if not isinstance(card.get("rows"), list) or not card.keys() >= _KEYS:
         raise DataError(f"{path} is no card; write one with scripts/report.py RUNS card={path}")
     return card
 
@@ -92,7 +90,7 @@ def _row(last: Row, selected: Row, tuned_key: str | None) -> dict[str, Any]:
     wall = list(group.values("wall_seconds").values())
     return {
         "label": group.label,
-        "command": _command(group.finished),
+        "commands": recipe(group.finished),
         "config": group.key,
         "seeds": [run.seed for run in group.finished],
         "tuned": tuned,
@@ -154,41 +152,3 @@ def _number(value: float | None) -> float | int | None:
     if value is None:
         return None
     return int(value) if float(value).is_integer() else round(value, _DIGITS)
-
-
-def _command(runs: Sequence[Run]) -> str:
-    """The command that makes the runs of a row again."""
-    script = "scripts/peers.py" if "peer.name" in runs[0].config else "train.py"
-    path = runs[0].folder / ".hydra" / "overrides.yaml"
-    try:
-        overrides = [str(o) for o in yaml.safe_load(path.read_text(encoding="utf-8")) or []]
-    except (OSError, yaml.YAMLError):
-        overrides = []
-    own = [_portable(o) for o in overrides if not o.lstrip("+~").startswith(_NOT_ROW)]
-    seeds = ",".join(str(run.seed) for run in runs)
-    many = "-m " if script == "train.py" and len(runs) > 1 else ""
-    return f"python {script} {many}{' '.join([*own, f'seed={seeds}'])}"
-
-
-def _portable(override: str) -> str:
-    """An override without where a file lies on this machine; its name stays."""
-    key, _, value = override.partition("=")
-    bare = value.strip("\"'")
-    return f"{key}={Path(bare).name}" if Path(bare).is_absolute() else override
-
-
-def _code(runs: Sequence[Run], commit: str | None) -> dict[str, Any]:
-    found = {str(run.value("code", "sources")): run.value("code") for run in runs}
-    if len(found) > 1:
-        raise DataError(
-            f"runs of different code ({', '.join(found)}) make no card; run them again, or give "
-            "folders of one code only"
-        )
-    code = next(iter(found.values()), None)
-    return dict(code) if isinstance(code, Mapping) else {"commit": commit}
-
-
-def _same(runs: Sequence[Run], key: str) -> Any:
-    """What all runs say under a key; the first one's where they differ in what they add."""
-    values = [run.value(key) for run in runs if run.value(key) is not None]
-    return values[0] if values else None

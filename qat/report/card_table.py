@@ -55,7 +55,7 @@ def _claims(card: Mapping[str, Any]) -> list[str]:
         gap = claim["difference"] or {}
         p = gap.get("p_corrected")
         cells = [
-            f"`{claim['better']}` > `{claim['worse']}`",
+            f"{_code(claim['better'])} > {_code(claim['worse'])}",
             str(claim["seeds"]),
             _difference(gap) if gap else NOTHING,
             NOTHING if p is None else probability(p),
@@ -70,7 +70,7 @@ def _cells(row: Mapping[str, Any], tuned: str | None) -> list[str]:
     gap = last.get("difference")
     p = gap and gap["p_corrected"]
     return [
-        f"`{row['label']}`",
+        _code(row["label"]),
         *([str(row["tuned"][tuned])] if tuned else []),
         str(len(row["seeds"])),
         _spread(row["last"]),
@@ -79,6 +79,11 @@ def _cells(row: Mapping[str, Any], tuned: str | None) -> list[str]:
         _spread(row["selected"]),
         grouped(row["cost"]["bytes"]),
     ]
+
+
+def _code(label: str) -> str:
+    """A label as code in a cell: neither end may come from it."""
+    return f"`{label.replace('`', ' ').replace('|', '/')}`"
 
 
 def _spread(state: Mapping[str, Any] | None) -> str:
@@ -98,12 +103,30 @@ def _difference(gap: Mapping[str, Any]) -> str:
 
 
 def _origin(card: Mapping[str, Any]) -> str:
-    code, machine, versions = card["code"], card["machine"], card["versions"] or {}
-    tried = [row["tuned"]["tried"] for row in card["rows"] if row["tuned"]]
-    tuning = f" `{card['tuned']}` of {max(tried)} values, chosen on validation." if tried else ""
-    return (
+    told = [
         f"{card['title']}: mean ± standard deviation over seeds; differences paired by seed with "
-        f"their 95 % interval; p of the paired t test, corrected for the table (Holm).{tuning} "
-        f"{card['runs']} runs, {duration(card['seconds'])} in all, {machine['processor']}, "
-        f"{card['threads']} thread each, torch {versions.get('torch')}; commit {code['commit']}."
+        "their 95 % interval, which is not corrected; p of the paired t test is, for the table "
+        "(Holm).",
+        *_tuning(card),
+        f"{card['runs']} runs, {duration(card['seconds'])} in all.",
+        *(_place(origin, is_only=len(card["origins"]) == 1) for origin in card["origins"]),
+    ]
+    return " ".join(told)
+
+
+def _tuning(card: Mapping[str, Any]) -> list[str]:
+    tried = sorted({row["tuned"]["tried"] for row in card["rows"] if row["tuned"]})
+    if not tried:
+        return []
+    many = str(tried[0]) if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
+    return [f"`{card['tuned']}` is the best of {many} values on validation, last epoch."]
+
+
+def _place(origin: Mapping[str, Any], *, is_only: bool) -> str:
+    rows = "" if is_only else f"{', '.join(map(_code, origin['rows']))}: "
+    threads, code = origin["threads"], origin["code"]
+    versions = origin["versions"] or {}
+    return (
+        f"{rows}{origin['machine']['processor']}, {threads} thread{'s' * (threads != 1)} each, "
+        f"torch {versions.get('torch')}, commit {code['commit']}."
     )

@@ -10,10 +10,16 @@ CARD = {
     "title": "digits, lenet5",
     "reference": "float",
     "tuned": "optimizer.lr",
-    "code": {"commit": "abc", "sources": "123"},
-    "machine": {"processor": "a processor", "cores": 2},
-    "threads": 1,
-    "versions": {"torch": "9"},
+    "origins": [
+        {
+            "code": {"commit": "abc", "sources": "123"},
+            "machine": {"processor": "a processor", "cores": 2},
+            "threads": 1,
+            "versions": {"torch": "9"},
+            "rows": ["float", "bcgd_w1a4"],
+        }
+    ],
+    "claims": [],
     "runs": 4,
     "seconds": 60,
     "rows": [
@@ -46,8 +52,36 @@ def test_a_row_is_what_the_card_says():
         " `float` ", " 0.1 ", " 2 ", " 50.00 ± 1.00 ", " – ", " – ", " – ", " 1,234 ",  # noqa: RUF001
     ]  # fmt: skip
     assert "-10.00 [-20.00, +0.00] | 0.020 | 45.00 |" in lines[3]
-    assert "of 3 values" in lines[-1]
-    assert "commit abc" in lines[-1]
+    assert "best of 3 values" in lines[-1]
+    assert lines[-1].endswith("a processor, 1 thread each, torch 9, commit abc.")
+
+
+def test_several_origins_are_told_with_their_rows():
+    other = {**CARD["origins"][0], "code": {"commit": "def"}, "threads": 8, "rows": ["bcgd_w1a4"]}
+    first = {**CARD["origins"][0], "rows": ["float"]}
+    last = card_table(CARD | {"origins": [first, other]}).splitlines()[-1]
+    assert "`float`: a processor, 1 thread each, torch 9, commit abc." in last
+    assert "`bcgd_w1a4`: a processor, 8 threads each, torch 9, commit def." in last
+
+
+def test_rows_of_unequal_effort_say_so():
+    rows = [dict(row) for row in CARD["rows"]]
+    rows[0] = rows[0] | {"tuned": {"optimizer.lr": 0.1, "tried": 1}}
+    assert "best of 1 to 3 values" in card_table(CARD | {"rows": rows})
+
+
+def test_a_label_cannot_break_the_table():
+    rows = [CARD["rows"][0] | {"label": "a|b`c"}]
+    line = card_table(CARD | {"rows": rows}).splitlines()[2]
+    assert line.count("|") == 9
+    assert "`a/b c`" in line
+
+
+def test_claims_stand_below_the_rows():
+    gap = {"mean": 0.05, "interval": [0.01, 0.09], "p": 0.01, "p_corrected": 0.03}
+    claim = {"better": "a", "worse": "b", "seeds": 3, "difference": gap, "reading": "holds"}
+    table = card_table(CARD | {"claims": [claim]})
+    assert "| `a` > `b` | 3 | +5.00 [+1.00, +9.00] | 0.030 | holds |" in table
 
 
 def test_a_page_gets_its_tables_and_keeps_the_rest(tmp_path):
@@ -60,7 +94,7 @@ def test_a_page_gets_its_tables_and_keeps_the_rest(tmp_path):
     assert with_tables("nothing\n", tmp_path) == "nothing\n"
 
 
-@pytest.mark.parametrize("content", ["rows: 3\ntitle: x\n", "[1]\n", "a: [\n"])
+@pytest.mark.parametrize("content", ["rows: []\ntitle: x\n", "[1]\n", "a: [\n"])
 def test_what_is_no_card_is_one_line(content, tmp_path):
     (tmp_path / "a.yaml").write_text(content)
     with pytest.raises(DataError, match="is no card"):
