@@ -9,6 +9,7 @@ method=parq_binary_relax_w1a32   torchao: its QuantOptimizer with the BinaryRela
        torch_ao_w4a4             torch.ao FakeQuantize, moving-average ranges
        float                     the control: the loop alone, which repeats train.py quant=float
 folder=FOLDER                    status.json, summary.json, metrics.csv, .hydra/
+                                 of several runs (seed=1,2,3) each has a folder in it
 anything else                    overrides of train.py: optimizer.lr=0.05 trainer.max_epochs=40
 
 Every conv and linear weight is quantized, first and last included, and every ReLU's output where
@@ -16,33 +17,40 @@ the method has activations. A finished folder with the same config is left as it
 run is started anew. Needs pip install 'qat[peers]'.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
 from qat.commands.options import run_command
-from qat.compose import checked, conf_folder
+from qat.compose import combinations, composed, conf_folder
 from qat.errors import SpecError
 from qat.overrides import with_quoted_paths
+from qat.sweep.job import labels
 
 
 def main(arguments: Sequence[str]) -> None:
     """Train the peer that the arguments name."""
     method, folder, overrides = _split(arguments)
-    (spec,) = checked(conf_folder(), overrides)
+    runs = [composed(conf_folder(), run) for run in combinations(overrides)]
     from qat.peers.methods import peer_of
     from qat.peers.run import check_supported, run_peer
 
     peer = peer_of(method)
-    check_supported(spec)
-    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
-        composed = OmegaConf.to_container(compose("config", overrides), resolve=True)
-    named = {"name": method, **peer.numbers}
-    config: dict[str, Any] = {**composed, "peer": named}  # type: ignore[dict-item]
-    run_peer(config, spec, folder, peer, record=lambda: _record(config, overrides, folder))
+    for run in runs:
+        check_supported(run.spec)
+    names = labels([run.overrides for run in runs]) if len(runs) > 1 else [""]
+    for run, name in zip(runs, names, strict=True):
+        place = folder / f"{method},{name}" if name else folder
+        config = {**run.config, "peer": {"name": method, **peer.numbers}}
+        again = record_in(place, config, run.overrides)
+        run_peer(config, run.spec, place, peer_of(method), record=again)
+
+
+def record_in(folder: Path, config: dict[str, Any], overrides: Sequence[str]) -> Callable[[], None]:
+    """What writes FOLDER/.hydra, once a run may begin."""
+    return lambda: _record(config, list(overrides), folder)
 
 
 def _record(config: dict[str, Any], overrides: list[str], folder: Path) -> None:

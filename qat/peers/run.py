@@ -10,6 +10,7 @@ import torch
 from torchmetrics.classification import MulticlassConfusionMatrix
 
 from qat.audit import Audit
+from qat.code_version import sources_hash
 from qat.compose import instantiated
 from qat.errors import QatError, SpecError
 from qat.folder_lock import only_process
@@ -75,6 +76,7 @@ def run_peer(
         (folder / "status.json").unlink(missing_ok=True)
         record()
         status = Status(folder, config_hash(config))
+        status.code |= {"sources": sources_hash(also="peers")}
         with status.recording_failures(), Signals():
             _run(config, spec, folder, peer, status)
     return True
