@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -41,7 +42,12 @@ def _run(arguments: list[str]) -> None:
     overrides = with_quoted_paths(args.overrides)
     asks_only = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
     if not asks_only and is_sweep(overrides, multirun=args.multirun):
-        sys.exit(0 if sweep(overrides, launch=_launch) else EXIT_FAILED)
+        try:
+            sys.exit(0 if sweep(overrides, launch=_launch) else EXIT_FAILED)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _die(f"{error.filename or 'sweep'}: {error.strerror or error}", EXIT_FAILED)
     if not asks_only:
         overrides = resumed_overrides(overrides)
         specs = checked(conf_folder(), overrides, multirun=args.multirun)
@@ -76,7 +82,9 @@ def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
         config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
         try:
             work(config, list(HydraConfig.get().overrides.task))
-        except QatError as error:  # its status.json has it; the other jobs go on
+        except Exception as error:  # its status.json has it; the other jobs go on
+            if not isinstance(error, QatError):
+                traceback.print_exc()
             print(f"error: {error}", file=sys.stderr)
         finally:
             _close_wandb()

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -265,20 +265,22 @@ def _composing(conf: Path) -> Iterator[None]:
         state.hydra = outer
 
 
-def combinations(overrides: list[str]) -> Iterable[list[str]]:
+def combinations(overrides: list[str]) -> list[list[str]]:
     """The overrides of every run that a command with lists of choices asks for, in order.
 
     Raises:
         SpecError: an override cannot be read.
     """
     try:
-        return _combinations(overrides)
+        with _composing(conf_folder()):
+            return _combinations(overrides)
     except (HydraException, OmegaConfBaseException) as error:
         raise SpecError(_one_line(error, conf_folder(), overrides)) from None
 
 
-def _combinations(overrides: list[str]) -> Iterable[list[str]]:
-    parser = OverridesParser.create()
+def _combinations(overrides: list[str]) -> list[list[str]]:
+    # glob(...) asks for the names of a group's files
+    parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     choices = []
     for override in parser.parse_overrides(overrides):
         if override.is_sweep_override():
@@ -286,7 +288,7 @@ def _combinations(overrides: list[str]) -> Iterable[list[str]]:
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
             choices.append([str(override.input_line)])
-    return (list(job) for job in product(*choices))
+    return [list(job) for job in product(*choices)]
 
 
 def _checked_run(conf: Path, overrides: list[str]) -> RunSpec:
@@ -297,27 +299,27 @@ def _checked_run(conf: Path, overrides: list[str]) -> RunSpec:
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SpecError(_one_line(error, conf, overrides)) from None
     spec = check_config(config)
-    _check_writable(Path(folder))
+    check_writable(Path(folder), "hydra.run.dir")
     if spec.resume is not None:
         _check_same(Path(spec.resume), config, spec.resume_allow)
     return spec
 
 
-def _check_writable(folder: Path) -> None:
-    """Raise SpecError if the run folder cannot be made where it should be."""
+def check_writable(folder: Path, key: str) -> None:
+    """Raise SpecError if a folder for runs cannot be made where `key` says."""
     parent = folder.absolute()
     while not parent.exists() and not parent.is_symlink():
         parent = parent.parent
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise SpecError(
-            f"hydra.run.dir={folder}: {parent} is no folder that can be written to; "
-            "choose another with hydra.run.dir=FOLDER"
+            f"{key}={folder}: {parent} is no folder that can be written to; choose another with "
+            f"{key}=FOLDER"
         )
     free = shutil.disk_usage(parent).free
     if free < _LEAST_FREE:
         raise SpecError(
-            f"hydra.run.dir={folder}: the disk has {free} bytes left, a run needs "
-            f"{_LEAST_FREE} at least; make room or choose another with hydra.run.dir=FOLDER"
+            f"{key}={folder}: the disk has {free} bytes left, a run needs "
+            f"{_LEAST_FREE} at least; make room or choose another with {key}=FOLDER"
         )
 
 

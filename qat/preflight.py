@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +213,7 @@ def _check_number(
         raise SpecError(f"{key} must be a number {sign} {low:g} and <= {high:g}; got {value!r}")
 
 
+@cache
 def _arguments(package: str, file: str, name: str) -> set[str] | None:
     """Argument names of a class in an installed package, read from its source: no import."""
     found = importlib.util.find_spec(package)

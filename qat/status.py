@@ -29,10 +29,11 @@ class Status:
         self._earlier = 0.0
         self._start = time.monotonic()
         self._threads: int | None = None
-        with suppress(OSError, ValueError):
-            before = json.loads(self._path.read_text())
+        before = read_status(folder)
+        with suppress(TypeError, ValueError):
             self._earlier = float(before.get("seconds", 0.0))
-            self._threads = before.get("threads")
+        threads = before.get("threads")
+        self._threads = threads if isinstance(threads, int) else None
 
     def begin(self, allow: Sequence[str]) -> None:
         """Mark the run as running, after comparing the thread count with an interrupted run's.
@@ -111,10 +112,13 @@ def mark(folder: Path, state: str, error: str) -> None:
 
 
 def _replace(path: Path, content: Mapping[str, Any]) -> None:
-    with suppress(OSError):
-        part = path.with_suffix(".json.part")
+    part = path.with_suffix(".json.part")
+    try:
         part.write_text(json.dumps(content, indent=2) + "\n")
         part.replace(path)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
 
 
 def is_run_folder(folder: Path) -> bool:

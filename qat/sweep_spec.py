@@ -55,11 +55,14 @@ class SweepSpec:
 
     def __post_init__(self) -> None:
         check(self, "sweep")
-        if self.name is not None and not re.fullmatch(r"[\w.+-][\w.+ -]*", self.name):
+        if self.name is not None and not re.fullmatch(r"\w[\w.+ -]*", self.name):
             raise SpecError(
                 f"sweep.name must be a folder's name of letters, digits, '_', '-', '+' and '.'; "
                 f"got {self.name!r}"
             )
+        if not self.tune or not self.tune_seeds:
+            empty = "tune_seeds" if self.tune else "tune"
+            raise SpecError(f"sweep.{empty} must hold a value at least; got []")
         for key, values in self.parameters.items():
             _check_parameter(key, values, self.method)
 
@@ -79,6 +82,9 @@ def _check_parameter(key: str, values: object, method: Method) -> None:
         raise SpecError(f"{path} is a range; sweep.method={method} needs a list of values")
     low, high = values["low"], values["high"]
     are_numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in (low, high))
+    step = values.get("step")
+    if step is not None and (values.get("log") or not isinstance(step, (int, float)) or step <= 0):
+        raise SpecError(f"{path}: step must be > 0, and stand without log; got {values!r}")
     if not are_numbers or not low < high or (values.get("log") and low <= 0):
         raise SpecError(f"{path} must have low < high, low > 0 where log is true; got {values!r}")
 

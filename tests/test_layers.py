@@ -47,7 +47,7 @@ PACKAGES = {
     "commands": {"torch", "onnx", "torchvision", "PIL", "omegaconf", "yaml"},
     "overrides": set(),
     "job": set(),
-    "sweep": {"optuna"},
+    "sweep": {"optuna", "yaml"},
     "peers": {"torch", "torchmetrics", "torchao", "brevitas", "lightning"},
     "code_version": set(),
     "folder_lock": set(),

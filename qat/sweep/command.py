@@ -47,22 +47,47 @@ def sweep_spec(options: Sequence[str]) -> tuple[SweepSpec, str | None]:
     """The options of a sweep, and the name of the file they come from.
 
     Args:
-        options: sweep=NAME and sweep.KEY=VALUE.
+        options: sweep=NAME or sweep=FILE.yaml, and sweep.KEY=VALUE.
 
     Raises:
         SpecError: one is unknown or out of range.
     """
-    chosen = [o.partition("=")[2] for o in options if o.startswith("sweep=")]
+    chosen = [o.partition("=")[2].strip("\"'") for o in options if o.startswith("sweep=")]
     name = chosen[-1] if chosen else None
-    return read(SweepSpec, sweep_option(conf_folder(), options), "sweep"), name
+    own: dict[str, Any] = {}
+    if name is not None and name.endswith((".yaml", ".yml")):
+        own, name = _file(Path(name)), Path(name).stem
+        options = [o for o in options if not o.startswith("sweep=")]
+    return read(SweepSpec, {**own, **sweep_option(conf_folder(), options)}, "sweep"), name
+
+
+def _file(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SpecError(f"sweep={path} cannot be read: {reason}") from None
+    if not isinstance(content, dict):
+        raise SpecError(f"sweep={path} holds no options; conf/sweep has examples")
+    return content
 
 
 def folder_of(overrides: Sequence[str], spec: SweepSpec, chosen: str | None) -> Path:
     """The sweep's folder: hydra.sweep.dir, or below sweep.folder by name, file, experiment or hash.
 
     The same command finds the same folder.
+
+    Raises:
+        SpecError: the folder would depend on the time.
     """
     given = {o.partition("=")[0]: o.partition("=")[2].strip("\"'") for o in overrides}
+    if "${" in given.get("hydra.sweep.dir", ""):
+        raise SpecError(
+            f"hydra.sweep.dir={given['hydra.sweep.dir']} must be a plain folder, so that the same "
+            "command finds it again"
+        )
     if "hydra.sweep.dir" in given:
         return Path(given["hydra.sweep.dir"])
     digest = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
@@ -77,6 +102,8 @@ def _is_option(override: str) -> bool:
 def _check_runs(overrides: Sequence[str]) -> None:
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
+        if key == "audit_only":
+            raise SpecError(f"{override}: a sweep trains; leave it out, or -m and the lists")
         if key in ("resume", "hydra.run.dir"):
             raise SpecError(
                 f"{override}: a sweep has a folder for each run and continues by itself; give the "

@@ -9,7 +9,7 @@ from typing import Literal
 from qat.code_version import code_version
 from qat.compose import Composed
 from qat.preflight import config_hash
-from qat.status import state_of
+from qat.status import read_status, state_of
 
 Action = Literal["start", "continue", "retry", "skip", "leave"]
 
@@ -37,8 +37,18 @@ class Job:
 
     @property
     def state(self) -> str | None:
-        """What its status.json says, None if it was never started."""
-        return state_of(self.folder)
+        """What its status.json says, None if it was never started.
+
+        A run that says it is finished without its numbers, or of another config, is not.
+        """
+        status = read_status(self.folder)
+        state = status.get("state")
+        is_whole = status.get("config_hash") == self.hash and isinstance(
+            status.get("metrics"), dict
+        )
+        if state == "finished" and not (is_whole and (self.folder / "summary.json").is_file()):
+            return "interrupted"
+        return None if state is None else str(state)
 
     def action(self, *, retry: bool) -> Action:
         """What the sweep does with it; a failed job is left alone unless asked."""
@@ -98,4 +108,5 @@ def labels(runs: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _file_name(label: str) -> str:
-    return re.sub(r"[^\w.=,+-]+", "_", label)[:_LABEL_LENGTH].strip("_-") or "run"
+    """A label as a name that can be typed into an override: without commas and equals signs."""
+    return re.sub(r"[^\w.+-]+", "_", label.replace(",", "+"))[:_LABEL_LENGTH].strip("_-") or "run"

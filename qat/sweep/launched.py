@@ -7,11 +7,13 @@ from typing import Any
 from qat.compose import Composed, record
 from qat.errors import SpecError
 from qat.preflight import check_config, config_hash
+from qat.status import mark
 from qat.sweep.command import Launch
 from qat.sweep.draw import listed
 from qat.sweep.job import Job
 from qat.sweep.plan import plan_lines, planned
 from qat.sweep.progress import closing_lines
+from qat.sweep.worker import group_run
 from qat.sweep_spec import SweepSpec
 
 
@@ -49,7 +51,13 @@ def run_launched(overrides: Sequence[str], spec: SweepSpec, folder: Path, launch
     def work(config: Mapping[str, Any], overrides: Sequence[str]) -> None:
         _work(config, overrides, folders[config_hash(config)], spec)
 
-    launch(shared, folder.absolute(), work)
+    try:
+        launch(shared, folder.absolute(), work)
+    except Exception as error:  # a launcher gives up at its first lost job; ours are all told below
+        print(f"launcher: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+    for job in jobs:
+        if job.state in ("running", "waiting"):
+            mark(job.folder, "interrupted", "killed, or out of reach of its launcher")
     print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
     return all(job.state == "finished" for job in jobs)
 
@@ -66,5 +74,6 @@ def _work(
     if action in ("skip", "leave"):
         print(f"{job.folder}: {job.state}")
         return
+    group_run(run.overrides, folder.parent.name)
     record(job.folder, run)
     run_job(run.config, run.spec, job.folder)

@@ -44,7 +44,8 @@ def shared_overrides(overrides: Sequence[str], spec: SweepSpec) -> list[str]:
     """
     if spec.threads is None and any(o.startswith("training.threads=") for o in overrides):
         return list(overrides)
-    threads = spec.threads or max(1, (os.cpu_count() or 1) // spec.parallel)
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    threads = spec.threads or max(1, (usable or 1) // spec.parallel)
     return [*overrides, f"training.threads={threads}"]
 
 

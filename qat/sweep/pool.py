@@ -4,14 +4,20 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
+from qat.code_version import code_version, sources_hash
+from qat.errors import QatError
+from qat.folder_lock import only_process
 from qat.status import mark
 from qat.sweep.job import Job
-from qat.sweep.worker import PRELOAD, work
+from qat.sweep.worker import EXIT_BUSY, PRELOAD, work
 
+_TRIES, _PAUSE = 3, 0.5  # tries to start a process, and seconds after the first
+_LOST = 255  # exit code of a job whose fork server is gone
 _GRACE = 120.0  # seconds for jobs to save when the sweep is stopped
 
 
@@ -33,6 +39,7 @@ class Pool:
     def __init__(self, size: int, group: str) -> None:
         self.size = size
         self._group = group
+        self._code = code_version()
         # forked from a server that has imported torch and never ran anything
         method = "spawn" if sys.platform == "win32" else "forkserver"
         # Any: the type of each method's context differs
@@ -64,14 +71,34 @@ class Pool:
         return len(self._running) < self.size
 
     def start(self, job: Job) -> None:
-        """Start or continue a job."""
-        there, here = self._context.Pipe(duplex=False)
-        process = self._context.Process(
-            target=work, args=(job.run, str(job.folder), self._group, there), name=job.label
-        )
-        process.start()
-        there.close()
-        self._running[job] = _Running(process, here)
+        """Start or continue a job.
+
+        Raises:
+            QatError: the sources have changed, or no process can be made.
+        """
+        if sources_hash() != self._code.sources:
+            raise QatError(
+                "the sources have changed while the sweep ran; jobs of mixed code are worth "
+                "nothing, give the command again"
+            )
+        for attempt in range(_TRIES):
+            there, here = self._context.Pipe(duplex=False)
+            process = self._context.Process(
+                target=work,
+                args=(job.run, str(job.folder), self._group, self._code, there),
+                name=job.label,
+            )
+            try:
+                process.start()
+            except (EOFError, OSError):  # the fork server was killed; the next try makes another
+                here.close()
+                time.sleep(_PAUSE * (attempt + 1))
+            else:
+                self._running[job] = _Running(process, here)
+                return
+            finally:
+                there.close()
+        raise QatError("no process can be started: its server ends at once; is the package whole?")
 
     def stop(self, job: Job) -> None:
         """Let one job save and stop; `ended` tells when it has."""
@@ -94,7 +121,15 @@ class Pool:
 
 def _settle(job: Job, exitcode: int) -> None:
     """Write the state of a job that ended without writing it."""
+    if exitcode == EXIT_BUSY:  # its folder is another process's, and so is its state
+        return
+    if exitcode == _LOST:  # it still saves
+        with suppress(QatError), only_process(job.folder, wait=_GRACE):
+            pass
     if job.state in ("finished", "failed", "interrupted"):
+        return
+    if exitcode == _LOST:
+        mark(job.folder, "interrupted", "the server of its process was killed")
         return
     if exitcode < 0:
         mark(job.folder, "interrupted", f"killed by signal {-exitcode}")

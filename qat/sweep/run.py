@@ -4,15 +4,17 @@ import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
+from qat.compose import check_writable
 from qat.folder_lock import only_process
 from qat.sweep.job import Job, jobs_of
 from qat.sweep.plan import plan_lines, planned, shared_overrides
 from qat.sweep.pool import Pool
 from qat.sweep.progress import Progress, closing_lines
-from qat.sweep.search import check_search, search
+from qat.sweep.search import check_search, drawn_jobs, search
 from qat.sweep.tuned import Trial, run_chosen, runs_of, trials_of
 from qat.sweep_spec import SweepSpec
 
@@ -26,7 +28,7 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
 
     Args:
         overrides: as on the command line, with lists of choices, without flags and sweep options.
-        spec: the sweep's options.
+        spec: the sweep's options; keys that the command gives are not taken from its parameters.
         folder: the sweep's; its jobs lie in it.
 
     Returns:
@@ -34,38 +36,59 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
 
     Raises:
         SpecError: a job's config is wrong; none is begun then.
-        QatError: another process runs this sweep.
+        QatError: another process runs this sweep, or the sources change while it runs.
     """
     shared = shared_overrides(overrides, spec)
+    spec = _without(spec, shared)
+    # what can be known is checked before anything is made
+    trials = trials_of(shared, spec) if spec.method == "tuned" else []
+    jobs = _known(shared, spec, folder, trials)
+    if spec.list:
+        print("\n".join(plan_lines(jobs, spec, folder)))
+        return True
+    check_writable(folder, "hydra.sweep.dir")
+    folder.mkdir(parents=True, exist_ok=True)
 
     def run_all(jobs: Sequence[Job]) -> None:
         print("\n".join(plan_lines(jobs, spec, folder)), flush=True)
         _run_all(jobs, spec, folder)
 
-    # what can be known is checked before anything is made
-    jobs: list[Job] = []
-    trials: list[Trial] = []
+    with only_process(folder), _stopped_by_sigterm():
+        try:
+            if spec.method == "tpe":
+                jobs = search(shared, spec, folder)
+            else:
+                run_all(jobs)
+            if spec.method == "tuned":
+                jobs += run_chosen(trials, jobs, shared, spec, run_all)
+        finally:  # however it ends, all that is not finished is told
+            print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
+    return all(job.state in ("finished", "pruned") for job in jobs)
+
+
+def _without(spec: SweepSpec, overrides: Sequence[str]) -> SweepSpec:
+    """The options without the parameters that a command gives itself."""
+    given = {o.lstrip("+").partition("=")[0] for o in overrides}
+    own = {key: values for key, values in spec.parameters.items() if key not in given}
+    return replace(spec, parameters=own)
+
+
+def _known(
+    overrides: Sequence[str], spec: SweepSpec, folder: Path, trials: Sequence[Trial]
+) -> list[Job]:
+    """The jobs that are known before the first one ends.
+
+    Raises:
+        SpecError: a config is wrong, or Optuna is not installed.
+    """
     match spec.method:
         case "tpe":
-            check_search(shared)
+            check_search(overrides)
+            return drawn_jobs(overrides, spec, folder)
         case "tuned":
-            trials = trials_of(shared, spec)
-            jobs = jobs_of(runs_of(trials), folder, any_code=spec.any_code)
+            return jobs_of(runs_of(trials), folder, any_code=spec.any_code)
         case _:
-            jobs = planned(shared, spec, folder)
-    if spec.list:
-        print("\n".join(plan_lines(jobs, spec, folder)))
-        return True
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_process(folder), _stopped_by_sigterm():
-        if spec.method == "tpe":
-            jobs = search(shared, spec, folder)
-        else:
-            run_all(jobs)
-        if spec.method == "tuned":
-            jobs += run_chosen(trials, jobs, shared, spec, run_all)
-    print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
-    return all(job.state in ("finished", "pruned") for job in jobs)
+            return planned(overrides, spec, folder)
 
 
 def _run_all(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> None:

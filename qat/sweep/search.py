@@ -1,12 +1,14 @@
 """A search: trials are asked for, run and told, as many at a time as there is room."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from qat.code_version import code_version
 from qat.compose import composed, conf_folder
 from qat.extras import require_optuna
+from qat.preflight import config_hash
 from qat.status import mark, read_status
 from qat.sweep.job import Job, jobs_of
 from qat.sweep.pool import Pool
@@ -31,25 +33,44 @@ def check_search(overrides: Sequence[str]) -> None:
 
 
 def search(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> list[Job]:
-    """Run the trials of a study that are not finished; returns the jobs of all of this call.
-
-    Raises:
-        QatError: the stored study searches other parameters.
-    """
+    """Run the trials of a study that are not finished; returns the jobs of all of its trials."""
     return _Search(list(overrides), spec, folder).run()
+
+
+def drawn_jobs(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> list[Job]:
+    """The jobs of the trials that have come to an end; a search draws the others as it goes."""
+    if not (folder / "optuna.db").is_file():
+        return []
+    return _Search(list(overrides), spec, folder).ended()
+
+
+def _study_name(overrides: Sequence[str], spec: SweepSpec) -> str:
+    """What a search is: the config that its trials share, what is searched, and the code."""
+    shared = config_hash(composed(conf_folder(), overrides).config)
+    searched = config_hash({key: _plain(values) for key, values in spec.parameters.items()})
+    return "-".join([shared, searched, *([] if spec.any_code else [code_version().sources])])
+
+
+def _plain(values: Any) -> Any:
+    return dict(values) if isinstance(values, Mapping) else list(values)
 
 
 class _Search:
     def __init__(self, overrides: list[str], spec: SweepSpec, folder: Path) -> None:
         self._overrides, self._spec, self._folder = overrides, spec, folder
-        self._study = Study(folder, spec)
+        self._study = Study(folder, spec, _study_name(overrides, spec))
         self._trials: dict[Job, list[optuna.trial.Trial]] = {}
         self._pruned: dict[Job, str] = {}
         self._failed: deque[optuna.trial.FrozenTrial] = deque()
 
+    def ended(self) -> list[Job]:
+        """The jobs of the trials that have come to an end."""
+        return _distinct([self._job(own) for own in self._study.ended()])
+
     def run(self) -> list[Job]:
+        """Run all trials that have not come to an end; returns the jobs of all."""
         study, spec = self._study, self._spec
-        before = [self._job(own) for own in study.ended()]
+        before = self.ended()
         unfinished = deque(study.unfinished())
         self._failed = deque(study.failed() if spec.retry else ())
         print(f"sweep {self._folder}: {study.asked} of {spec.trials} trials begun before, ", end="")

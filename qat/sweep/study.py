@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qat.errors import QatError
 from qat.extras import require_optuna
 from qat.sweep.draw import as_text, is_integer
 from qat.sweep_spec import SweepSpec
@@ -27,13 +26,13 @@ class Study:
     Args:
         folder: the sweep's.
         spec: its options.
+        name: of the study; one file holds many.
 
     Raises:
-        QatError: the stored study searches other parameters.
         SpecError: Optuna is not installed.
     """
 
-    def __init__(self, folder: Path, spec: SweepSpec) -> None:
+    def __init__(self, folder: Path, spec: SweepSpec, name: str) -> None:
         require_optuna()
         import optuna
 
@@ -41,7 +40,7 @@ class Study:
         self._spec = spec
         self._study = optuna.create_study(
             storage=f"sqlite:///{folder / 'optuna.db'}",
-            study_name="sweep",
+            study_name=name,
             direction="maximize",
             load_if_exists=True,
             pruner=optuna.pruners.MedianPruner(
@@ -50,17 +49,6 @@ class Study:
             if spec.prune
             else optuna.pruners.NopPruner(),
         )
-        self._check_same({k: _plain(v) for k, v in spec.parameters.items()})
-
-    def _check_same(self, parameters: Mapping[str, Any]) -> None:
-        before = self._study.user_attrs.get("parameters")
-        if before is None:
-            self._study.set_user_attr("parameters", parameters)
-        elif before != parameters:
-            raise QatError(
-                f"the study of this sweep searches {before}, now asked are {parameters}; "
-                "give the new one another sweep.name"
-            )
 
     @property
     def asked(self) -> int:
@@ -169,7 +157,3 @@ def _suggested(trial: "optuna.trial.Trial", key: str, values: Any) -> Any:
 def _text(value: Any) -> str:
     """A value as an override: choices are texts already, numbers get six digits."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _plain(values: Any) -> Any:
-    return dict(values) if isinstance(values, Mapping) else list(values)

@@ -44,7 +44,7 @@ def trials_of(overrides: Sequence[str], spec: SweepSpec) -> list[Trial]:
     Raises:
         SpecError: a tuned key has no values, or a config is wrong.
     """
-    given = {o.partition("=")[0]: o for o in [*listed(spec.parameters), *overrides]}
+    given = _given(overrides, spec)
     for key in spec.tune:
         if key not in given:
             raise SpecError(f"sweep.tune={key} has no values; give {key}=VALUE,VALUE,...")
@@ -72,7 +72,8 @@ def run_chosen(
     """Choose the values of each row on validation, and run all seeds of the command with them.
 
     The values with the highest mean validation score of the last epoch are chosen, the first of
-    equals; one with a run that failed is not. tuned.json in the sweep's folder holds all scores.
+    equals; one with a run that failed is not, and a row with a run that was interrupted waits for
+    the next call. tuned.json in the sweep's folder holds all scores.
 
     Args:
         trials: that were run.
@@ -84,11 +85,14 @@ def run_chosen(
     Returns:
         The jobs that were not among the trials'.
     """
-    scores = {trial: _score(trial, jobs) for trial in trials}
+    open_rows = {trial.row for trial in trials if not _is_settled(trial, jobs)}
+    for row in open_rows:
+        print(f"tuned  {','.join(row)}: not chosen yet, runs are unfinished", flush=True)
+    scores = {trial: _score(trial, jobs) for trial in trials if trial.row not in open_rows}
     chosen = _chosen(scores)
     folder = jobs[0].folder.parent
     _write(folder, scores, chosen)
-    seeds = next((o for o in overrides if o.startswith("seed=")), "seed=1")
+    seeds = _given(overrides, spec).get("seed", "seed=1")
     final = [
         composed(conf_folder(), run)
         for trial in chosen
@@ -104,6 +108,17 @@ def run_chosen(
 
 def _seeded(overrides: Sequence[str], seeds: Sequence[int]) -> list[Composed]:
     return [composed(conf_folder(), [*overrides, f"seed={seed}"]) for seed in seeds]
+
+
+def _given(overrides: Sequence[str], spec: SweepSpec) -> dict[str, str]:
+    """Key -> override; the command's wins over the file's."""
+    own = [o.lstrip("+") for o in overrides]
+    return {o.partition("=")[0]: o for o in [*listed(spec.parameters), *own]}
+
+
+def _is_settled(trial: Trial, jobs: Sequence[Job]) -> bool:
+    states = {job.hash: job.state for job in jobs}
+    return all(states[config_hash(run.config)] in ("finished", "failed") for run in trial.runs)
 
 
 def _score(trial: Trial, jobs: Sequence[Job]) -> float:

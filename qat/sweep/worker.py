@@ -4,30 +4,34 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from qat.code_version import CodeVersion, adopt
 from qat.compose import Composed, record
 from qat.errors import QatError
 from qat.folder_lock import only_process
+from qat.status import state_of
 
-EXIT_FAILED = 1
+EXIT_FAILED, EXIT_BUSY = 1, 75
 # what importing takes most of a job's start; a fork server that has it starts jobs at once
 PRELOAD = ("qat.sweep.worker", "qat.lit.run", "qat.audit_table", "timm", "sklearn.datasets")
 _LEAVING = 60.0  # seconds that the job of a killed sweep may need to save and leave
 
 
-def work(run: Composed, folder: str, group: str, alive: Connection) -> None:
+def work(run: Composed, folder: str, sweep: str, code: CodeVersion, alive: Connection) -> None:
     """Run or continue one job; ends the process.
 
     Args:
         run: of the job.
         folder: its run folder; what would be printed goes to FOLDER/train.log.
-        group: name of the sweep, the group of its runs in Weights & Biases.
+        sweep: its name.
+        code: of the process that this one was forked from.
         alive: from the sweep; closed when that ends, however it ends, and the job saves and stops.
     """
-    os.environ.setdefault("WANDB_RUN_GROUP", group)
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
+    adopt(code)
+    group_run(run.overrides, sweep)
     if hasattr(os, "setsid"):
         os.setsid()  # Ctrl-C is the sweep's matter, which passes it on once
     path = Path(folder)
@@ -43,6 +47,12 @@ def _run(run: Composed, folder: Path) -> int:
     try:
         with only_process(folder, wait=_LEAVING):
             pass  # an orphan of a killed sweep has left
+    except QatError as error:
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_BUSY
+    if state_of(folder) == "finished":  # by that orphan
+        return 0
+    try:
         record(folder, run)
         run_job(run.config, run.spec, folder)
     except QatError as error:
@@ -51,6 +61,13 @@ def _run(run: Composed, folder: Path) -> int:
     finally:
         _close_wandb()
     return 0
+
+
+def group_run(overrides: Sequence[str], sweep: str) -> None:
+    """Group a run in Weights & Biases: by its experiment, else by its sweep."""
+    experiment = [o.partition("=")[2] for o in overrides if o.startswith("experiment=")]
+    os.environ.setdefault("WANDB_RUN_GROUP", experiment[-1] if experiment else sweep)
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
 def _redirect(log: Path) -> None:

@@ -3,8 +3,10 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -191,6 +193,12 @@ def test_a_launcher_of_hydra_runs_the_same_jobs(tmp_path):
         ("-m seed=1,x", ["seed", "'x'"]),
         ("sweep=random sweep.method=grid", ["optimizer.lr", "range", "sweep.method=grid"]),
         ("sweep=tuned ~x sweep.tune=[nothing]", ["sweep.tune=nothing"]),
+        ("sweep=tuned sweep.tune_seeds=[]", ["sweep.tune_seeds", "[]"]),
+        ("-m seed=1,2 sweep.name=..", ["sweep.name", ".."]),
+        ("-m seed=1,2 audit_only=true", ["audit_only", "leave it out"]),
+        ("-m seed=1,2 hydra.sweep.dir=x/${now:%Y}", ["hydra.sweep.dir", "plain folder"]),
+        ("-m seed=1,2 hydra.sweep.dir=/dev/null/x", ["hydra.sweep.dir=/dev/null/x"]),
+        ("sweep=mine.yaml", ["sweep=mine.yaml", "cannot be read"]),
         ("sweep=tpe hydra/launcher=submitit_local", ["sweep.method=tpe", "hydra/launcher"]),
     ],
 )
@@ -207,6 +215,109 @@ def test_the_list_shows_hashes_and_makes_nothing(tmp_path):
     assert "2 jobs, code" in printed
     assert "start" in printed
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_name_of_a_job_s_folder_can_be_typed_back(tmp_path):
+    train("-m", *QUICK, "quant=float,bcgd_w1a4", "seed=1,2", "sweep.name=two", cwd=tmp_path)
+    run = next(p for p in jobs(tmp_path / "sweeps" / "two").values() if "bcgd" in p.name)
+    relative = run.relative_to(tmp_path)
+    assert "is finished" in train(f"resume={relative}", cwd=tmp_path)
+    train(*QUICK, "quant=bcgd_w1a4", f"init_from={relative}", "hydra.run.dir=next", cwd=tmp_path)
+
+
+def test_a_row_is_not_tuned_before_all_of_its_trials_have_ended(tmp_path):
+    rates = ("optimizer.lr=0.01,0.05", "sweep.tune_seeds=[1]")
+    command = ("sweep=tuned", *QUICK, "quant=float", "seed=1,2", *rates)
+    listed = train(*command, "sweep.list=true", cwd=tmp_path)
+    name = next(line.split()[0] for line in listed.splitlines() if "lr=0.05" in line)
+    train(*command, cwd=tmp_path)
+    folder = tmp_path / "sweeps" / "tuned"
+    whole = {run.name: finished(folder) for run in folder.iterdir() if run.is_dir()}
+    # one trial as a kill leaves it, locked by a process that is still there
+    run = jobs(folder)[name]
+    broken = status(run) | {"state": "running"}
+    (run / "status.json").write_text(json.dumps(broken))
+    (folder / "tuned.json").unlink()
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(run)], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert holder.stdout.readline() == "in\n"
+    printed = train(*command, cwd=tmp_path, code=1)
+    assert "not chosen yet" in printed
+    assert not json.loads((folder / "tuned.json").read_text())
+    assert status(run)["state"] == "running", "the state of a folder in use is its owner's"
+    holder.kill()
+    holder.communicate()
+    assert "not chosen yet" not in train(*command, cwd=tmp_path)
+    assert {run.name for run in folder.iterdir() if run.is_dir()} == set(whole)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from qat.folder_lock import only_process
+with only_process(Path(sys.argv[1])):
+    print("in", flush=True)
+    time.sleep(200)
+"""
+
+
+def test_a_search_of_another_config_is_another_search(tmp_path):
+    pytest.importorskip("optuna")
+    search = ("sweep=tpe", *QUICK, "sweep.trials=2")
+    train(*search, "quant=bcgd_w1a4", cwd=tmp_path)
+    assert "0 of 2 trials begun before" in train(*search, "quant=float", cwd=tmp_path)
+    assert len(finished(tmp_path / "sweeps" / "tpe")) == 4
+    listed = train(*search, "quant=float", "sweep.list=true", cwd=tmp_path)
+    assert "2 finished, skipped" in listed
+
+
+def test_a_sweep_whose_fork_server_is_killed_goes_on(tmp_path):
+    command = ("-m", *QUICK, "seed=1,2,3", "sweep.name=server")
+    process = start(*command, cwd=tmp_path)
+    folder = tmp_path / "sweeps" / "server"
+    wait_for(lambda: len(finished(folder)) >= 1)
+    server = next(r for r in descendants(process.pid) if "forkserver" in r[2])
+    os.kill(int(server[0]), signal.SIGKILL)
+    out, err = process.communicate(timeout=200)
+    assert "Traceback" not in out + err
+    assert "sweep folder" in out
+    train(*command, cwd=tmp_path)
+    assert len(finished(folder)) == 3
+
+
+def test_sigterm_lets_the_jobs_save_and_tells_what_is_left(tmp_path):
+    own = ("model=lenet5", "trainer.max_epochs=200", "warm_start.epochs=1", "training.threads=1")
+    process = start("-m", *own, "seed=1,2,3", "sweep.name=stop", "sweep.parallel=2", cwd=tmp_path)
+    folder = tmp_path / "sweeps" / "stop"
+    wait_for(lambda: len(list(folder.glob("*/checkpoints/last/*.ckpt"))) >= 2)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 143
+    assert "Traceback" not in out + err
+    assert "not finished (3 of 3)" in out
+    states = sorted(str(status(run)["state"]) for run in jobs(folder).values())
+    assert states == ["interrupted", "interrupted"]
+
+
+def test_two_sweeps_in_one_folder_are_one_at_a_time(tmp_path):
+    own = ("model=lenet5", "trainer.max_epochs=200", "warm_start.epochs=1", "training.threads=1")
+    first = start("-m", *own, "seed=1,2", "sweep.name=one", cwd=tmp_path)
+    wait_for(lambda: jobs(tmp_path / "sweeps" / "one"))
+    try:
+        assert "in use by another process" in train(
+            "-m", *own, "seed=1,2", "sweep.name=one", cwd=tmp_path, code=2
+        )
+    finally:
+        kill_group(first)
+
+
+def test_a_sweep_file_of_the_user_s_own(tmp_path):
+    (tmp_path / "mine.yaml").write_text("parameters: {seed: [1, 2], optimizer.lr: [0.1]}\n")
+    printed = train("sweep=mine.yaml", "quant=float", "sweep.list=true", cwd=tmp_path)
+    assert "sweeps/mine: 2 jobs" in printed
+    assert "1 jobs" in train("sweep=mine.yaml", "seed=3", "sweep.list=true", cwd=tmp_path)
+    assert "bcgd_w1a32" in train("-m", "quant=glob(bcgd*)", "sweep.list=true", cwd=tmp_path)
 
 
 def test_slurm_is_a_launcher_by_name(tmp_path):
@@ -240,9 +351,13 @@ def test_the_sweep_of_weights_and_biases_is_a_run_of_the_command(tmp_path):
     assert b"resnet20_digits" in record.read_bytes()
 
 
-def test_runs_of_a_sweep_are_one_group(tmp_path):
-    own = ("logger=wandb", "seed=1,2", "sweep.name=together")
-    train("-m", *QUICK, *own, cwd=tmp_path)
-    records = list(tmp_path.glob("sweeps/together/*/wandb/offline-run-*/run-*.wandb"))
+@pytest.mark.parametrize("launcher", [(), ("hydra/launcher=submitit_local",)])
+def test_runs_of_a_sweep_are_one_group(tmp_path, launcher):
+    if launcher:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    own = ("logger=wandb", "seed=1,2", "sweep.name=together", "hydra.sweep.dir=place")
+    train("-m", *QUICK, *own, *launcher, cwd=tmp_path)
+    records = list(tmp_path.glob("place/*/wandb/offline-run-*/run-*.wandb"))
     assert len(records) == 2
-    assert all(b"together" in record.read_bytes() for record in records)
+    # the group's name stands apart from the paths, which hold it too
+    assert all(re.search(rb"place[^/\w-]", record.read_bytes()) for record in records)

@@ -17,16 +17,20 @@ def runs():
     ]
 
 
-def put(folder, state):
+def put(folder, state, **own):
+    """A run folder as a run of this state leaves it; its name tells its hash."""
     folder.mkdir(parents=True)
-    (folder / "status.json").write_text(json.dumps({"state": state}))
+    content = {"state": state, "config_hash": folder.name.split("-")[-2], "metrics": {}} | own
+    (folder / "status.json").write_text(json.dumps(content))
+    if state == "finished":
+        (folder / "summary.json").write_text("{}")
 
 
 def test_equal_runs_are_one_job_and_end_on_their_hashes(runs, tmp_path):
     one, two = jobs_of(runs, tmp_path)
     assert one.label == "seed=1"
     assert one.hash != two.hash
-    assert one.folder.name == f"seed=1-{one.hash}-{code_version().sources}"
+    assert one.folder.name == f"seed_1-{one.hash}-{code_version().sources}"
 
 
 def test_a_folder_is_found_under_another_label(runs, tmp_path):
@@ -63,6 +67,20 @@ def test_what_is_done_with_a_state(runs, tmp_path, state, action, on_request):
         put(job.folder, state)
     assert job.action(retry=False) == action
     assert job.action(retry=True) == on_request
+
+
+@pytest.mark.parametrize("own", [{"config_hash": "other"}, {"metrics": None}, {"metrics": []}])
+def test_finished_means_with_numbers_and_of_this_config(runs, tmp_path, own):
+    job = jobs_of(runs, tmp_path)[0]
+    put(job.folder, "finished", **own)
+    assert job.action(retry=False) == "continue"
+
+
+def test_finished_without_a_summary_goes_on(runs, tmp_path):
+    job = jobs_of(runs, tmp_path)[0]
+    put(job.folder, "finished")
+    (job.folder / "summary.json").unlink()
+    assert job.action(retry=False) == "continue"
 
 
 def test_a_status_that_was_cut_is_a_job_to_continue(runs, tmp_path):

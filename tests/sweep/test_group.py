@@ -1,0 +1,61 @@
+"""The group of a run in Weights & Biases, and the sources that a run reaches."""
+
+import ast
+import os
+from pathlib import Path
+
+import pytest
+
+from qat.code_version import _OUTSIDE
+from qat.sweep.worker import group_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "group"),
+    [
+        ([], "sweep"),
+        (["experiment=faqd", "seed=1"], "faqd"),
+        (["experiment=a", "experiment=b"], "b"),
+    ],
+)
+def test_an_experiment_wins_over_the_sweep(overrides, group, monkeypatch):
+    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    group_run(overrides, "sweep")
+    assert os.environ["WANDB_RUN_GROUP"] == group
+    group_run(overrides, "another")  # what the user has set stands
+    assert os.environ["WANDB_RUN_GROUP"] == group
+    monkeypatch.delenv("WANDB_RUN_GROUP")
+
+
+def modules():
+    """Dotted name -> what it imports of qat, also inside functions."""
+    found = {}
+    for path in (ROOT / "qat").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        found[name] = {
+            imported
+            for node in ast.walk(tree)
+            for imported in (
+                [alias.name for alias in node.names] if isinstance(node, ast.Import)
+                else [node.module, *(f"{node.module}.{a.name}" for a in node.names)]
+                if isinstance(node, ast.ImportFrom) else []
+            )
+            if imported and imported.startswith("qat")
+        }  # fmt: skip
+    return found
+
+
+def test_no_code_that_a_run_reaches_is_left_out_but_pictures():
+    known = modules()
+    reached, edge = set(), {"qat.job"}
+    while edge:
+        reached |= edge
+        edge = {m for name in edge for m in known.get(name, ())} & known.keys() - reached
+    assert {"qat.lit.run", "qat.export.file", "qat.optim.rule"} <= reached
+    outside = {
+        name for name in reached if name.split(".")[1:2] and f"{name.split('.')[1]}" in _OUTSIDE
+    }
+    assert {name.split(".")[1] for name in outside} <= {"report"}

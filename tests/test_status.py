@@ -1,0 +1,46 @@
+"""status.json: what it holds, and that a damaged one is nobody's end."""
+
+import json
+
+import pytest
+
+from qat.status import Status, mark, read_status, state_of
+
+
+def test_it_holds_what_a_sweep_needs(tmp_path):
+    status = Status(tmp_path, "abc")
+    status.write("finished", metrics={"last": {"val_acc": 0.5}})
+    content = json.loads((tmp_path / "status.json").read_text())
+    assert content["state"] == "finished"
+    assert content["config_hash"] == "abc"
+    assert set(content["code"]) == {"version", "commit", "sources"}
+    assert content["metrics"]["last"]["val_acc"] == 0.5
+    mark(tmp_path, "interrupted", "killed by signal 9")
+    assert json.loads((tmp_path / "status.json").read_text()) == content | {
+        "state": "interrupted",
+        "error": "killed by signal 9",
+    }
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"seconds": null}', '{"seconds": "x"}', "3"])
+def test_a_damaged_file_counts_as_none(text, tmp_path):
+    (tmp_path / "status.json").write_text(text)
+    assert state_of(tmp_path) is None
+    status = Status(tmp_path, "abc")
+    assert 0 <= status.seconds() < 60
+    status.write("running")
+    assert state_of(tmp_path) == "running"
+
+
+def test_time_and_threads_of_an_interrupted_run_are_kept(tmp_path):
+    (tmp_path / "status.json").write_text(json.dumps({"seconds": 100, "threads": 3}))
+    status = Status(tmp_path, "abc")
+    assert status.seconds() >= 100
+    status.write("interrupted")
+    assert read_status(tmp_path)["threads"] == 3
+
+
+def test_a_folder_that_cannot_be_written_to_leaves_nothing_behind(tmp_path):
+    (tmp_path / "status.json").mkdir()  # stands where the file should be
+    Status(tmp_path, "abc").write("running")
+    assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
