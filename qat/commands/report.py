@@ -17,8 +17,10 @@ commit=HASH               of the code, for runs of earlier versions that do not 
 readme=FILE               fill the tables of a Markdown file from its cards; needs no runs
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -94,7 +96,7 @@ def _write_cards(runs: Sequence["Run"], spec: ReportSpec, folder: Path) -> None:
     """One card for each data set and network.
 
     Raises:
-        SpecError: one name for several cards.
+        SpecError: one name for several cards, or one that is no file name.
         DataError: runs of different code.
     """
     from qat.report.card import card_of, write_card
@@ -104,8 +106,11 @@ def _write_cards(runs: Sequence["Run"], spec: ReportSpec, folder: Path) -> None:
     if spec.name is not None and len(families) > 1:
         titles = "; ".join(family.title for family in families)
         raise SpecError(f"name={spec.name} is one card, the runs are of several: {titles}")
+    if spec.name is not None and spec.name != _safe(spec.name):
+        raise SpecError(f"name={spec.name} is no file name; use letters, digits, _, . and -")
+    names = file_names([family.title for family in families])
     for family in families:
-        path = folder / f"{spec.name or family.title.replace(', ', '_')}.yaml"
+        path = folder / f"{spec.name or names[family.title]}.yaml"
         card = card_of(
             family,
             reference=spec.reference,
@@ -117,9 +122,31 @@ def _write_cards(runs: Sequence["Run"], spec: ReportSpec, folder: Path) -> None:
         print(path)
 
 
+def file_names(titles: Sequence[str]) -> dict[str, str]:
+    """A file name for each title, all different: what runs tell must not lead out of a folder.
+
+    >>> file_names(["digits, resnet20", "../a"])
+    {'digits, resnet20': 'digits_resnet20', '../a': 'a'}
+    """
+    found: dict[str, str] = {}
+    for title in titles:
+        name = _safe(title.replace(", ", "_")) or "card"
+        # some file systems do not tell capitals from small letters
+        taken = {other.lower() for other in found.values()}
+        numbered = (f"{name}-{number}" for number in count(2))
+        found[title] = next(n for n in chain([name], numbered) if n.lower() not in taken)
+    return found
+
+
+def _safe(text: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).lstrip(".-")[:100]
+
+
 def _fill(path: Path) -> None:
     from qat.report.card_table import with_tables
 
+    if path.exists() and not path.is_file():
+        raise DataError(f"readme={path} is no regular file; give a Markdown file")
     try:
         page = path.read_text(encoding="utf-8")
     except OSError as error:

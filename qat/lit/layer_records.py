@@ -70,7 +70,7 @@ def quantities(weight: LayerWeight, before: Tensor | None) -> dict[str, float]:
     """How a weight stands to its grid, and to the record before.
 
         flip_rate   share of the codes that are others than before, 0..1; absent without a before
-        distance    ||w - Q(w)|| / ||w||, 0 (on the grid) ..
+        distance    ||w - Q(w)|| / ||w||, 0 (on the grid) .., nan where a weight is not finite
         scale       mean over the channels
 
     Args:
@@ -80,7 +80,8 @@ def quantities(weight: LayerWeight, before: Tensor | None) -> dict[str, float]:
     w, codes, scale = weight.latent, weight.codes, weight.scale
     size = float(w.norm())
     gap = float((w - weight.quantizer.decode(codes, scale)).norm())
-    found = {"distance": gap / size if size > 0 else 0.0, "scale": float(scale.mean())}
+    # a weight of zeros lies on its grid; nan is neither
+    found = {"distance": 0.0 if size == 0 else gap / size, "scale": float(scale.mean())}
     if before is not None:
         found["flip_rate"] = int((codes != before.to(codes.device)).sum()) / codes.numel()
     return found
@@ -103,10 +104,11 @@ class Histogram:
 def histogram(weight: LayerWeight) -> Histogram | None:
     """Where the latent weights lie, in units of their scale; None if the grid has no such picture.
 
-    0 is the centre of the middle bin, and so are as many of the levels as 41 bins allow.
+    0 is the centre of the middle bin, and so are as many of the levels as 41 bins allow. A weight
+    that is not finite has no picture either.
     """
     position = _position(weight)
-    if position is None:
+    if position is None or not position.isfinite().all():
         return None
     width = bin_width(weight.quantizer.levels)
     places = position.div_(width).round_().clamp_(-_HALF, _HALF).add_(_HALF)

@@ -1,5 +1,6 @@
 """Accuracy against what a network costs, with the front that nothing beats."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,10 @@ from qat.report.svg import plain
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_MARKERS = "osD^vP*X"
+# seven signs and eight colours: the first 56 networks have a pair each of their own
+_MARKERS = "osD^vPX"
+# shares of the axis: what lies closer is of equal cost, and is drawn this far apart, all in all
+_CLOSE, _STEP, _WIDEST = 0.005, 0.025, 0.12
 
 
 def draw_cost(
@@ -24,6 +28,8 @@ def draw_cost(
     others: Sequence[Point] = (),
 ) -> "Figure":
     """A marker per group, its interval as a bar, the Pareto front of our points as a line.
+
+    Points of equal cost stand side by side; the front is that of their true costs.
 
     Args:
         points: ours.
@@ -39,8 +45,10 @@ def draw_cost(
         steps = [p.cost for p in front], [100 * p.accuracy for p in front]
         ax.plot(*steps, color="0.5", linewidth=1, linestyle="--", drawstyle="steps-post", zorder=1)
         handles = [ax.lines[0]]
-        for index, point in enumerate(points):
-            handles.append(_draw_point(ax, point, index, (intervals or {}).get(point.label)))
+        places = spread_costs([point.cost for point in points])
+        for index, (point, place) in enumerate(zip(points, places, strict=True)):
+            interval = (intervals or {}).get(point.label)
+            handles.append(_draw_point(ax, point._replace(cost=place), index, interval))
         labels = ["Pareto front", *(plain(point.label) or "-" for point in points)]
         for index, source in enumerate(dict.fromkeys(point.source for point in others)):
             own = [point for point in others if point.source == source]
@@ -51,6 +59,31 @@ def draw_cost(
         shown = [f" {label}" if label.startswith("_") else label for label in labels]
         figure.legend(handles, shown, loc="outside lower left")
         return figure
+
+
+def spread_costs(costs: Sequence[float]) -> list[float]:
+    """Places on a logarithmic axis at which equal costs stand side by side, in their order.
+
+    >>> spread_costs([10.0, 1000.0])
+    [10.0, 1000.0]
+
+    Args:
+        costs: a cost that is not positive keeps its place.
+    """
+    known = sorted((cost, index) for index, cost in enumerate(costs) if cost > 0)
+    span = max(math.log(known[-1][0] / known[0][0]), 0.1) if known else 0.0
+    clusters: list[list[tuple[float, int]]] = []
+    for cost, index in known:
+        if clusters and math.log(cost / clusters[-1][0][0]) <= _CLOSE * span:
+            clusters[-1].append((cost, index))
+        else:
+            clusters.append([(cost, index)])
+    places = list(costs)
+    for own in clusters:
+        step = span * min(_STEP, _WIDEST / len(own))
+        for rank, (cost, index) in enumerate(own):
+            places[index] = cost * math.exp(step * (rank - (len(own) - 1) / 2))
+    return places
 
 
 def _draw_point(ax: Any, point: Point, index: int, interval: Interval | None) -> Any:

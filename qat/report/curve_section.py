@@ -94,7 +94,7 @@ def cost_pictures(
         )
         reading = (
             "Up and left is better. No network beats one on the dashed front in both; bars are "
-            "95 % intervals of the mean."
+            "95 % intervals of the mean. Networks of equal cost stand side by side."
         )
         found.append(pictures.add(figure, f"{name}-{key}", title=title, reading=reading))
     return found

@@ -8,12 +8,13 @@ from qat.report.comparison import Row, State, compare
 from qat.report.curve_section import cost_pictures, curve_pictures
 from qat.report.group_section import group_section
 from qat.report.grouping import Family
+from qat.report.mixture import warnings_of
 from qat.report.page import bullets, details, gallery, paragraph, table
 from qat.report.pareto import Point
 from qat.report.pictures import Pictures
 from qat.report.statistics import Summary
 from qat.report.tables import claim_table, comparison_table, cost_table
-from qat.report.wording import points
+from qat.report.wording import least_to_most, points
 
 _VERDICTS = {
     "higher": "Above {base}, beyond the noise of the seeds (points)",
@@ -47,37 +48,80 @@ def family_section(
         others: points of the literature.
     """
     rows = compare(family.groups, reference=reference, state=state)
+    warnings = [*warnings_of(family.groups), *tuning_warnings(rows, tuned_key)]
     other: State = "selected" if state == "last" else "last"
     again = compare(family.groups, reference=reference, state=other)
-    parts = [bullets(readings(rows)), table(comparison_table(rows, caption=_caption(state)))]
+    parts = [paragraph(warning, kind="warning") for warning in warnings]
+    parts += [bullets(readings(rows)), table(comparison_table(rows, caption=_caption(state)))]
+    if any(row.p is not None for row in rows):
+        parts.append(paragraph(_UNCORRECTED, kind="note"))
     if any(row.test for row in again):
         second = table(comparison_table(again, caption=_caption(other)))
         parts.append(details(f"The same at {_EPOCH[other]}", second))
     if claims:
         parts.append(table(claim_table(claims_of(family.groups, claims, state=state))))
     parts.append(table(cost_table(rows, key=tuned_key)))
-    if len({row.group.tried for row in rows}) > 1:
-        parts.append(paragraph(_UNEQUAL.format(key=tuned_key), kind="warning"))
     ordered = sorted(rows, key=lambda row: not row.is_reference)
     shown = [
         *curve_pictures([row.group for row in ordered], pictures, name=family.title),
         *cost_pictures(ordered, pictures, name=family.title, others=others),
     ]
     parts.append(gallery(shown))
-    parts.append("<h3>Layer by layer</h3>" + paragraph(_LAYERS))
-    for group in family.groups:
-        parts.append(details(group.label, group_section(group, pictures, state=state)))
+    parts.append(_layers(rows, pictures, state))
     return "".join(parts)
 
 
-_UNEQUAL = (
-    "Not every network was tried with equally many values of {key}, as the last column tells: what "
-    "was tuned less may look worse than it is."
+# each network has pictures of its own; a page with hundreds opens slowly
+MOST_BY_LAYER = 12
+_UNCORRECTED = (
+    "p is corrected for all rows, the intervals are not: one may leave out 0 where the reading "
+    "says within noise."
 )
+_UNEQUAL = (
+    "Not every network was tried with equally many values of {key}, but with {counts}, as the last "
+    "column of the costs tells: what was tuned less may look worse than it is."
+)
+_AT_END = (
+    "The best {key} lies at the end of the tried range for {count} of {all} networks, as the last "
+    "column of the costs tells: a value beyond it may be better still."
+)
+_FEW = "Of {count} networks {most} are shown: the reference and the best on validation."
 _LAYERS = (
     "Open a network to see what each of its layers did: learned activation steps, weights that "
     "moved between levels, the weights against their grid, and which classes it confuses."
 )
+
+
+def tuning_warnings(rows: Sequence[Row], key: str | None) -> list[str]:
+    """Sentences on what tuning may have missed.
+
+    Args:
+        rows: of a comparison.
+        key: that was tuned; None for none.
+    """
+    if key is None:
+        return []
+    found = []
+    counts = {row.group.tried for row in rows}
+    if len(counts) > 1:
+        found.append(_UNEQUAL.format(key=key, counts=least_to_most(counts)))
+    ends = sum(row.group.is_at_end(key) for row in rows)
+    if ends:
+        found.append(_AT_END.format(key=key, count=ends, all=len(rows)))
+    return found
+
+
+def _layers(rows: Sequence[Row], pictures: Pictures, state: State) -> str:
+    """The reference and the best on validation, each to be opened, in the order of the rows."""
+    best = sorted(rows, key=lambda row: -row.validation.mean if row.validation else 1.0)
+    chosen = sorted(best, key=lambda row: not row.is_reference)[:MOST_BY_LAYER]
+    few = _FEW.format(count=len(rows), most=len(chosen)) if len(chosen) < len(rows) else ""
+    parts = ["<h3>Layer by layer</h3>", paragraph(_LAYERS), paragraph(few) if few else ""]
+    for row in rows:
+        if row in chosen:
+            group = row.group
+            parts.append(details(group.label, group_section(group, pictures, state=state)))
+    return "".join(parts)
 
 
 def csv_rows(

@@ -1,24 +1,13 @@
 """Runs that differ by their seed only are one group; its label tells what sets it apart."""
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from qat.report.labels import labels_of, sort_key
-from qat.report.runs import Run, read_run
-
-# neither changes what is trained: where files lie, what is written down, how it is continued
-_IGNORED = {
-    *("seed", "resume", "resume_allow", "audit_only", "allow_targets"),
-    *("data.download", "data.workers", "trainer.enable_progress_bar"),
-    *("trainer.log_every_n_steps", "training.checkpoint_every", "training.threads"),
-}
-_IGNORED_SECTIONS = {"logger", "callbacks", "hydra", "sweep"}
-# keys that may name a run folder; two folders of equal configs are the same start
-_ORIGINS = ("init_from", "distill.teacher")
+from qat.report.identity import hashed, identities_of, judged_on, title_of
+from qat.report.labels import differences, labels_of, sort_key
+from qat.report.runs import Run, finite
+from qat.report.tuning import by_size, check_tuned_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -27,21 +16,52 @@ class Group:
 
     Attributes:
         label: what sets the group apart from the others.
-        key: hash of the config without seed and folders.
+        key: hash of its identity.
         runs: all of them, whatever became of them.
-        tried: number of values of a tuned key that this group was chosen from.
+        identity: the config without seed and folders.
+        rivals: groups that differ by a tuned key only, and that this one was chosen from.
+        tried_values: of the tuned key, those that were compared, this group's among them, sorted;
+            empty where nothing was tuned.
     """
 
     label: str
     key: str
     runs: tuple[Run, ...]
-    tried: int = 1
+    identity: Mapping[str, Any] = field(default_factory=dict)
+    rivals: tuple["Group", ...] = ()
+    tried_values: tuple[Any, ...] = ()
 
     @property
     def finished(self) -> list[Run]:
-        """The finished runs by rising seed; of equal seeds, which are one experiment, the last."""
-        found = {run.seed: run for run in self.runs if run.is_finished}
+        """The finished runs by rising seed; of equal seeds, which are one experiment, the newest.
+
+        The newest is the one whose summary.json was written last.
+        """
+        ended = [run for run in self.runs if run.is_finished]
+        # a stable sort: of equal times the last by folder
+        found = {run.seed: run for run in sorted(ended, key=lambda run: run.written)}
         return [found[seed] for seed in sorted(found)]
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every seed that was begun has finished."""
+        return {run.seed for run in self.runs} == {run.seed for run in self.finished}
+
+    @property
+    def all_runs(self) -> tuple[Run, ...]:
+        """Every finished run of the group and its rivals: what it took to get the numbers."""
+        return tuple(run for g in (self, *self.rivals) for run in g.runs if run.is_finished)
+
+    @property
+    def tried(self) -> int:
+        """Number of values of the tuned key that were compared; 0 where nothing was tuned."""
+        return len(self.tried_values)
+
+    def is_at_end(self, key: str) -> bool:
+        """Whether the value of the tuned key is the lowest or the highest of several numbers."""
+        sizes = [size for value in self.tried_values if (size := finite(value)) is not None]
+        own = finite(self.runs[0].config.get(key))
+        return len(sizes) > 1 and own in (min(sizes), max(sizes))
 
     @property
     def is_float(self) -> bool:
@@ -62,10 +82,10 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Family:
-    """Groups on the same data with the same network, so that they can be compared.
+    """Groups with the same network and the same test images, so that they can be compared.
 
     Attributes:
-        title: data and network.
+        title: data and network, and what sets the test images apart from another family's.
         groups: the float groups first, then by label.
     """
 
@@ -75,32 +95,40 @@ class Family:
 
 def groups_of(runs: Iterable[Run]) -> list[Group]:
     """Runs of equal config, but for seed and folders; those without a config are left out."""
-    found: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.config:
-            found.setdefault(_hash(identity_of(run)), []).append(run)
-    return labelled([Group(label="", key=k, runs=tuple(own)) for k, own in found.items()])
+    known = [run for run in runs if run.config]
+    found: dict[str, Group] = {}
+    for run, identity in zip(known, identities_of(known), strict=True):
+        key = hashed(identity)
+        group = found.get(key) or Group(label="", key=key, runs=(), identity=identity)
+        found[key] = replace(group, runs=(*group.runs, run))
+    return labelled(list(found.values()))
 
 
 def families_of(runs: Iterable[Run], *, tuned_key: str | None = None) -> list[Family]:
-    """Groups with a finished run by data set and network, each labelled among its own.
+    """Groups with a finished run by network and test images, each labelled among its own.
 
     Args:
         runs: any.
         tuned_key: see `tuned`; None compares all groups.
+
+    Raises:
+        SpecError: no config has the tuned key.
     """
-    members: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.config:
-            members.setdefault(_title(run.config), []).append(run)
+    known = [run for run in runs if run.config]
+    if tuned_key:
+        check_tuned_key(tuned_key, known)
+    members: dict[tuple[str, str], list[Run]] = {}
+    for run in known:
+        key = title_of(run.config), hashed(judged_on(run.config))
+        members.setdefault(key, []).append(run)
     families = []
-    for title, own in sorted(members.items()):
+    for (title, _), own in sorted(members.items()):
         groups = tuned(groups_of(own), tuned_key) if tuned_key else groups_of(own)
         # what never came to an end must not lengthen the labels of the others
         ended = labelled([group for group in groups if group.finished], hidden=tuned_key)
         if ended:
             families.append(Family(title=title, groups=tuple(ended)))
-    return families
+    return _titled(families)
 
 
 def tuned(groups: Sequence[Group], key: str) -> list[Group]:
@@ -115,13 +143,13 @@ def tuned(groups: Sequence[Group], key: str) -> list[Group]:
         key: dotted, e.g. optimizer.lr.
 
     Returns:
-        The winners, each with the number of values that were tried.
+        The winners, each with its rivals and the values that it was chosen from: those of which
+        no seed failed, with as many seeds as the fullest of them.
     """
     rivals: dict[str, list[Group]] = {}
     for group in groups:
-        rivals.setdefault(_hash(_identity(group, key)), []).append(group)
-    winners = [replace(max(own, key=_score), tried=len(own)) for own in rivals.values()]
-    return labelled(winners, hidden=key)
+        rivals.setdefault(hashed(_identity(group, key)), []).append(group)
+    return labelled([_winner(own, key) for own in rivals.values()], hidden=key)
 
 
 def labelled(groups: Sequence[Group], *, hidden: str | None = None) -> list[Group]:
@@ -138,47 +166,33 @@ def labelled(groups: Sequence[Group], *, hidden: str | None = None) -> list[Grou
     return sorted(found, key=lambda group: (not group.is_float, sort_key(group.label)))
 
 
-def identity_of(run: Run) -> dict[str, Any]:
-    """What determines a run's numbers, but for its seed."""
-    config = {
-        key: value
-        for key, value in run.config.items()
-        if key not in _IGNORED and key.partition(".")[0] not in _IGNORED_SECTIONS
-    }
-    if config.get("data.name") != "image_folder":  # elsewhere the name says what the images are
-        config.pop("data.root", None)
-    for key in _ORIGINS:
-        if config.get(key) is not None:
-            config[key] = _origin(str(config[key]))
-    return config
+def _winner(groups: Sequence[Group], key: str) -> Group:
+    best = max(groups, key=_score)
+    others = tuple(group for group in groups if group is not best)
+    seeds = {group: len(group.validation("last")) for group in groups}
+    # a search runs all seeds with its winner only, so that what it chose from may have fewer
+    whole = [g for g in others if g.is_complete or seeds[g] >= seeds[best]]
+    full = max((seeds[group] for group in whole), default=0)
+    compared = [best, *(group for group in whole if 0 < full == seeds[group])]
+    values = sorted((group.runs[0].config.get(key) for group in compared), key=by_size)
+    return replace(best, rivals=others, tried_values=tuple(values))
 
 
-def _origin(path: str) -> str:
-    """A run folder, or a file in one, by its config, so that each seed may have its own."""
-    for folder in (Path(path), *Path(path).parents[:3]):
-        if (folder / ".hydra" / "config.yaml").is_file():
-            source = read_run(folder)
-            return f"{source.choices.get('quant', 'run')}-{_hash(identity_of(source))[:6]}"
-    return path
+def _score(group: Group) -> tuple[int, int, float]:
+    scores = group.validation("last").values()
+    return len(scores), len(group.finished), sum(scores) / len(scores) if scores else 0.0
 
 
 def _identity(group: Group, without: str | None) -> dict[str, Any]:
-    identity = identity_of(group.runs[0])
-    if without is not None:
-        identity.pop(without, None)
-    return identity
+    return {key: value for key, value in group.identity.items() if key != without}
 
 
-def _score(group: Group) -> tuple[int, float]:
-    scores = group.validation("last").values()
-    return len(scores), sum(scores) / len(scores) if scores else 0.0
-
-
-def _hash(identity: Mapping[str, Any]) -> str:
-    text = json.dumps(identity, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()[:16]
-
-
-def _title(config: Mapping[str, Any]) -> str:
-    target = str(config.get("model._target_", "network")).rpartition(".")[2]
-    return f"{config.get('data.name', 'data')}, {config.get('model.name', target)}"
+def _titled(families: Sequence[Family]) -> list[Family]:
+    """The families with the test images in their titles, where only these tell them apart."""
+    found = []
+    for family in families:
+        alike = [other for other in families if other.title == family.title]
+        told = differences([judged_on(other.groups[0].runs[0].config) for other in alike])
+        own = told[alike.index(family)] if len(alike) > 1 else ""
+        found.append(replace(family, title=", ".join(filter(None, (family.title, own)))))
+    return found

@@ -34,11 +34,18 @@ def labels_of(runs: Sequence[Run]) -> list[str]:
         keys = [key for key in differing if section(key) == own]
         for index, run in enumerate(runs):
             parts[index] += _parts(index, run, runs, files, own=own, keys=keys, among=differing)
-    labels = [" ".join(own) or name for own, name in zip(parts, names, strict=True)]
-    return [
-        label if label not in labels[:index] else f"{label} #{labels[:index].count(label) + 1}"
-        for index, label in enumerate(labels)
-    ]
+    return _numbered([" ".join(own) or name for own, name in zip(parts, names, strict=True)])
+
+
+def differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What sets each config apart from the others, all different unless there is one.
+
+    >>> differences([{"data.seed": 1, "data.a": 2}, {"data.seed": 3, "data.a": 2}])
+    ['seed=1', 'seed=3']
+    """
+    keys = _differing(configs)
+    parts = [[f"{_short(k, keys)}={shown(c[k])}" for k in keys if k in c] for c in configs]
+    return _numbered([", ".join(own) for own in parts])
 
 
 def quant_name(run: Run) -> str:
@@ -106,6 +113,13 @@ def _parts(
         if key in run.config and key != "peer.name" and (is_set or not is_told):
             parts.append(f"{_short(key, among)}={shown(run.config[key])}")
     return parts
+
+
+def _numbered(labels: Sequence[str]) -> list[str]:
+    return [
+        label if label not in labels[:index] else f"{label} #{labels[:index].count(label) + 1}"
+        for index, label in enumerate(labels)
+    ]
 
 
 def _file(run: Run, own: str) -> str | None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from qat.report.comparison import Row
 from qat.report.grouping import Family
+from qat.report.identity import judged_on, title_of
 from qat.report.pareto import Point
 from qat.schema import option, read
 
@@ -24,7 +25,7 @@ class Published:
         w: bits of the weights.
         a: bits of the activations.
         top1: accuracy in %.
-        ends: the first and last layer, where the source tells.
+        ends: the first and last layer, where the source tells: quantized as the others, float, ...
         source: where the number was read.
     """
 
@@ -52,7 +53,9 @@ def points_beside(
     """Published accuracies on a family's data and network, at what our network of equal bits costs.
 
     What others' networks cost is seldom published, and depends on their first and last layers; so
-    entries of bits that we did not run are left out rather than placed by guess.
+    entries of bits that we did not run are left out rather than placed by guess. Those with both
+    ends quantized stand beside ours of such ends only, all others beside ours of float ends; the
+    label tells what they do at the ends.
 
     Args:
         family: of runs.
@@ -61,14 +64,23 @@ def points_beside(
         known: entries; None for all that are published.
     """
     found = []
+    config = family.groups[0].runs[0].config
+    if judged_on(config):  # test images of its own
+        return []
     for entry in published() if known is None else known:
-        costs = [row.cost(cost) for row in rows if _bits(row) == (entry.w, entry.a)]
-        if f"{entry.data}, {entry.model}" == family.title and costs and costs[0] is not None:
-            label = f"{entry.method} W{entry.w}A{entry.a}"
-            found.append(Point(label, costs[0], entry.top1 / 100, entry.source))
+        costs = [row.cost(cost) for row in rows if _is_alike(row, entry)]
+        place = next((cost for cost in costs if cost is not None), None)
+        if f"{entry.data}, {entry.model}" == title_of(config) and place is not None:
+            ends = f"ends {entry.ends or 'unknown'}"
+            label = f"{entry.method} W{entry.w}A{entry.a}, {ends}"
+            found.append(Point(label, place, entry.top1 / 100, entry.source))
     return found
 
 
-def _bits(row: Row) -> tuple[Any, Any]:
+def _is_alike(row: Row, entry: Published) -> bool:
+    """Whether our network has an entry's bits, and its first and last layer as far as they go."""
     config = row.group.runs[0].config
-    return config.get("quant.weight.bits"), config.get("quant.activation.bits")
+    bits = config.get("quant.weight.bits"), config.get("quant.activation.bits")
+    ends = {config.get(f"quant.ends.{end}") for end in ("first", "last")}
+    own = "quantized" if entry.ends == "quantized" else "float"
+    return bits == (entry.w, entry.a) and ends == {own}

@@ -16,13 +16,15 @@ from qat.report.pareto import Point
 from qat.report.pictures import Pictures
 from qat.report.runs import Run
 from qat.report.tables import problem_table, write_csv
+from qat.report.wording import least_to_most
 
 _METHOD = (
     "Runs that differ by their seed only are one row. ± is the sample standard deviation over the "
     "seeds; the 95 % interval is where their mean would lie if there were many more (Student's t). "
     "Differences are taken seed by seed to the reference row; p is that of the two-sided paired t "
     "test, corrected for all rows of a table (Holm). Below 0.05 the reading says higher or lower, "
-    "otherwise within noise, which is no proof that two networks are equal. The test part was read "
+    "otherwise within noise, which is no proof that two networks are equal. The intervals are not "
+    "corrected, so one may leave out 0 where the reading says within noise. The test part was read "
     "once, at the end of each run."
 )
 
@@ -51,7 +53,8 @@ def write_report(
         literature: whether what others published is drawn beside ours.
 
     Raises:
-        SpecError: no group has the label `reference`, or a claim is about none.
+        SpecError: no group has the label `reference`, a claim is about none, or no config has the
+            tuned key.
     """
     families = families_of(runs, tuned_key=tuned_key)
     _check_reference(families, reference)
@@ -111,9 +114,15 @@ def _lead(runs: Sequence[Run], families: Sequence[Family], tuned_key: str | None
         lead += paragraph(
             f"Of each network the {tuned_key} with the highest mean validation accuracy at the "
             "last epoch is shown, among the values with the most finished seeds; the tables of "
-            "costs tell the value and how many were tried."
+            f"costs tell the value and out of how many{_tried(families)}. A value with a seed that "
+            "failed, or with fewer seeds than its rivals, does not count as tried."
         )
     return lead
+
+
+def _tried(families: Sequence[Family]) -> str:
+    counts = [group.tried for family in families for group in family.groups]
+    return f" ({least_to_most(counts)})" if counts else ""
 
 
 def _write_tables(

@@ -24,17 +24,17 @@ def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
     return dict(_leaves(config, ""))
 
 
-def _check_size(config: Mapping[str, Any]) -> None:
+def _check_size(content: object, file: str = "config.yaml") -> None:
     """Refuse what a few aliases of YAML can unfold into, before anything walks through it."""
-    waiting: list[tuple[Any, int]] = [(config, 0)]
+    waiting: list[tuple[Any, int]] = [(content, 0)]
     count = 0
     while waiting:
         node, depth = waiting.pop()
         count += 1
         if count > _MAX_VALUES or depth > _MAX_DEPTH:
             raise CheckpointError(
-                f"config.yaml holds more than {_MAX_VALUES} values or {_MAX_DEPTH} levels, as no "
-                "run's does"
+                f"{file} holds more than {_MAX_VALUES} values or {_MAX_DEPTH} levels, as no "
+                "config does"
             )
         inner = node.values() if isinstance(node, Mapping) else node
         waiting += [(child, depth + 1) for child in inner] if _is_group(node) else []
@@ -64,8 +64,9 @@ def read_command(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, str
         CheckpointError: a file is damaged.
     """
     choices: dict[str, str] = {}
-    if (folder / ".hydra" / "hydra.yaml").is_file():
+    if is_there(folder / ".hydra" / "hydra.yaml"):
         node: Any = read_yaml(folder / ".hydra" / "hydra.yaml")
+        _check_size(node, "hydra.yaml")
         for key in ("hydra", "runtime", "choices"):
             node = node.get(key) if isinstance(node, Mapping) else None
         known = node if isinstance(node, Mapping) else {}
@@ -80,10 +81,25 @@ def read_command(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, str
 
 def _overrides(folder: Path) -> Iterator[tuple[str, str]]:
     path = folder / ".hydra" / "overrides.yaml"
-    lines = _load(path) if path.is_file() else []
+    lines = _load(path) if is_there(path) else []
+    _check_size(lines, path.name)  # before str(), which unfolds aliases
     for line in lines if isinstance(lines, list) else []:
         key, _, value = str(line).lstrip("+~").partition("=")
         yield key, value
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is a file to read.
+
+    Raises:
+        CheckpointError: something else has its name, as a pipe, which would never end.
+    """
+    try:
+        if path.is_file() or not path.exists():
+            return path.is_file()
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from None
+    raise CheckpointError(f"{path.name} cannot be read: it is no regular file")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -103,10 +119,10 @@ def _load(path: Path) -> Any:
 
     # the loader in C is ten times faster where PyYAML was built with it
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    if not is_there(path):
+        raise CheckpointError(f"{path.name} is missing")
     try:
         return yaml.load(path.read_bytes(), Loader=loader)
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.name} is missing") from None
     except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path.name} cannot be read: {reason}") from None
@@ -118,10 +134,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, damaged, or holds something else.
     """
+    if not is_there(path):
+        raise CheckpointError(f"{path.name} is missing")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path.name} is missing") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} cannot be read: {error}") from None
     if not isinstance(content, dict):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.errors import CheckpointError
-from qat.report.run_files import flattened, read_command, read_json, read_yaml
+from qat.report.run_files import flattened, is_there, read_command, read_json, read_yaml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,6 +25,7 @@ class Run:
         choices: config group -> name of its file, e.g. quant -> bcgd_w1a4.
         changed: keys that the command line has set.
         summary: content of summary.json; None before the end of the run.
+        written: when summary.json was written, seconds since the epoch; 0 without one.
     """
 
     folder: Path
@@ -35,6 +36,7 @@ class Run:
     choices: Mapping[str, str]
     changed: frozenset[str]
     summary: Mapping[str, Any] | None
+    written: float = 0.0
 
     @property
     def is_finished(self) -> bool:
@@ -61,12 +63,12 @@ class Run:
     def rows(self, file: str = "metrics.csv") -> list[dict[str, str]]:
         """Rows of a table in the run folder, read now; none if it is missing or damaged."""
         path = self.folder / file
-        if not path.is_file():
-            return []
         try:
+            if not is_there(path):
+                return []
             with path.open(newline="", encoding="utf-8") as lines:
                 found = list(csv.DictReader(lines))
-        except (OSError, ValueError, csv.Error):
+        except (CheckpointError, OSError, ValueError, csv.Error):
             return []
         # a line cut by a kill has None for what is missing, a too long one a None key
         return [{k: v or "" for k, v in row.items() if k is not None} for row in found]
@@ -99,18 +101,20 @@ def read_run(folder: Path, *, name: str | None = None) -> Run:
     config: dict[str, Any] = {}
     choices: dict[str, str] = {}
     changed: frozenset[str] = frozenset()
+    written = 0.0
     try:
         config = flattened(read_yaml(folder / ".hydra" / "config.yaml"))
         choices, changed = read_command(folder, config)
-        if not (folder / "status.json").is_file():
+        if not is_there(folder / "status.json"):
             raise CheckpointError("status.json is missing: the run begins now, or was killed then")
         status = read_json(folder / "status.json")
-        if (folder / "summary.json").is_file():
+        if is_there(folder / "summary.json"):
             summary = read_json(folder / "summary.json")
+            written = (folder / "summary.json").stat().st_mtime
         state, error = _text(status.get("state")), status.get("error")
         if state == "finished" and summary is None:
             state, error = "unreadable", "summary.json is missing"
-    except CheckpointError as problem:
+    except (CheckpointError, OSError) as problem:
         error = str(problem)
     return Run(
         folder=folder.resolve(),
@@ -121,6 +125,7 @@ def read_run(folder: Path, *, name: str | None = None) -> Run:
         choices=choices,
         changed=changed,
         summary=summary,
+        written=written,
     )
 
 
@@ -137,7 +142,8 @@ def finite(value: object) -> float | None:
 
 def _run_folders(path: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(path):
-        if "status.json" in files or (Path(place) / ".hydra" / "config.yaml").is_file():
+        # not is_file(): that fails where .hydra may not be entered
+        if "status.json" in files or os.path.isfile(Path(place) / ".hydra" / "config.yaml"):
             folders.clear()  # a run folder holds no other runs
             yield Path(place)
 

@@ -177,7 +177,8 @@ def _comparison_cells(row: Row) -> tuple[str, ...]:
 
 
 def _tried(group: Group, key: str) -> str:
-    return f"{shown(group.runs[0].config.get(key))} of {group.tried}"
+    end = ", at the end of the range" if group.is_at_end(key) else ""
+    return f"{shown(group.runs[0].config.get(key))} of {group.tried}{end}"
 
 
 def _audit(run: Run) -> list[Mapping[str, Any]]:

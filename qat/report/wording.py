@@ -1,5 +1,7 @@
 """Numbers as a reader of a table wants them."""
 
+from collections.abc import Collection
+
 from qat.report.statistics import Interval, Summary
 
 NOTHING = "–"  # noqa: RUF001 -- a dash, for what was not measured
@@ -61,6 +63,16 @@ def with_unit(value: float | None) -> str:
         if value >= size:
             return f"{value / size:.3g} {unit}"
     return f"{value:.3g}"
+
+
+def least_to_most(counts: Collection[int]) -> str:
+    """Whole numbers by their range.
+
+    >>> least_to_most([3, 5, 4]), least_to_most([2, 2])
+    ('3 to 5', '2')
+    """
+    low, high = min(counts), max(counts)
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def text(value: object) -> str:

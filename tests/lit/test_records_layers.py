@@ -106,6 +106,17 @@ def test_weights_that_are_all_zero(granularity):
     assert quantities(weight, None) == {"distance": 0.0, "scale": 0.0}
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+@pytest.mark.parametrize(("grid", "bits"), GRIDS)
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+def test_a_weight_that_is_not_finite_is_on_no_grid(grid, bits, granularity, value):
+    w = normal(6, 50)
+    w[2, 3] = value
+    weight = LayerWeight.encoded("layer", w, projected(grid, bits, granularity))
+    assert math.isnan(quantities(weight, None)["distance"])
+    assert histogram(weight) is None
+
+
 @given(st.integers(1, 400), st.integers(2, 20))
 def test_snapshots_are_spread_evenly_and_end_with_the_phase(epochs, count):
     found = sorted(snapshot_epochs(epochs, count))

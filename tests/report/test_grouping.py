@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 
 import pytest
 
@@ -125,7 +126,15 @@ def test_a_repeated_seed_counts_once(make_run, tmp_path):
     make_run("2026-01-03", state="failed", error="killed")
     (group,) = groups_of(read_runs([tmp_path / "runs"]))
     assert len(group.runs) == 3
+    assert len(group.all_runs) == 2
     assert group.values("last", "test_acc") == {1: 0.2}
+
+
+def test_of_a_repeated_seed_the_newest_counts_whatever_it_is_called(make_run, tmp_path):
+    for name, test, when in (("b", 0.3, 3000), ("a", 0.1, 5000), ("c", 0.2, 4000)):
+        os.utime(make_run(name, test=test) / "summary.json", (when, when))
+    (group,) = groups_of(read_runs([tmp_path / "runs"]))
+    assert group.values("last", "test_acc") == {1: 0.1}
 
 
 def test_families_are_data_and_network(make_run, tmp_path):
@@ -163,8 +172,10 @@ def test_a_tuned_key_is_chosen_on_validation_at_the_last_epoch(make_run, tmp_pat
     found = {group.label: group for group in tuned(groups_of(runs), "optimizer.lr")}
     assert list(found) == ["float", "bcgd_w1a4"]
     assert found["bcgd_w1a4"].values("last", "test_acc") == {1: 0.5, 2: 0.5}
-    assert found["bcgd_w1a4"].tried == 5  # the one that failed was tried too
-    assert found["float"].tried == 1
+    assert found["bcgd_w1a4"].tried_values == (0.01, 0.03, 0.1)  # neither the lucky nor the failed
+    assert found["bcgd_w1a4"].tried == 3
+    assert len(found["bcgd_w1a4"].all_runs) == 7  # the lucky one took time, too
+    assert found["float"].tried_values == (0.1,)
     (family,) = families_of(runs, tuned_key="optimizer.lr")
     assert [group.key for group in family.groups] == [group.key for group in found.values()]
 

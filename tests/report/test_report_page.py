@@ -264,6 +264,8 @@ def test_a_page_that_cannot_be_written_is_one_warning(make_run, caplog):
         (["nowhere"], SpecError, "nowhere is neither a folder nor an option"),
         (["reference=x"], SpecError, "at least one folder"),
         (["{runs}", "reference=x"], SpecError, "reference=x is no network of the report; there"),
+        (["{runs}", "tuned=lr"], SpecError, "no run's config; did you mean optimizer.lr?"),
+        (["{runs}", "cards={empty}", "name=../a"], SpecError, "name=../a is no file name"),
         (["{runs}", "state=best"], SpecError, "state must be one of last, selected"),
         (["{empty}"], DataError, "no run folder in"),
         (["{runs}", "out={runs}/dead/status.json"], DataError, "give another"),
@@ -287,10 +289,13 @@ def test_unequal_tuning_is_told(make_run, tmp_path):
     assert "equally many values of optimizer.lr" in reader.text
     assert [row[-1] for row in reader.cells if row[0] in ("float", "bcgd_w1a4")][-2:] == [
         "0.2 of 1",
-        "0.1 of 2",
+        "0.1 of 2, at the end of the range",
     ]
+    assert "but with 1 to 2, as the last" in reader.text
+    assert "lies at the end of the tried range for 1 of 2 networks" in reader.text
     main(words)
     assert "equally many" not in read(tmp_path / "out" / "index.html").text
+    assert "tried range" not in read(tmp_path / "out" / "index.html").text
 
 
 def test_folders_may_hold_equal_signs(make_run, tmp_path):

@@ -1,6 +1,7 @@
 """Run folders as they come: whole, damaged, hostile, doubled."""
 
 import json
+import os
 
 import pytest
 
@@ -80,6 +81,45 @@ def test_a_file_that_unfolds_without_end_is_refused(make_run, kind):
     folder = make_run("a")
     (folder / ".hydra" / "config.yaml").write_text("\n".join(lines))
     assert "10000 values" in read_run(folder).error
+
+
+@pytest.mark.parametrize("file", ["overrides.yaml", "hydra.yaml"])
+def test_aliases_of_the_command_are_not_unfolded(make_run, file):
+    lines = ["- &a0 [x, x]"]
+    lines += [f"- &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 12)]
+    text = "\n".join(lines)
+    folder = make_run("a")
+    if file == "hydra.yaml":
+        text = "hydra: {runtime: {choices: {quant: *b}}}"
+        text = "\n".join(["b:", *(f"  {line}" for line in lines[:-1]), f"  - &b {lines[-1][6:]}"])
+        text += "\nhydra: {runtime: {choices: {quant: *b}}}"
+    (folder / ".hydra" / file).write_text(text)
+    run = read_run(folder)
+    assert f"{file} holds more than 10000 values" in run.error
+    assert not run.is_finished
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *(".hydra/config.yaml", ".hydra/overrides.yaml", ".hydra/hydra.yaml"),
+        *("status.json", "summary.json"),
+    ],
+)
+def test_a_pipe_is_no_file_to_wait_for(make_run, file):
+    folder = make_run("a")
+    (folder / file).unlink(missing_ok=True)
+    os.mkfifo(folder / file)
+    (run,) = read_runs([folder])
+    assert run.error == f"{file.rpartition('/')[2]} cannot be read: it is no regular file"
+    assert not run.is_finished
+
+
+def test_a_table_that_is_a_pipe_has_no_rows(make_run):
+    folder = make_run("a")
+    (folder / "metrics.csv").unlink()
+    os.mkfifo(folder / "metrics.csv")
+    assert read_run(folder).rows() == []
 
 
 def test_a_config_that_holds_itself_is_refused(make_run):
