@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,7 +40,17 @@ def read_arguments(kind: type[T], arguments: Sequence[str], *, example: str) -> 
         raise SpecError(
             f"{shown!r} cannot be read ({str(error).splitlines()[0]}); close every bracket"
         ) from None
-    return read(kind, values, "")
+    return read(kind, _with_texts(kind, values, arguments), "")
+
+
+def _with_texts(kind: type[Any], values: Any, arguments: Sequence[str]) -> dict[str, Any]:
+    """The values, with those of text fields as they were typed: 0123456 may be a commit."""
+    texts = {name for name, hint in get_type_hints(kind).items() if hint in (str, str | None)}
+    typed = {a.partition("=")[0]: a.partition("=")[2] for a in arguments}
+    return {
+        key: typed[key] if key in texts and isinstance(value, int | float) else value
+        for key, value in values.items()
+    }
 
 
 def split_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

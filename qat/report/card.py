@@ -45,14 +45,14 @@ def card_of(
         SpecError: a claim is about no group.
     """
     rows = {state: compare(family.groups, reference=reference, state=state) for state in STATES}
-    runs = [run for group in family.groups for run in group.finished]
+    runs = {run.folder: run for group in family.groups for run in group.all_runs}
     return {
         "title": family.title,
         "reference": next(row.group.label for row in rows["last"] if row.is_reference),
         "tuned": tuned_key,
         "origins": origins_of(family.groups, commit),
         "runs": len(runs),
-        "seconds": round(sum(run.number("wall_seconds") or 0.0 for run in runs)),
+        "seconds": round(sum(run.number("wall_seconds") or 0.0 for run in runs.values())),
         "rows": [
             _row(last, selected, tuned_key)
             for last, selected in zip(rows["last"], rows["selected"], strict=True)

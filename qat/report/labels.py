@@ -107,12 +107,23 @@ def _parts(
         file = shown(files[index])
         parts.append(file if own in _BARE else f"{own}={file}")
     namesakes = [other for other, file in zip(runs, files, strict=True) if file == files[index]]
+    plain = _plain(namesakes, own) if known else None
     for key in keys:
+        if plain is not None and run.config.get(key, _MISSING) == plain.config.get(key, _MISSING):
+            continue  # what the file alone gives needs no word
         is_told = known and not _differing([other.config for other in namesakes], only=key)
         is_set = key in run.changed or any(c.startswith(f"{own}/") for c in run.changed)
         if key in run.config and key != "peer.name" and (is_set or not is_told):
             parts.append(f"{_short(key, among)}={shown(run.config[key])}")
     return parts
+
+
+def _plain(runs: Sequence[Run], own: str) -> Run | None:
+    """A run that took the config group as its file has it; None if there is none."""
+    for run in runs:
+        if not any("." in key and section(key) == own for key in run.changed):
+            return run
+    return None
 
 
 def _numbered(labels: Sequence[str]) -> list[str]:
