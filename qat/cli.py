@@ -13,7 +13,7 @@ from qat.run_spec import RunSpec
 from qat.status import state_of
 
 if TYPE_CHECKING:
-    from qat.sweep.command import SweepWork
+    from qat.sweep.launched import SweepWork
 
 EXIT_BAD_COMMAND = 2
 EXIT_FAILED = 1

@@ -1,19 +1,17 @@
 """What a command says of its sweep, taken apart from what it says of the runs."""
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qat.compose import conf_folder, sweep_option
 from qat.errors import SpecError
 from qat.schema import read
 from qat.sweep_spec import SweepSpec
 
-# (config, overrides): the work of one job
-SweepWork = Callable[[Mapping[str, Any], Sequence[str]], None]
-# (overrides with lists, sweep's folder, work)
-Launch = Callable[[list[str], Path, SweepWork], None]
+if TYPE_CHECKING:
+    from qat.sweep.launched import Launch
 
 
 def is_sweep(overrides: Sequence[str], *, multirun: bool) -> bool:
@@ -21,7 +19,7 @@ def is_sweep(overrides: Sequence[str], *, multirun: bool) -> bool:
     return multirun or any(map(_is_option, overrides))
 
 
-def sweep(overrides: Sequence[str], *, launch: Launch) -> bool:
+def sweep(overrides: Sequence[str], *, launch: "Launch") -> bool:
     """Run the sweep that a command asks for; returns whether all of its jobs are finished.
 
     Args:

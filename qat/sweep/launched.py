@@ -1,6 +1,6 @@
 """A sweep through a launcher of Hydra, such as SLURM's: each job knows whether it has to run."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +8,17 @@ from qat.compose import Composed, record
 from qat.errors import SpecError
 from qat.preflight import check_config, config_hash
 from qat.status import mark
-from qat.sweep.command import Launch
 from qat.sweep.draw import listed
 from qat.sweep.job import Job
 from qat.sweep.plan import plan_lines, planned
 from qat.sweep.progress import closing_lines
 from qat.sweep.worker import group_run
 from qat.sweep_spec import SweepSpec
+
+# (config, overrides): the work of one job
+SweepWork = Callable[[Mapping[str, Any], Sequence[str]], None]
+# (overrides with lists, sweep's folder, work)
+Launch = Callable[[list[str], Path, SweepWork], None]
 
 
 def run_launched(overrides: Sequence[str], spec: SweepSpec, folder: Path, launch: Launch) -> bool:
