@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from qat.distill_spec import DistillSpec
 from qat.errors import SpecError
-from qat.lit.data.glyphs_spec import GlyphsSpec
+from qat.glyphs_spec import GlyphsSpec
 from qat.schema import check, option, read
 from qat.spec import QuantSpec
 from qat.unlabelled_spec import UnlabelledSpec

@@ -12,7 +12,7 @@ FILES = sorted((ROOT / "qat").rglob("*.py"))
 # layer of each part of qat; a part may import itself, lower layers, and what PEERS says
 LAYERS = {
     "errors": 0, "names": 0, "schema": 1, "spec": 2, "distill_spec": 2, "unlabelled_spec": 2,
-    "lit.data.glyphs_spec": 2,
+    "glyphs_spec": 2,
     "run_spec": 3, "lit.model_options": 3, "status": 3, "overrides": 3, "extras": 1,
     "lit.data.layout": 4, "preflight": 5, "code_version": 2, "folder_lock": 1, "sweep_spec": 3,
     "machine": 2,
@@ -27,7 +27,7 @@ PEERS |= {("audit", "plan"), ("calibrate", "plan"), ("calibrate", "surgery")}
 PEERS |= {("audit_table", "audit"), ("stages", "flow")}
 # parts that must load without torch see these only
 LIGHT = {"errors", "names", "schema", "spec", "distill_spec", "unlabelled_spec", "run_spec"}
-LIGHT |= {"lit.model_options", "lit.data.layout", "lit.data.glyphs_spec", "preflight"}
+LIGHT |= {"lit.model_options", "lit.data.layout", "glyphs_spec", "preflight"}
 TORCH = {"torch"}
 LIGHTNING = {"torch", "lightning", "torchmetrics", "torchvision", "timm", "numpy", "PIL", "sklearn"}
 PACKAGES = {

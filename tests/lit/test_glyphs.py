@@ -21,11 +21,11 @@ from PIL import Image, ImageFont
 
 from qat.compose import checked, composed_data, conf_folder
 from qat.errors import DataError, SpecError
+from qat.glyphs_spec import CLASSES, GlyphsSpec
 from qat.lit.data import glyph_drawing, glyph_fonts, glyphs
 from qat.lit.data.glyph_drawing import SIDE, Ranges, draw
 from qat.lit.data.glyph_fonts import CANVAS, CAPITAL, FACES, font_files, shapes
 from qat.lit.data.glyphs import cache_path, generated
-from qat.lit.data.glyphs_spec import CLASSES, GlyphsSpec
 from qat.lit.data.registry import build_data
 from qat.lit.data.sampler import derived_seed
 from qat.run_spec import DataSpec

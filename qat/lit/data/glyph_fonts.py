@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from qat.errors import DataError
-from qat.lit.data.glyphs_spec import CLASSES
+from qat.glyphs_spec import CLASSES
 
 FACES: dict[str, tuple[str, ...]] = {
     "train": (

@@ -10,11 +10,11 @@ import PIL
 import torch
 from PIL import features
 
+from qat.glyphs_spec import CLASSES, GlyphsSpec
 from qat.lit.data.dataset import TensorImages, Transform
 from qat.lit.data.glyph_cache import cached
 from qat.lit.data.glyph_drawing import SIDE, Ranges, draw
 from qat.lit.data.glyph_fonts import FACES, font_files, fonts_digest, shapes
-from qat.lit.data.glyphs_spec import CLASSES, GlyphsSpec
 from qat.lit.data.layout import root_of
 from qat.lit.data.module import ImageData
 from qat.lit.data.sampler import derived_seed
