@@ -103,13 +103,16 @@ def _difference(gap: Mapping[str, Any]) -> str:
 
 
 def _origin(card: Mapping[str, Any]) -> str:
+    # the rows of the most common origin need no names
+    *named, most = sorted(card["origins"], key=lambda origin: len(origin["rows"]))
     told = [
         f"{card['title']}: mean ± standard deviation over seeds; differences paired by seed with "
         "their 95 % interval, which is not corrected; p of the paired t test is, for the table "
         "(Holm).",
         *_tuning(card),
         f"{card['runs']} runs, {duration(card['seconds'])} in all.",
-        *(_place(origin, is_only=len(card["origins"]) == 1) for origin in card["origins"]),
+        *(f"{', '.join(map(_code, origin['rows']))}: {_place(origin)}" for origin in named),
+        f"{'The other rows: ' if named else ''}{_place(most)}",
     ]
     return " ".join(told)
 
@@ -122,11 +125,10 @@ def _tuning(card: Mapping[str, Any]) -> list[str]:
     return [f"`{card['tuned']}` is the best of {many} values on validation, last epoch."]
 
 
-def _place(origin: Mapping[str, Any], *, is_only: bool) -> str:
-    rows = "" if is_only else f"{', '.join(map(_code, origin['rows']))}: "
+def _place(origin: Mapping[str, Any]) -> str:
     threads, code = origin["threads"], origin["code"]
     versions = origin["versions"] or {}
     return (
-        f"{rows}{origin['machine']['processor']}, {threads} thread{'s' * (threads != 1)} each, "
+        f"{origin['machine']['processor']}, {threads} thread{'s' * (threads != 1)} each, "
         f"torch {versions.get('torch')}, commit {code['commit']}."
     )

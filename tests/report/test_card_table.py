@@ -58,9 +58,9 @@ def test_a_row_is_what_the_card_says():
 
 def test_several_origins_are_told_with_their_rows():
     other = {**CARD["origins"][0], "code": {"commit": "def"}, "threads": 8, "rows": ["bcgd_w1a4"]}
-    first = {**CARD["origins"][0], "rows": ["float"]}
+    first = {**CARD["origins"][0], "rows": ["float", "more"]}
     last = card_table(CARD | {"origins": [first, other]}).splitlines()[-1]
-    assert "`float`: a processor, 1 thread each, torch 9, commit abc." in last
+    assert last.endswith("The other rows: a processor, 1 thread each, torch 9, commit abc.")
     assert "`bcgd_w1a4`: a processor, 8 threads each, torch 9, commit def." in last
 
 
