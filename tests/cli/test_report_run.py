@@ -60,14 +60,14 @@ def test_the_card_of_a_sweep_runs_again_to_the_same_numbers(sweep, tmp_path):
           script=REPORT)  # fmt: skip
     card = yaml.safe_load((tmp_path / "tour.yaml").read_text())
     row = next(row for row in card["rows"] if row["label"] == "bcgd_w1a4")
-    words = row["command"].split()
+    words = row["commands"][0].split()
     assert words[:3] == ["python", "train.py", "-m"]
     single = [w.replace("seed=1,2", "seed=2") for w in words[3:]]
     run = tmp_path / "again"
     train(*single, f"hydra.run.dir={run}", cwd=tmp_path)
     summary = json.loads((run / "summary.json").read_text())
     assert summary["last"]["test_acc"] == pytest.approx(row["last"]["test"]["values"][1], abs=1e-6)
-    assert summary["code"]["sources"] == card["code"]["sources"]
+    assert summary["code"]["sources"] == card["origins"][0]["code"]["sources"]
     page = tmp_path / "page.md"
     page.write_text("<!-- card: tour.yaml -->\n<!-- end of card -->\n")
     train(f"readme={page}", cwd=tmp_path, script=REPORT)
