@@ -11,6 +11,7 @@ from qat.errors import QatError
 from qat.overrides import with_quoted_paths
 from qat.run_spec import RunSpec
 from qat.status import state_of
+from qat.wandb_runs import close_wandb, group_run
 
 if TYPE_CHECKING:
     from qat.sweep.launched import SweepWork
@@ -50,21 +51,14 @@ def _run(arguments: list[str]) -> None:
             _die(f"{error.filename or 'sweep'}: {error.strerror or error}", EXIT_FAILED)
     if not asks_only:
         overrides = resumed_overrides(overrides)
-        specs = checked(conf_folder(), overrides, multirun=args.multirun)
-        if specs[0].resume is not None and _is_finished(Path(specs[0].resume), specs[0]):
-            print(f"{specs[0].resume} is finished; see its summary.json")
+        spec = checked(conf_folder(), overrides)
+        if spec.resume is not None and _is_finished(Path(spec.resume), spec):
+            print(f"{spec.resume} is finished; see its summary.json")
             return
-        _group_runs(overrides)
+        group_run(overrides)
     flags = [a for a in arguments if a not in set(args.overrides)]
     sys.argv = [sys.argv[0], *flags, *overrides]
     _hydra_main()
-
-
-def _group_runs(overrides: list[str]) -> None:
-    """Runs of one experiment are one group in Weights & Biases, unless the logger names another."""
-    chosen = [o.partition("=")[2] for o in overrides if o.startswith("experiment=")]
-    if chosen:
-        os.environ.setdefault("WANDB_RUN_GROUP", chosen[-1])
 
 
 def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
@@ -87,7 +81,7 @@ def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
                 traceback.print_exc()
             print(f"error: {error}", file=sys.stderr)
         finally:
-            _close_wandb()
+            close_wandb()
 
     _hydra_main(job)
 
@@ -102,7 +96,6 @@ def _hydra_main(task: Callable[[Any], Any] | None = None) -> None:
 
     from qat.compose import conf_folder
 
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
     # let exceptions through: ours become one line here, and a bug shows its whole traceback
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     job = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(
@@ -138,13 +131,7 @@ def _job(cfg: Any) -> float | None:
     except OSError as error:
         _die(f"{folder}: {error.strerror or error}", EXIT_FAILED)
     finally:
-        _close_wandb()
-
-
-def _close_wandb() -> None:
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish()
+        close_wandb()
 
 
 def _die(message: str, code: int) -> NoReturn:

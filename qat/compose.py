@@ -51,19 +51,27 @@ def conf_folder() -> Path:
     return inside if inside.is_dir() else inside.parent.parent / "conf"
 
 
-def checked(conf: Path, overrides: list[str], *, multirun: bool = False) -> list[RunSpec]:
-    """Compose and check every run that these overrides ask for.
+def checked(conf: Path, overrides: list[str]) -> RunSpec:
+    """Compose and check the run that these overrides ask for, its folder included.
 
     Args:
         conf: folder of the config.
         overrides: as on the command line, without flags.
-        multirun: whether lists of choices are sweeps.
 
     Raises:
         SpecError: one line for the first thing that is wrong.
     """
-    jobs = combinations(overrides) if multirun else [overrides]
-    return [_checked_run(conf, job) for job in jobs]
+    try:
+        with _composing(conf):
+            config = _plain(compose("config", overrides))
+            folder = compose("config", overrides, return_hydra_config=True).hydra.run.dir
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise SpecError(_one_line(error, conf, overrides)) from None
+    spec = check_config(config)
+    check_writable(Path(folder), "hydra.run.dir")
+    if spec.resume is not None:
+        _check_same(Path(spec.resume), config, spec.resume_allow)
+    return spec
 
 
 def composed(conf: Path, overrides: Sequence[str]) -> Composed:
@@ -141,12 +149,7 @@ def group_option(conf: Path, group: str, name: str) -> Any:
     Raises:
         SpecError: there is no such option.
     """
-    overrides = [f"{group}={name}"]
-    try:
-        with _composing(conf):
-            return _plain(compose("config", overrides))[group]
-    except (HydraException, OmegaConfBaseException) as error:
-        raise SpecError(_one_line(error, conf, overrides)) from None
+    return _composed_config(conf, [f"{group}={name}"])[group]
 
 
 def sweep_option(conf: Path, options: Sequence[str]) -> Any:
@@ -204,18 +207,15 @@ def recorded(conf: Path, folder: Path, config: Mapping[str, Any]) -> None:
             raise SpecError(f"{folder}: {_one_line(error, conf, overrides)}") from None
     if composed != config:
         raise SpecError(f"{folder}: this config cannot be composed from conf/")
-    hydra = folder / ".hydra"
-    hydra.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(overrides), hydra / "overrides.yaml")
-    OmegaConf.save(OmegaConf.create(dict(config)), hydra / "config.yaml")
+    record(folder, overrides, config)
 
 
-def record(folder: Path, run: Composed) -> None:
+def record(folder: Path, overrides: Sequence[str], config: Mapping[str, Any]) -> None:
     """Write RUN/.hydra/ as Hydra does it for a run of its own."""
     hydra = folder / ".hydra"
     hydra.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(list(run.overrides)), hydra / "overrides.yaml")
-    OmegaConf.save(OmegaConf.create(run.config), hydra / "config.yaml")
+    OmegaConf.save(OmegaConf.create(list(overrides)), hydra / "overrides.yaml")
+    OmegaConf.save(OmegaConf.create(dict(config)), hydra / "config.yaml")
 
 
 def _composed_config(conf: Path, overrides: list[str]) -> dict[str, Any]:
@@ -289,20 +289,6 @@ def _combinations(overrides: list[str]) -> list[list[str]]:
         else:
             choices.append([str(override.input_line)])
     return [list(job) for job in product(*choices)]
-
-
-def _checked_run(conf: Path, overrides: list[str]) -> RunSpec:
-    try:
-        with _composing(conf):
-            config = _plain(compose("config", overrides))
-            folder = compose("config", overrides, return_hydra_config=True).hydra.run.dir
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise SpecError(_one_line(error, conf, overrides)) from None
-    spec = check_config(config)
-    check_writable(Path(folder), "hydra.run.dir")
-    if spec.resume is not None:
-        _check_same(Path(spec.resume), config, spec.resume_allow)
-    return spec
 
 
 def check_writable(folder: Path, key: str) -> None:

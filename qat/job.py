@@ -1,6 +1,5 @@
 """One run in its folder: the teacher if there is to be one, training, summary.json, status.json."""
 
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from qat.folder_lock import only_process
-from qat.machine import machine
 from qat.preflight import config_hash
 from qat.run_spec import RunSpec
-from qat.status import Status
+from qat.status import Status, validation_score
 
 
 def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
@@ -60,29 +58,13 @@ def _run(config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status)
         print(f"run folder: {folder}", flush=True)
         summary, found = train(built, spec, parts, folder, signals=signals)
     print("\n" + audit_table(found) + "\n")
-    summary |= {
-        "config_hash": status.config_hash,
-        "code": status.code,
-        "machine": machine(),
-        "wall_seconds": status.seconds(),
-    }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    summary = status.write_summary(summary)
     write_run_report(folder)
-    status.write("finished", metrics=_metrics(summary))
+    status.finish(summary)
     print(_result_lines(summary, folder), flush=True)
-    chosen = summary.get("selected") or summary["last"]
-    return float(chosen.get("val_acc", chosen.get("val_agreement")))
-
-
-def _metrics(summary: Mapping[str, Any]) -> dict[str, Any]:
-    """The scores of the states that a run ends with."""
-    return {
-        state: {
-            key: value for key, value in summary[state].items() if isinstance(value, int | float)
-        }
-        for state in ("last", "selected")
-        if state in summary
-    }
+    score = validation_score(summary.get("selected") or summary["last"])
+    assert score is not None  # every run validates
+    return score
 
 
 def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:

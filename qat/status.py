@@ -10,6 +10,7 @@ from typing import Any
 
 from qat.code_version import code_version
 from qat.errors import QatError, SpecError
+from qat.machine import machine
 
 
 class Status:
@@ -91,6 +92,28 @@ class Status:
         }
         _replace(self._path, content)
 
+    def write_summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Write RUN/summary.json, signed with the config, the code, the machine and the time."""
+        signed = {
+            **summary,
+            "config_hash": self.config_hash,
+            "code": self.code,
+            "machine": machine(),
+            "wall_seconds": self.seconds(),
+        }
+        path = self._path.with_name("summary.json")
+        path.write_text(json.dumps(signed, indent=2) + "\n")
+        return signed
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as finished, with the scores of the states that it ends with."""
+        metrics = {
+            state: {k: v for k, v in summary[state].items() if isinstance(v, int | float)}
+            for state in ("last", "selected")
+            if state in summary
+        }
+        self.write("finished", metrics=metrics)
+
 
 def read_status(folder: Path) -> dict[str, Any]:
     """The content of a run folder's status.json, empty if there is none to read."""
@@ -104,6 +127,23 @@ def state_of(folder: Path) -> str | None:
     """The state that a run folder's status.json tells, None if there is none to read."""
     state = read_status(folder).get("state")
     return None if state is None else str(state)
+
+
+def is_finished(folder: Path, config_hash: str) -> bool:
+    """Whether a run of this config has come to its end here and left its numbers."""
+    status = read_status(folder)
+    return (
+        status.get("state") == "finished"
+        and status.get("config_hash") == config_hash
+        and isinstance(status.get("metrics"), dict)
+        and (folder / "summary.json").is_file()
+    )
+
+
+def validation_score(result: Mapping[str, Any]) -> float | None:
+    """Validation accuracy of one state of a run, or agreement where no label was read."""
+    score: float | None = result.get("val_acc", result.get("val_agreement"))
+    return score
 
 
 def mark(folder: Path, state: str, error: str) -> None:

@@ -1,6 +1,5 @@
 """The options of a sweep, typed; standard library only."""
 
-import dataclasses
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -87,6 +86,3 @@ def _check_parameter(key: str, values: object, method: Method) -> None:
         raise SpecError(f"{path}: step must be > 0, and stand without log; got {values!r}")
     if not are_numbers or not low < high or (values.get("log") and low <= 0):
         raise SpecError(f"{path} must have low < high, low > 0 where log is true; got {values!r}")
-
-
-FIELDS = tuple(f.name for f in dataclasses.fields(SweepSpec))

@@ -17,14 +17,12 @@ the method has activations. A finished folder with the same config is left as it
 run is started anew. Needs pip install 'qat[peers]'.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
-
-from omegaconf import OmegaConf
 
 from qat.commands.options import run_command
-from qat.compose import combinations, composed, conf_folder
+from qat.compose import combinations, composed, conf_folder, record
 from qat.errors import SpecError
 from qat.overrides import with_quoted_paths
 from qat.sweep.job import labels
@@ -44,21 +42,9 @@ def main(arguments: Sequence[str]) -> None:
     for run, name in zip(runs, names, strict=True):
         place = folder / f"{method},{name}" if name else folder
         config = {**run.config, "peer": {"name": method, **peer.numbers}}
-        again = record_in(place, config, run.overrides)
-        run_peer(config, run.spec, place, peer_of(method), record=again)
-
-
-def record_in(folder: Path, config: dict[str, Any], overrides: Sequence[str]) -> Callable[[], None]:
-    """What writes FOLDER/.hydra, once a run may begin."""
-    return lambda: _record(config, list(overrides), folder)
-
-
-def _record(config: dict[str, Any], overrides: list[str], folder: Path) -> None:
-    """Write FOLDER/.hydra; the key `peer` keeps it from being opened as a run of ours."""
-    hydra = folder / ".hydra"
-    hydra.mkdir(exist_ok=True)
-    OmegaConf.save(OmegaConf.create(overrides), hydra / "overrides.yaml")
-    OmegaConf.save(OmegaConf.create(config), hydra / "config.yaml")
+        # the key `peer` keeps the folder from being opened as a run of ours
+        begin = partial(record, place, run.overrides, config)
+        run_peer(config, run.spec, place, peer_of(method), record=begin)
 
 
 def _split(arguments: Sequence[str]) -> tuple[str, Path, list[str]]:

@@ -15,7 +15,7 @@ LAYERS = {
     "glyphs_spec": 2,
     "run_spec": 3, "lit.model_options": 3, "status": 3, "overrides": 3, "extras": 1,
     "lit.data.layout": 4, "preflight": 5, "code_version": 2, "folder_lock": 1, "sweep_spec": 3,
-    "machine": 2,
+    "machine": 2, "wandb_runs": 3,
     "functional": 6, "nn": 7, "optim": 7, "distill": 7, "theory": 7,
     "flow": 8, "plan": 8, "surgery": 8, "calibrate": 8, "audit": 8, "audit_table": 8,
     "stages": 8, "report": 9, "export": 9, "lit": 10, "compose": 10, "packed": 11, "trained": 11,
@@ -53,6 +53,7 @@ PACKAGES = {
     "folder_lock": set(),
     "sweep_spec": set(),
     "machine": set(),
+    "wandb_runs": set(),
     "cli": {"hydra", "omegaconf"},
     "": set(),
 }

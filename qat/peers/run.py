@@ -1,6 +1,5 @@
 """One peer's run in its folder: train, test once, count levels, summary.json, status.json."""
 
-import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,7 +18,6 @@ from qat.lit.csv_logger import RunCsvLogger
 from qat.lit.data.module import ImageData
 from qat.lit.run import Built, Parts, build, versions
 from qat.lit.signals import Signals
-from qat.machine import machine
 from qat.peers.levels import audited, totals
 from qat.peers.loop import Fitted, Kept, PeerLoop, evaluated
 from qat.peers.methods import package_version
@@ -134,17 +132,8 @@ def _run(
     logger.rewind()
     print(f"run folder: {folder}", flush=True)
     fitted = PeerLoop(built, spec, optimizer=parts.optimizer, peer=peer, logger=logger).fit()
-    summary = _summary(built, spec, peer, fitted)
-    summary |= {
-        "config_hash": status.config_hash,
-        "code": status.code,
-        "machine": machine(),
-        "wall_seconds": status.seconds(),
-    }
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    states = ("last", "selected")
-    ends: dict[str, Any] = {state: summary[state] for state in states if state in summary}
-    status.write("finished", metrics=ends)
+    summary = status.write_summary(_summary(built, spec, peer, fitted))
+    status.finish(summary)
     for state in ("warm_start", "last", "selected"):
         if state in summary:
             r = summary[state]

@@ -17,7 +17,7 @@ _IGNORED = {
 }
 _IGNORED_SECTIONS = {"logger", "callbacks", "hydra", "sweep"}
 # keys that may name a run folder; two folders of equal configs are the same start
-_ORIGINS = ("init_from", "distill.teacher")
+ORIGINS = ("init_from", "distill.teacher")
 # a start has a start of its own; a chain as long as this is no one's
 _LONGEST_CHAIN = 16
 _ALL_BATCHES = 1.0
@@ -34,7 +34,7 @@ def identities_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """
     seeds: dict[str, set[int]] = {}
     for run in runs:
-        for key in _ORIGINS:
+        for key in ORIGINS:
             seeds.setdefault(str(run.config.get(key)), set()).add(run.seed)
     shared = {path for path, own in seeds.items() if len(own) > 1}
     return [_identity(run, shared) for run in runs]
@@ -80,7 +80,7 @@ def _identity(
     }
     if config.get("data.name") != "image_folder":  # elsewhere the name says what the images are
         config.pop("data.root", None)
-    for key in _ORIGINS:
+    for key in ORIGINS:
         if config.get(key) is not None:
             path = str(config[key])
             gone = path if seen or path in shared else _without_seed(path, run.seed)

@@ -2,14 +2,16 @@
 
 import shlex
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from qat.errors import CheckpointError
+from qat.report.identity import ORIGINS
+from qat.report.run_files import read_overrides
 from qat.report.runs import Run
 
 # overrides that say where and how often, not what
 _ELSEWHERE = ("hydra.", "callbacks.", "logger", "resume", "folder=", "data.root=")
-# keys that may name the folder of another run
-_ORIGINS = ("init_from", "distill.teacher")
 _SEED = "$SEED"
 
 
@@ -49,7 +51,7 @@ def _own(run: Run) -> str:
 
 def _before(run: Run) -> list[str]:
     """The commands of the runs that a run starts from."""
-    origins = [value for key, value in map(_split, _overrides(run.folder)) if key in _ORIGINS]
+    origins = [value for key, value in map(_split, _overrides(run.folder)) if key in ORIGINS]
     return [line for value in origins for line in _origin(Path(value))]
 
 
@@ -66,15 +68,10 @@ def _told(folder: Path) -> list[str]:
 
 
 def _overrides(folder: Path) -> list[str]:
-    """What the command of a run said; nothing if its folder is gone or does not tell."""
-    import yaml
-
-    path = folder / ".hydra" / "overrides.yaml"
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else []
-    except (OSError, ValueError, yaml.YAMLError):
-        return []
-    return [o for o in found if isinstance(o, str)] if isinstance(found, list) else []
+    """What the command of a run said; nothing if its folder is gone or damaged."""
+    with suppress(CheckpointError):
+        return read_overrides(folder)
+    return []
 
 
 def _swept(line: str, seeds: Sequence[int]) -> str:

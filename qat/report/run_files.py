@@ -72,20 +72,23 @@ def read_command(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, str
         known = node if isinstance(node, Mapping) else {}
         choices = {str(k): str(v) for k, v in known.items() if v is not None}
     changed = set()
-    for key, value in _overrides(folder):
+    for key, _, value in (o.lstrip("+~").partition("=") for o in read_overrides(folder)):
         changed.add(key)
         if any(name.startswith(f"{key}.") for name in config):
             choices[key] = value
     return choices, frozenset(changed)
 
 
-def _overrides(folder: Path) -> Iterator[tuple[str, str]]:
+def read_overrides(folder: Path) -> list[str]:
+    """What the command of a run said; nothing if its folder does not tell.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     path = folder / ".hydra" / "overrides.yaml"
     lines = _load(path) if is_there(path) else []
     _check_size(lines, path.name)  # before str(), which unfolds aliases
-    for line in lines if isinstance(lines, list) else []:
-        key, _, value = str(line).lstrip("+~").partition("=")
-        yield key, value
+    return [str(line) for line in lines] if isinstance(lines, list) else []
 
 
 def is_there(path: Path) -> bool:

@@ -1,15 +1,15 @@
 """One run of a sweep: what it is, where it lies, and what is to be done with it."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from qat.code_version import code_version
 from qat.compose import Composed
 from qat.preflight import config_hash
-from qat.status import read_status, state_of
+from qat.status import is_finished, read_status, state_of
 
 Action = Literal["start", "continue", "retry", "skip", "leave"]
 
@@ -24,16 +24,13 @@ class Job:
         label: the overrides that tell it from the sweep's other runs.
         run: overrides, config and options.
         folder: its run folder.
+        hash: of its config.
     """
 
     label: str
     run: Composed
     folder: Path
-
-    @property
-    def hash(self) -> str:
-        """Of its config."""
-        return config_hash(self.run.config)
+    hash: str
 
     @property
     def state(self) -> str | None:
@@ -41,14 +38,15 @@ class Job:
 
         A run that says it is finished without its numbers, or of another config, is not.
         """
-        status = read_status(self.folder)
-        state = status.get("state")
-        is_whole = status.get("config_hash") == self.hash and isinstance(
-            status.get("metrics"), dict
-        )
-        if state == "finished" and not (is_whole and (self.folder / "summary.json").is_file()):
+        state = state_of(self.folder)
+        if state == "finished" and not is_finished(self.folder, self.hash):
             return "interrupted"
-        return None if state is None else str(state)
+        return state
+
+    def scores(self, *states: str) -> Mapping[str, Any]:
+        """What status.json holds of the first of these states of the network that there is."""
+        metrics = read_status(self.folder).get("metrics") or {}
+        return next((metrics[state] for state in states if metrics.get(state)), {})
 
     def action(self, *, retry: bool) -> Action:
         """What the sweep does with it; a failed job is left alone unless asked."""
@@ -93,7 +91,7 @@ def jobs_of(
         # of several with other code the finished one
         known.sort(key=lambda path: state_of(path) != "finished")
         folder = known[0] if known else sweep / (_file_name(label) + own)
-        jobs.setdefault(config, Job(label, run, folder))
+        jobs.setdefault(config, Job(label, run, folder, config))
     return list(jobs.values())
 
 

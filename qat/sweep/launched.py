@@ -10,10 +10,10 @@ from qat.preflight import check_config, config_hash
 from qat.status import mark
 from qat.sweep.draw import listed
 from qat.sweep.job import Job
-from qat.sweep.plan import plan_lines, planned
+from qat.sweep.plan import plan_lines, planned, without_given
 from qat.sweep.progress import closing_lines
-from qat.sweep.worker import group_run
 from qat.sweep_spec import SweepSpec
+from qat.wandb_runs import group_run
 
 # (config, overrides): the work of one job
 SweepWork = Callable[[Mapping[str, Any], Sequence[str]], None]
@@ -41,11 +41,9 @@ def run_launched(overrides: Sequence[str], spec: SweepSpec, folder: Path, launch
             "for processes of this machine, or use sweep.method=grid"
         )
     threads = [] if spec.threads is None else [f"training.threads={spec.threads}"]
-    given = {o.partition("=")[0] for o in overrides}
-    lists = [o for o in listed(spec.parameters) if o.partition("=")[0] not in given]
-    shared = [*lists, *overrides, *threads]
-    own = [o for o in shared if not o.startswith("hydra")]
-    jobs = planned(own, SweepSpec(any_code=spec.any_code), folder.absolute())
+    spec = without_given(spec, overrides)
+    own = [o for o in overrides if not o.startswith("hydra")]
+    jobs = planned([*own, *threads], spec, folder.absolute())
     print("\n".join(plan_lines(jobs, spec, folder)), flush=True)
     if spec.list:
         return True
@@ -56,7 +54,7 @@ def run_launched(overrides: Sequence[str], spec: SweepSpec, folder: Path, launch
         _work(config, overrides, folders[config_hash(config)], spec)
 
     try:
-        launch(shared, folder.absolute(), work)
+        launch([*listed(spec.parameters), *overrides, *threads], folder.absolute(), work)
     except Exception as error:  # a launcher gives up at its first lost job; ours are all told below
         print(f"launcher: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
     for job in jobs:
@@ -73,11 +71,11 @@ def _work(
     from qat.job import run_job
 
     run = Composed(tuple(overrides), dict(config), check_config(config))
-    job = Job("", run, folder)
+    job = Job("", run, folder, config_hash(config))
     action = job.action(retry=spec.retry)
     if action in ("skip", "leave"):
         print(f"{job.folder}: {job.state}")
         return
     group_run(run.overrides, folder.parent.name)
-    record(job.folder, run)
+    record(job.folder, run.overrides, run.config)
     run_job(run.config, run.spec, job.folder)

@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from qat.code_version import code_version
@@ -22,19 +23,27 @@ _TOLD: dict[Action, str] = {
 
 
 def planned(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> list[Job]:
-    """Every job of a grid or of random draws; a key given on the command line wins over a draw.
+    """Every job of a grid or of random draws.
+
+    Args:
+        overrides: of the command, with lists.
+        spec: the sweep's options, `without_given` of these overrides.
+        folder: the sweep's.
 
     Raises:
         SpecError: a job's config is wrong.
     """
-    given = {o.partition("=")[0] for o in overrides}
     draws = drawn(spec) if spec.method == "random" else [listed(spec.parameters)]
-    asked = [
-        [*(choice for choice in draw if choice.partition("=")[0] not in given), *overrides]
-        for draw in draws
-    ]
-    runs = [composed(conf_folder(), run) for one in asked for run in combinations(one)]
+    asked = [combinations([*draw, *overrides]) for draw in draws]
+    runs = [composed(conf_folder(), run) for runs in asked for run in runs]
     return jobs_of(runs, folder, any_code=spec.any_code)
+
+
+def without_given(spec: SweepSpec, overrides: Sequence[str]) -> SweepSpec:
+    """The options without the parameters that a command gives itself: the command wins."""
+    given = {o.lstrip("+").partition("=")[0] for o in overrides}
+    own = {key: values for key, values in spec.parameters.items() if key not in given}
+    return replace(spec, parameters=own)
 
 
 def shared_overrides(overrides: Sequence[str], spec: SweepSpec) -> list[str]:

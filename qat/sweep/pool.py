@@ -16,6 +16,7 @@ from qat.status import mark
 from qat.sweep.job import Job
 from qat.sweep.worker import EXIT_BUSY, PRELOAD, work
 
+_LOOK = 1.0  # seconds between two looks at the running jobs
 _TRIES, _PAUSE = 3, 0.5  # tries to start a process, and seconds after the first
 _LOST = 255  # exit code of a job whose fork server is gone
 _GRACE = 120.0  # seconds for jobs to save when the sweep is stopped
@@ -56,7 +57,7 @@ class Pool:
             running.alive.close()
         deadline = time.monotonic() + _GRACE
         while self._running and time.monotonic() < deadline:
-            list(self.ended(timeout=1.0))
+            list(self.ended())
         for running in self._running.values():
             running.process.kill()
 
@@ -104,12 +105,12 @@ class Pool:
         """Let one job save and stop; `ended` tells when it has."""
         self._running[job].alive.close()
 
-    def ended(self, *, timeout: float) -> Iterator[Job]:
-        """The jobs that have ended, after waiting for one at most `timeout` seconds.
+    def ended(self) -> Iterator[Job]:
+        """The jobs that have ended, after waiting a second for one.
 
         One that could not write its own end is marked as interrupted, or as failed.
         """
-        wait([r.process.sentinel for r in self._running.values()], timeout)
+        wait([r.process.sentinel for r in self._running.values()], _LOOK)
         for job, running in list(self._running.items()):
             if running.process.exitcode is None:
                 continue

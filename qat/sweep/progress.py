@@ -76,20 +76,14 @@ def closing_lines(jobs: Sequence[Job], folder: Path) -> list[str]:
 
 def _score(job: Job) -> str:
     """The accuracies of a finished job."""
-    metrics = read_status(job.folder).get("metrics") or {}
-    state = metrics.get("selected") or metrics.get("last") or {}
+    state = job.scores("selected", "last")
     names = {"val_acc": "val", "val_agreement": "val agreement", "test_acc": "test"}
     return "  ".join(f"{title} {state[key]:.4f}" for key, title in names.items() if key in state)
 
 
 def _epochs(job: Job) -> str:
-    done, of = epochs_done(job.folder), job.run.config["trainer"]["max_epochs"]
-    return f"epoch {done} of {of}"
-
-
-def epochs_done(folder: Path) -> int:
-    """Epochs that a run has validated, by its metrics.csv."""
-    return len(validation_scores(folder))
+    done, of = validation_scores(job.folder), job.run.config["trainer"]["max_epochs"]
+    return f"epoch {len(done)} of {of}"
 
 
 def validation_scores(folder: Path) -> dict[int, float]:

@@ -4,21 +4,19 @@ import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 
 from qat.compose import check_writable
 from qat.folder_lock import only_process
 from qat.sweep.job import Job, jobs_of
-from qat.sweep.plan import plan_lines, planned, shared_overrides
+from qat.sweep.plan import plan_lines, planned, shared_overrides, without_given
 from qat.sweep.pool import Pool
 from qat.sweep.progress import Progress, closing_lines
 from qat.sweep.search import check_search, drawn_jobs, search
 from qat.sweep.tuned import Trial, run_chosen, runs_of, trials_of
 from qat.sweep_spec import SweepSpec
 
-_LOOK = 1.0  # seconds between two looks at the running jobs
 # what was interrupted goes first, so that little lies half done
 _ORDER = ("continue", "retry", "start")
 
@@ -39,7 +37,7 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
         QatError: another process runs this sweep, or the sources change while it runs.
     """
     shared = shared_overrides(overrides, spec)
-    spec = _without(spec, shared)
+    spec = without_given(spec, shared)
     # what can be known is checked before anything is made
     trials = trials_of(shared, spec) if spec.method == "tuned" else []
     jobs = _known(shared, spec, folder, trials)
@@ -64,13 +62,6 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
         finally:  # however it ends, all that is not finished is told
             print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
     return all(job.state in ("finished", "pruned") for job in jobs)
-
-
-def _without(spec: SweepSpec, overrides: Sequence[str]) -> SweepSpec:
-    """The options without the parameters that a command gives itself."""
-    given = {o.lstrip("+").partition("=")[0] for o in overrides}
-    own = {key: values for key, values in spec.parameters.items() if key not in given}
-    return replace(spec, parameters=own)
 
 
 def _known(
@@ -100,7 +91,7 @@ def _run_all(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> None:
             while waiting and pool.has_room:
                 pool.start(waiting.popleft())
             progress.show(jobs, pool.running)
-            for job in pool.ended(timeout=_LOOK):
+            for job in pool.ended():
                 progress.ended(job)
 
 

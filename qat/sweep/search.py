@@ -9,7 +9,7 @@ from qat.code_version import code_version
 from qat.compose import composed, conf_folder
 from qat.extras import require_optuna
 from qat.preflight import config_hash
-from qat.status import mark, read_status
+from qat.status import mark, validation_score
 from qat.sweep.job import Job, jobs_of
 from qat.sweep.pool import Pool
 from qat.sweep.progress import Progress, validation_scores
@@ -18,8 +18,6 @@ from qat.sweep_spec import SweepSpec
 
 if TYPE_CHECKING:
     import optuna
-
-_LOOK = 1.0  # seconds between two looks at the running jobs
 
 
 def check_search(overrides: Sequence[str]) -> None:
@@ -84,7 +82,7 @@ class _Search:
                     return _distinct([*before, *self._trials])
                 progress.show(list(self._trials), pool.running)
                 self._prune(pool)
-                for job in pool.ended(timeout=_LOOK):
+                for job in pool.ended():
                     self._end(job)
                     progress.ended(job)
 
@@ -131,9 +129,7 @@ class _Search:
             self._tell(job)  # an interrupted trial stays open, for the next call
 
     def _tell(self, job: Job) -> None:
-        metrics = read_status(job.folder).get("metrics") or {}
-        state = metrics.get("selected") or metrics.get("last") or {}
-        score = state.get("val_acc", state.get("val_agreement"))
+        score = validation_score(job.scores("selected", "last"))
         for trial in self._trials[job]:
             self._study.tell(trial, score, pruned=job.state == "pruned")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from qat.compose import Composed, combinations, composed, conf_folder
 from qat.errors import SpecError
 from qat.preflight import config_hash
-from qat.status import read_status
+from qat.status import validation_score
 from qat.sweep.draw import listed
 from qat.sweep.job import Job, jobs_of
 from qat.sweep_spec import SweepSpec
@@ -85,10 +85,13 @@ def run_chosen(
     Returns:
         The jobs that were not among the trials'.
     """
-    open_rows = {trial.row for trial in trials if not _is_settled(trial, jobs)}
+    by_hash = {job.hash: job for job in jobs}
+    tried = {trial: [by_hash[config_hash(run.config)] for run in trial.runs] for trial in trials}
+    ended = ("finished", "failed")
+    open_rows = {t.row for t, own in tried.items() if any(job.state not in ended for job in own)}
     for row in open_rows:
         print(f"tuned  {','.join(row)}: not chosen yet, runs are unfinished", flush=True)
-    scores = {trial: _score(trial, jobs) for trial in trials if trial.row not in open_rows}
+    scores = {trial: _score(own) for trial, own in tried.items() if trial.row not in open_rows}
     chosen = _chosen(scores)
     folder = jobs[0].folder.parent
     _write(folder, scores, chosen)
@@ -102,8 +105,7 @@ def run_chosen(
         return []
     last = jobs_of(final, folder, any_code=spec.any_code)
     run_all(last)
-    known = {job.hash for job in jobs}
-    return [job for job in last if job.hash not in known]
+    return [job for job in last if job.hash not in by_hash]
 
 
 def _seeded(overrides: Sequence[str], seeds: Sequence[int]) -> list[Composed]:
@@ -116,20 +118,10 @@ def _given(overrides: Sequence[str], spec: SweepSpec) -> dict[str, str]:
     return {o.partition("=")[0]: o for o in [*listed(spec.parameters), *own]}
 
 
-def _is_settled(trial: Trial, jobs: Sequence[Job]) -> bool:
-    states = {job.hash: job.state for job in jobs}
-    return all(states[config_hash(run.config)] in ("finished", "failed") for run in trial.runs)
-
-
-def _score(trial: Trial, jobs: Sequence[Job]) -> float:
+def _score(jobs: Sequence[Job]) -> float:
     """Mean validation score of the last epoch over the tuning seeds; -inf if a run has none."""
-    folders = {job.hash: job.folder for job in jobs}
-    scores: list[float] = []
-    for run in trial.runs:
-        metrics = read_status(folders[config_hash(run.config)]).get("metrics") or {}
-        last = metrics.get("last", {})
-        scores.append(last.get("val_acc", last.get("val_agreement", -math.inf)))
-    return sum(scores) / len(scores)
+    scores = [validation_score(job.scores("last")) for job in jobs]
+    return sum(-math.inf if score is None else score for score in scores) / len(scores)
 
 
 def _chosen(scores: dict[Trial, float]) -> list[Trial]:

@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -12,7 +11,9 @@ from qat.code_version import CodeVersion, adopt
 from qat.compose import Composed, record
 from qat.errors import QatError
 from qat.folder_lock import only_process
-from qat.status import state_of
+from qat.preflight import config_hash
+from qat.status import is_finished
+from qat.wandb_runs import close_wandb, group_run
 
 EXIT_FAILED, EXIT_BUSY = 1, 75
 # what importing takes most of a job's start; a fork server that has it starts jobs at once
@@ -50,24 +51,17 @@ def _run(run: Composed, folder: Path) -> int:
     except QatError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_BUSY
-    if state_of(folder) == "finished":  # by that orphan
+    if is_finished(folder, config_hash(run.config)):  # by that orphan
         return 0
     try:
-        record(folder, run)
+        record(folder, run.overrides, run.config)
         run_job(run.config, run.spec, folder)
     except QatError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return EXIT_FAILED
     finally:
-        _close_wandb()
+        close_wandb()
     return 0
-
-
-def group_run(overrides: Sequence[str], sweep: str) -> None:
-    """Group a run in Weights & Biases: by its experiment, else by its sweep."""
-    experiment = [o.partition("=")[2] for o in overrides if o.startswith("experiment=")]
-    os.environ.setdefault("WANDB_RUN_GROUP", experiment[-1] if experiment else sweep)
-    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
 
 
 def _redirect(log: Path) -> None:
@@ -85,9 +79,3 @@ def _stop_with(alive: Connection) -> None:
         alive.recv_bytes()
     except (EOFError, OSError):
         os.kill(os.getpid(), signal.SIGTERM)
-
-
-def _close_wandb() -> None:
-    wandb = sys.modules.get("wandb")
-    if wandb is not None and wandb.run is not None:
-        wandb.finish()

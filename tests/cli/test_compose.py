@@ -31,7 +31,7 @@ def test_a_recorded_config_is_recomposed(overrides, tmp_path):
     config = resolved(*overrides)
     recorded(conf_folder(), tmp_path, config)
     spec = recomposed(conf_folder(), tmp_path)
-    assert spec == checked(conf_folder(), overrides)[0]
+    assert spec == checked(conf_folder(), overrides)
     assert OmegaConf.to_container(OmegaConf.load(tmp_path / ".hydra" / "config.yaml")) == config
 
 
@@ -55,7 +55,7 @@ def test_the_teachers_config_is_float_and_learns_from_labels():
 def students(tmp_path, *overrides):
     folder = f"distill.teacher_training.folder={tmp_path}"
     given = [*overrides, "distill=faqd", folder]
-    return resolved(*given), checked(conf_folder(), given)[0]
+    return resolved(*given), checked(conf_folder(), given)
 
 
 def finishing(asked):

@@ -33,7 +33,7 @@ BITS = {
 def composed(*overrides):
     """The config and the spec of a short run."""
     given = [*OWN, *BUDGET, *overrides]
-    (spec,) = checked(conf_folder(), given)
+    spec = checked(conf_folder(), given)
     with initialize_config_dir(str(conf_folder()), version_base="1.3"):
         return OmegaConf.to_container(compose("config", given), resolve=True), spec
 

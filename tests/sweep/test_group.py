@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from qat.code_version import _OUTSIDE
-from qat.sweep.worker import group_run
+from qat.wandb_runs import group_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
