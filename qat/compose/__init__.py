@@ -1,0 +1,35 @@
+"""From the words of a command to a checked config, and from a run's folder back to its config.
+
+The only place beside the command line that knows Hydra.
+"""
+
+from qat.compose.config import (
+    Composed,
+    checked,
+    combinations,
+    composed,
+    composed_data,
+    group_option,
+    sweep_option,
+)
+from qat.compose.run_folder import recomposed, record, recorded, resumed_overrides
+from qat.compose.session import conf_folder
+from qat.compose.target import instantiated
+from qat.compose.writable import check_writable
+
+__all__ = [
+    "Composed",
+    "check_writable",
+    "checked",
+    "combinations",
+    "composed",
+    "composed_data",
+    "conf_folder",
+    "group_option",
+    "instantiated",
+    "recomposed",
+    "record",
+    "recorded",
+    "resumed_overrides",
+    "sweep_option",
+]
