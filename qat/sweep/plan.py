@@ -65,8 +65,9 @@ def plan_lines(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> list[str]:
     # of a long sweep what is done already needs no line each, unless the list was asked for
     is_long = len(jobs) > _LONG and not spec.list
     told = [job for job in jobs if not is_long or job.action(retry=spec.retry) != "skip"]
+    number = f"{len(jobs)} job{'s' * (len(jobs) != 1)}"
     return [
-        f"sweep {folder}: {len(jobs)} jobs, code {code.sources} (commit {code.commit})",
+        f"sweep {folder}: {number}, code {code.sources} (commit {code.commit})",
         *(f"  {actions[action]} {words}" for action, words in _TOLD.items() if actions[action]),
         *(f"  {job.hash}  {job.action(retry=spec.retry):8}  {job.label}" for job in told),
     ]

@@ -315,7 +315,7 @@ def test_a_sweep_file_of_the_user_s_own(tmp_path):
     (tmp_path / "mine.yaml").write_text("parameters: {seed: [1, 2], optimizer.lr: [0.1]}\n")
     printed = train("sweep=mine.yaml", "quant=float", "sweep.list=true", cwd=tmp_path)
     assert "sweeps/mine: 2 jobs" in printed
-    assert "1 jobs" in train("sweep=mine.yaml", "seed=3", "sweep.list=true", cwd=tmp_path)
+    assert "1 job," in train("sweep=mine.yaml", "seed=3", "sweep.list=true", cwd=tmp_path)
     assert "bcgd_w1a32" in train("-m", "quant=glob(bcgd*)", "sweep.list=true", cwd=tmp_path)
 
 
