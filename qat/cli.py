@@ -1,4 +1,4 @@
-"""The command line: the only place that knows Hydra. Compose, check, build, fit, test."""
+"""The command line: flags, one run or a sweep, exit codes."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from qat.errors import QatError
 from qat.overrides import with_quoted_paths
 from qat.run_spec import RunSpec
-from qat.status import state_of
+from qat.status import is_finished
 from qat.wandb_runs import close_wandb, group_run
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
 
 def _is_finished(folder: Path, spec: RunSpec) -> bool:
     """Whether a run to be resumed has reached its end, and is not allowed to go beyond it."""
-    return state_of(folder) == "finished" and "trainer.max_epochs" not in spec.resume_allow
+    return is_finished(folder) and "trainer.max_epochs" not in spec.resume_allow
 
 
 def _hydra_main(task: Callable[[Any], Any] | None = None) -> None:

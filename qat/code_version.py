@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).resolve().parent
 # rooms that look at finished runs, or start them, and cannot change a number of one
 _OUTSIDE = (
     *("commands", "peers", "report", "sweep", "theory"),
-    *("cli.py", "sweep_spec.py"),
+    *("cli.py", "sweep_spec.py", "wandb_runs.py"),
 )
 
 

@@ -21,7 +21,8 @@ def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
         folder: run folder; an interrupted run in it is continued.
 
     Returns:
-        The validation score of the selected epoch, or of the last one if none is selected.
+        The validation score of the selected epoch, or of the last one if none is selected; 0 for an
+        audit.
 
     Raises:
         QatError: see `qat.lit.run.train`; status.json has the message.
@@ -30,10 +31,20 @@ def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
     with only_process(folder):
         status = Status(folder, config_hash(config))
         with status.recording_failures():
-            return _run(config, spec, folder, status)
+            summary = _run(config, spec, folder, status)
+        if summary is None:
+            return 0.0
+        # the run is finished, whether or not anyone reads this
+        print(_result_lines(summary, folder), flush=True)
+    score = validation_score(summary.get("selected") or summary["last"])
+    assert score is not None  # every run validates
+    return score
 
 
-def _run(config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status) -> float:
+def _run(
+    config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status
+) -> dict[str, Any] | None:
+    """The run's summary; None if only its audit was asked for."""
     from qat.audit_table import audit_table
     from qat.lit.run import audit_untrained, build, train
     from qat.lit.signals import Signals
@@ -49,7 +60,7 @@ def _run(config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status)
         built = build(spec, parts)
         if spec.audit_only:
             print(audit_table(audit_untrained(built, spec)))
-            return 0.0
+            return None
         status.begin(spec.resume_allow)
         for logger in parts.loggers:
             logger.log_hyperparams(dict(config))
@@ -61,10 +72,7 @@ def _run(config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status)
     summary = status.write_summary(summary)
     write_run_report(folder)
     status.finish(summary)
-    print(_result_lines(summary, folder), flush=True)
-    score = validation_score(summary.get("selected") or summary["last"])
-    assert score is not None  # every run validates
-    return score
+    return summary
 
 
 def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:

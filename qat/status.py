@@ -10,13 +10,15 @@ from typing import Any
 
 from qat.code_version import code_version
 from qat.errors import QatError, SpecError
+from qat.folder_lock import only_process
 from qat.machine import machine
+from qat.whole_file import write_whole
 
 
 class Status:
-    """RUN/status.json: state (waiting for its teacher, running, finished, failed, interrupted).
+    """RUN/status.json: the state, with error, metrics, config hash, code, threads and time.
 
-    With the error, the metrics, the config hash, the code, the threads and the time.
+    A run is waiting (for its teacher), running, finished, failed, interrupted or pruned (a search).
 
     Args:
         folder: run folder.
@@ -70,6 +72,9 @@ class Status:
         except SystemExit as stop:
             self.write("interrupted", error=f"exit code {stop.code}")
             raise
+        except KeyboardInterrupt:
+            self.write("interrupted", error="Ctrl-C")
+            raise
         except (QatError, OSError) as error:
             self.write("failed", error=str(error))
             raise
@@ -101,8 +106,7 @@ class Status:
             "machine": machine(),
             "wall_seconds": self.seconds(),
         }
-        path = self._path.with_name("summary.json")
-        path.write_text(json.dumps(signed, indent=2) + "\n")
+        write_whole(self._path.with_name("summary.json"), json.dumps(signed, indent=2) + "\n")
         return signed
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -129,12 +133,12 @@ def state_of(folder: Path) -> str | None:
     return None if state is None else str(state)
 
 
-def is_finished(folder: Path, config_hash: str) -> bool:
-    """Whether a run of this config has come to its end here and left its numbers."""
+def is_finished(folder: Path, config_hash: str | None = None) -> bool:
+    """Whether a run, of this config if one is given, has come to its end and left its numbers."""
     status = read_status(folder)
     return (
         status.get("state") == "finished"
-        and status.get("config_hash") == config_hash
+        and config_hash in (None, status.get("config_hash"))
         and isinstance(status.get("metrics"), dict)
         and (folder / "summary.json").is_file()
     )
@@ -146,19 +150,26 @@ def validation_score(result: Mapping[str, Any]) -> float | None:
     return score
 
 
-def mark(folder: Path, state: str, error: str) -> None:
-    """Write down what became of a run that could not do so itself."""
-    _replace(folder / "status.json", read_status(folder) | {"state": state, "error": error})
+def mark(folder: Path, state: str, error: str, *, wait: float = 0.0) -> None:
+    """Write down what became of a run that could not do so itself.
+
+    Nothing is written of a run that has finished, or while a process is in the folder.
+
+    Args:
+        folder: run folder.
+        state: of the run.
+        error: why.
+        wait: seconds for that process to leave.
+    """
+    with suppress(QatError, OSError), only_process(folder, wait=wait):
+        before = read_status(folder)
+        if before.get("state") != "finished":
+            _replace(folder / "status.json", before | {"state": state, "error": error})
 
 
 def _replace(path: Path, content: Mapping[str, Any]) -> None:
-    part = path.with_suffix(".json.part")
-    try:
-        part.write_text(json.dumps(content, indent=2) + "\n")
-        part.replace(path)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()
+    with suppress(OSError):
+        write_whole(path, json.dumps(content, indent=2) + "\n")
 
 
 def is_run_folder(folder: Path) -> bool:

@@ -19,7 +19,8 @@ class SweepSpec:
     Attributes:
         method: grid takes every combination; random and tpe (Optuna) draw `trials` of them; tuned
             chooses the values of `tune` for each other combination, on validation.
-        name: of the sweep's folder; null takes the experiment's name, else a hash of the command.
+        name: of the sweep's folder; null takes the sweep file's name, else the experiment's, else a
+            hash of the command.
         folder: where sweeps are kept.
         parameters: key -> list of values, or {low, high, log, step} for random and tpe.
         trials: number of jobs that random and tpe draw.

@@ -12,7 +12,7 @@ from qat.errors import QatError
 from qat.folder_lock import only_process
 from qat.preflight import check_config, config_hash
 from qat.run_spec import RunSpec
-from qat.status import state_of
+from qat.status import is_finished, state_of
 
 Train = Callable[[Mapping[str, Any], RunSpec, Path], float]
 
@@ -80,7 +80,7 @@ def ensure_teacher(
 
     # a lock of its own: the run inside locks its folder itself
     with only_process(folder, name="lock", wait=math.inf, waiting=waiting):
-        if state_of(folder) == "finished":
+        if is_finished(folder):
             print(f"teacher: {folder}, trained earlier for the same config", flush=True)
             return folder
         rehearse()

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from qat.errors import QatError
+from qat.folder_lock import only_process
 from qat.status import Status, mark, read_status, state_of
 
 
@@ -15,11 +17,38 @@ def test_it_holds_what_a_sweep_needs(tmp_path):
     assert content["config_hash"] == "abc"
     assert set(content["code"]) == {"version", "commit", "sources"}
     assert content["metrics"]["last"]["val_acc"] == 0.5
+
+
+def test_another_may_mark_what_has_not_finished_and_is_nobody_s(tmp_path):
+    status = Status(tmp_path, "abc")
+    status.write("running")
+    before = read_status(tmp_path)
+    with only_process(tmp_path):
+        mark(tmp_path, "interrupted", "killed by signal 9")
+    assert read_status(tmp_path) == before
     mark(tmp_path, "interrupted", "killed by signal 9")
-    assert json.loads((tmp_path / "status.json").read_text()) == content | {
-        "state": "interrupted",
-        "error": "killed by signal 9",
-    }
+    ended = {"state": "interrupted", "error": "killed by signal 9"}
+    assert read_status(tmp_path) == before | ended
+    status.write("finished")
+    mark(tmp_path, "interrupted", "killed by signal 9")
+    assert state_of(tmp_path) == "finished"
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "told"),
+    [
+        (KeyboardInterrupt(), "interrupted", "Ctrl-C"),
+        (SystemExit(143), "interrupted", "143"),
+        (QatError("the loss is not finite"), "failed", "not finite"),
+        (ZeroDivisionError("x"), "failed", "ZeroDivisionError: x"),
+    ],
+)
+def test_how_a_run_ended_is_told(tmp_path, error, state, told):
+    status = Status(tmp_path, "abc")
+    with pytest.raises(type(error)), status.recording_failures():
+        raise error
+    assert state_of(tmp_path) == state
+    assert told in read_status(tmp_path)["error"]
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", '{"seconds": null}', '{"seconds": "x"}', "3"])

@@ -47,7 +47,7 @@ def checked(conf: Path, overrides: list[str]) -> RunSpec:
         overrides: as on the command line, without flags.
 
     Raises:
-        SpecError: one line for the first thing that is wrong.
+        QatError: one line for the first thing that is wrong: options, data, a folder to resume.
     """
     try:
         with composing(conf):

@@ -17,9 +17,7 @@ def one_line(error: Exception, conf: Path, overrides: Sequence[str]) -> str:
     group = re.search(r"Could not find '([\w/]+)/([^/']+)'", text)
     if group:
         folder, name = group.groups()
-        return (
-            f"{folder}={name} is unknown; {folder} is one of {', '.join(options_of(conf / folder))}"
-        )
+        return f"{folder}={name} is unknown; {folder} is one of {_options(conf / folder)}"
     key = re.search(r"(?:Could not override|Key) '([^']+)'", text)
     if key and ("not in struct" in text or "Could not override" in text):
         return _unknown_key(error, key.group(1), conf, overrides)
@@ -40,9 +38,7 @@ def _unknown_key(error: Exception, key: str, conf: Path, overrides: Sequence[str
         node: Any = compose("config", chosen)
     group = name.partition(".")[0]
     if (conf / group).is_dir() and node.get(group) is None:
-        return (
-            f"{name} needs {group}=<option> beside it, one of {', '.join(options_of(conf / group))}"
-        )
+        return f"{name} needs {group}=<option> beside it, one of {_options(conf / group)}"
     for part in name.split(".")[:-1]:
         node = node.get(part) if hasattr(node, "get") else None
     if not hasattr(node, "keys"):

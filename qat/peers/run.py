@@ -24,7 +24,7 @@ from qat.peers.methods import package_version
 from qat.peers.peer import Peer
 from qat.preflight import config_hash
 from qat.run_spec import RunSpec
-from qat.status import Status, read_status
+from qat.status import Status, is_finished, read_status
 
 # what the loop does not have; these are the values of a run that it repeats
 _TRAINER = {
@@ -116,7 +116,7 @@ def _is_finished(folder: Path, wanted: str) -> bool:
         )
     if before and before.get("state") != "finished":
         print(f"{folder}: {before.get('state')} before; peers are not continued, it starts anew")
-    return before.get("state") == "finished"
+    return is_finished(folder, wanted)
 
 
 def _run(

@@ -15,6 +15,7 @@ from qat.report.pictures import Pictures
 from qat.report.runs import Run, read_run
 from qat.report.tables import TextTable
 from qat.report.wording import NOTHING, duration
+from qat.whole_file import write_whole
 
 _log = logging.getLogger(__name__)
 _STATES = {
@@ -41,9 +42,7 @@ def write_run_report(folder: Path) -> Path | None:
     """
     path = folder / "report.html"
     try:
-        part = path.with_suffix(".part")
-        part.write_text(run_page(read_run(folder)), encoding="utf-8", errors="replace")
-        part.replace(path)
+        write_whole(path, run_page(read_run(folder)))
     except Exception as error:  # whatever it is, the trained network matters more
         reason = str(error).partition("\n")[0]
         _log.warning("no report of the run: %s: %s", type(error).__name__, reason)

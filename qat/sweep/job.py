@@ -10,6 +10,7 @@ from qat.code_version import code_version
 from qat.compose import Composed
 from qat.preflight import config_hash
 from qat.status import is_finished, read_status, state_of
+from qat.sweep_spec import SweepSpec
 
 Action = Literal["start", "continue", "retry", "skip", "leave"]
 
@@ -48,15 +49,20 @@ class Job:
         metrics = read_status(self.folder).get("metrics") or {}
         return next((metrics[state] for state in states if metrics.get(state)), {})
 
-    def action(self, *, retry: bool) -> Action:
-        """What the sweep does with it; a failed job is left alone unless asked."""
+    def action(self, spec: SweepSpec) -> Action:
+        """What a sweep of these options does with it.
+
+        A failed job is left alone unless asked; one that a search pruned is done for searches only.
+        """
         match self.state:
             case None:
                 return "start"
-            case "finished" | "pruned":
+            case "finished":
+                return "skip"
+            case "pruned" if spec.method == "tpe":
                 return "skip"
             case "failed":
-                return "retry" if retry else "leave"
+                return "retry" if spec.retry else "leave"
             case _:
                 return "continue"
 

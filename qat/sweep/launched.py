@@ -57,10 +57,11 @@ def run_launched(overrides: Sequence[str], spec: SweepSpec, folder: Path, launch
         launch([*listed(spec.parameters), *overrides, *threads], folder.absolute(), work)
     except Exception as error:  # a launcher gives up at its first lost job; ours are all told below
         print(f"launcher: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
-    for job in jobs:
-        if job.state in ("running", "waiting"):
-            mark(job.folder, "interrupted", "killed, or out of reach of its launcher")
-    print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
+    finally:
+        for job in jobs:
+            if job.state in ("running", "waiting"):
+                mark(job.folder, "interrupted", "killed, or out of reach of its launcher")
+        print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
     return all(job.state == "finished" for job in jobs)
 
 
@@ -72,7 +73,7 @@ def _work(
 
     run = Composed(tuple(overrides), dict(config), check_config(config))
     job = Job("", run, folder, config_hash(config))
-    action = job.action(retry=spec.retry)
+    action = job.action(spec)
     if action in ("skip", "leave"):
         print(f"{job.folder}: {job.state}")
         return

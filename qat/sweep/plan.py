@@ -61,13 +61,13 @@ def shared_overrides(overrides: Sequence[str], spec: SweepSpec) -> list[str]:
 def plan_lines(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> list[str]:
     """What will become of each job, with the hashes that decide it."""
     code = code_version()
-    actions = Counter(job.action(retry=spec.retry) for job in jobs)
+    actions = Counter(job.action(spec) for job in jobs)
     # of a long sweep what is done already needs no line each, unless the list was asked for
     is_long = len(jobs) > _LONG and not spec.list
-    told = [job for job in jobs if not is_long or job.action(retry=spec.retry) != "skip"]
+    told = [job for job in jobs if not is_long or job.action(spec) != "skip"]
     number = f"{len(jobs)} job{'s' * (len(jobs) != 1)}"
     return [
         f"sweep {folder}: {number}, code {code.sources} (commit {code.commit})",
         *(f"  {actions[action]} {words}" for action, words in _TOLD.items() if actions[action]),
-        *(f"  {job.hash}  {job.action(retry=spec.retry):8}  {job.label}" for job in told),
+        *(f"  {job.hash}  {job.action(spec):8}  {job.label}" for job in told),
     ]

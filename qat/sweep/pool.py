@@ -12,19 +12,20 @@ from typing import Any, NamedTuple
 from qat.code_version import code_version, sources_hash
 from qat.errors import QatError
 from qat.folder_lock import only_process
-from qat.status import mark
+from qat.status import mark, read_status
 from qat.sweep.job import Job
-from qat.sweep.worker import EXIT_BUSY, PRELOAD, work
+from qat.sweep.worker import EXIT_BUSY, PRELOAD, SAVING, work
 
 _LOOK = 1.0  # seconds between two looks at the running jobs
 _TRIES, _PAUSE = 3, 0.5  # tries to start a process, and seconds after the first
 _LOST = 255  # exit code of a job whose fork server is gone
-_GRACE = 120.0  # seconds for jobs to save when the sweep is stopped
+_LOADERS = 10.0  # seconds in which a killed job's loader processes notice, and leave its folder
 
 
 class _Running(NamedTuple):
     process: BaseProcess
     alive: Connection
+    before: dict[str, Any]  # its status.json when it was started
 
 
 class Pool:
@@ -55,11 +56,13 @@ class Pool:
     def __exit__(self, *error: object) -> None:
         for running in self._running.values():
             running.alive.close()
-        deadline = time.monotonic() + _GRACE
+        deadline = time.monotonic() + SAVING
         while self._running and time.monotonic() < deadline:
             list(self.ended())
         for running in self._running.values():
             running.process.kill()
+            running.process.join()
+        list(self.ended())
 
     @property
     def running(self) -> list[Job]:
@@ -83,6 +86,7 @@ class Pool:
                 "nothing, give the command again"
             )
         for attempt in range(_TRIES):
+            before = read_status(job.folder)
             there, here = self._context.Pipe(duplex=False)
             process = self._context.Process(
                 target=work,
@@ -95,7 +99,7 @@ class Pool:
                 here.close()
                 time.sleep(_PAUSE * (attempt + 1))
             else:
-                self._running[job] = _Running(process, here)
+                self._running[job] = _Running(process, here, before)
                 return
             finally:
                 there.close()
@@ -116,23 +120,24 @@ class Pool:
                 continue
             del self._running[job]
             running.alive.close()
-            _settle(job, running.process.exitcode)
+            _settle(job, running.process.exitcode, running.before)
             yield job
 
 
-def _settle(job: Job, exitcode: int) -> None:
+def _settle(job: Job, exitcode: int, before: dict[str, Any]) -> None:
     """Write the state of a job that ended without writing it."""
     if exitcode == EXIT_BUSY:  # its folder is another process's, and so is its state
         return
     if exitcode == _LOST:  # it still saves
-        with suppress(QatError), only_process(job.folder, wait=_GRACE):
+        with suppress(QatError, OSError), only_process(job.folder, wait=SAVING):
             pass
-    if job.state in ("finished", "failed", "interrupted"):
+    has_written = read_status(job.folder) != before  # else it is the end of an earlier start
+    if job.state == "finished" or (has_written and job.state in ("failed", "interrupted")):
         return
     if exitcode == _LOST:
-        mark(job.folder, "interrupted", "the server of its process was killed")
-        return
-    if exitcode < 0:
-        mark(job.folder, "interrupted", f"killed by signal {-exitcode}")
+        state, error = "interrupted", "the server of its process was killed"
+    elif exitcode < 0:
+        state, error = "interrupted", f"killed by signal {-exitcode}"
     else:
-        mark(job.folder, "failed", f"ended with code {exitcode}; see {job.folder / 'train.log'}")
+        state, error = "failed", f"ended with code {exitcode}; see {job.folder / 'train.log'}"
+    mark(job.folder, state, error, wait=_LOADERS)

@@ -4,6 +4,7 @@ import csv
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from qat.status import read_status
@@ -68,7 +69,9 @@ def closing_lines(jobs: Sequence[Job], folder: Path) -> list[str]:
     if missing:
         lines += ["", f"not finished ({len(missing)} of {len(jobs)}):"]
         for job in missing:
-            error = read_status(job.folder).get("error") or "not started"
+            error = read_status(job.folder).get("error") or (
+                "not started" if job.state is None else f"{job.state}, in another process"
+            )
             lines.append(f"  {job.label}: {' '.join(str(error).split())}")
             lines.append(f"    {job.folder}")
     return [*lines, "", f"sweep folder: {folder}; compare by python scripts/report.py {folder}"]
@@ -89,15 +92,15 @@ def _epochs(job: Job) -> str:
 def validation_scores(folder: Path) -> dict[int, float]:
     """Epoch, from 1 -> validation score, of what metrics.csv of a run holds by now."""
     try:
-        with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
+        text = (folder / "metrics.csv").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return {}
+    whole = text[: text.rfind("\n") + 1]  # the last line may be half written
     scores = {}
-    for row in rows:
+    for row in csv.DictReader(whole.replace("\0", "").splitlines()):
         value = row.get("val/acc") or row.get("val/agreement")
-        if value and row.get("epoch"):
-            scores[int(row["epoch"]) + 1] = float(value)
+        with suppress(TypeError, ValueError):  # no score in this row, or a damaged one
+            scores[int(row["epoch"]) + 1] = float(value or "")
     return scores
 
 

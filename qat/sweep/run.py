@@ -14,7 +14,7 @@ from qat.sweep.plan import plan_lines, planned, shared_overrides, without_given
 from qat.sweep.pool import Pool
 from qat.sweep.progress import Progress, closing_lines
 from qat.sweep.search import check_search, drawn_jobs, search
-from qat.sweep.tuned import Trial, run_chosen, runs_of, trials_of
+from qat.sweep.tuned import Trial, chosen_jobs, runs_of, trials_of
 from qat.sweep_spec import SweepSpec
 
 # what was interrupted goes first, so that little lies half done
@@ -47,21 +47,19 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
     check_writable(folder, "hydra.sweep.dir")
     folder.mkdir(parents=True, exist_ok=True)
 
-    def run_all(jobs: Sequence[Job]) -> None:
-        print("\n".join(plan_lines(jobs, spec, folder)), flush=True)
-        _run_all(jobs, spec, folder)
-
     with only_process(folder), _stopped_by_sigterm():
         try:
             if spec.method == "tpe":
-                jobs = search(shared, spec, folder)
+                search(shared, spec, folder, jobs)
             else:
-                run_all(jobs)
-            if spec.method == "tuned":
-                jobs += run_chosen(trials, jobs, shared, spec, run_all)
+                _run_all(jobs, spec, folder)
+            if spec.method == "tuned" and (chosen := chosen_jobs(trials, jobs, shared, spec)):
+                known = {job.hash for job in jobs}
+                jobs += [job for job in chosen if job.hash not in known]
+                _run_all(chosen, spec, folder)
         finally:  # however it ends, all that is not finished is told
             print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
-    return all(job.state in ("finished", "pruned") for job in jobs)
+    return all(job.action(spec) == "skip" for job in jobs)
 
 
 def _known(
@@ -83,7 +81,8 @@ def _known(
 
 
 def _run_all(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> None:
-    actions = {job: job.action(retry=spec.retry) for job in jobs}
+    print("\n".join(plan_lines(jobs, spec, folder)), flush=True)
+    actions = {job: job.action(spec) for job in jobs}
     waiting = deque(job for action in _ORDER for job in jobs if actions[job] == action)
     progress = Progress(len(jobs))
     with Pool(spec.parallel, folder.name) as pool:

@@ -30,9 +30,16 @@ def check_search(overrides: Sequence[str]) -> None:
     composed(conf_folder(), overrides)
 
 
-def search(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> list[Job]:
-    """Run the trials of a study that are not finished; returns the jobs of all of its trials."""
-    return _Search(list(overrides), spec, folder).run()
+def search(overrides: Sequence[str], spec: SweepSpec, folder: Path, jobs: list[Job]) -> None:
+    """Run the trials of a study that are not finished.
+
+    Args:
+        overrides: of every trial.
+        spec: the sweep's options.
+        folder: the sweep's.
+        jobs: `drawn_jobs`; the job of each further trial is added as it begins.
+    """
+    _Search(list(overrides), spec, folder).run(jobs)
 
 
 def drawn_jobs(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> list[Job]:
@@ -65,21 +72,23 @@ class _Search:
         """The jobs of the trials that have come to an end."""
         return _distinct([self._job(own) for own in self._study.ended()])
 
-    def run(self) -> list[Job]:
-        """Run all trials that have not come to an end; returns the jobs of all."""
+    def run(self, jobs: list[Job]) -> None:
+        """Run all trials that have not come to an end; adds their jobs to those of the others."""
         study, spec = self._study, self._spec
-        before = self.ended()
         unfinished = deque(study.unfinished())
         self._failed = deque(study.failed() if spec.retry else ())
         print(f"sweep {self._folder}: {study.asked} of {spec.trials} trials begun before, ", end="")
         print(f"{len(unfinished)} of them to be continued", flush=True)
-        progress = Progress(max(spec.trials - study.asked, 0) + len(unfinished))
+        again = len(unfinished) + len(self._failed)
+        progress = Progress(max(spec.trials - study.asked, 0) + again)
         with Pool(spec.parallel, self._folder.name) as pool:
             while True:
                 while pool.has_room and (trial := self._next(unfinished)) is not None:
-                    self._begin(trial, pool)
+                    job = self._begin(trial, pool)
+                    if all(job.folder != known.folder for known in jobs):
+                        jobs.append(job)
                 if not pool.running:
-                    return _distinct([*before, *self._trials])
+                    return
                 progress.show(list(self._trials), pool.running)
                 self._prune(pool)
                 for job in pool.ended():
@@ -99,24 +108,24 @@ class _Search:
         names = [",".join(own)]
         return jobs_of([run], self._folder, any_code=self._spec.any_code, names=names)[0]
 
-    def _begin(self, trial: "optuna.trial.Trial", pool: Pool) -> None:
+    def _begin(self, trial: "optuna.trial.Trial", pool: Pool) -> Job:
         job = self._job(self._study.overrides(trial))
         twin = next((known for known in pool.running if known.folder == job.folder), None)
         if twin is not None:  # two trials of the same values are one run
             self._trials[twin].append(trial)
-            return
+            return twin
         self._trials[job] = [trial]
-        if job.action(retry=True) == "skip":
+        if job.action(self._spec) in ("skip", "leave"):  # ended, but its trial was not told
             self._tell(job)
         else:
             pool.start(job)
+        return job
 
     def _prune(self, pool: Pool) -> None:
         for job in pool.running:
             if job in self._pruned:
                 continue
-            warm = job.run.spec.warm_start.epochs
-            scores = {e - warm: v for e, v in validation_scores(job.folder).items() if e > warm}
+            scores = _quantized_scores(job)
             behind = self._study.prunes(self._trials[job][0], scores)
             if behind is not None:
                 self._pruned[job] = f"pruned: {scores[behind]:.4f} after {behind} quantized epochs"
@@ -131,7 +140,15 @@ class _Search:
     def _tell(self, job: Job) -> None:
         score = validation_score(job.scores("selected", "last"))
         for trial in self._trials[job]:
+            if job.state == "finished":  # later trials are compared with all of its epochs
+                self._study.report(trial, _quantized_scores(job))
             self._study.tell(trial, score, pruned=job.state == "pruned")
+
+
+def _quantized_scores(job: Job) -> dict[int, float]:
+    """Quantized epoch, from 1 -> validation score."""
+    warm = job.run.spec.warm_start.epochs
+    return {e - warm: v for e, v in validation_scores(job.folder).items() if e > warm}
 
 
 def _distinct(jobs: Sequence[Job]) -> list[Job]:

@@ -38,6 +38,7 @@ class Study:
 
         optuna.logging.set_verbosity(logging.WARNING)
         self._spec = spec
+        self._watched: set[int] = set()  # numbers of the trials whose epochs this process follows
         self._study = optuna.create_study(
             storage=f"sqlite:///{folder / 'optuna.db'}",
             study_name=name,
@@ -133,6 +134,20 @@ class Study:
             trial: that runs.
             scores: quantized epoch, from 1 -> validation score.
         """
+        known = self._found()[trial.number].intermediate_values
+        if trial.number not in self._watched:
+            self._watched.add(trial.number)
+            # the process that reported these may have been killed before it acted
+            if known and trial.should_prune():
+                return max(known)
+        for epoch in sorted(set(scores) - set(known)):
+            self.report(trial, {epoch: scores[epoch]})
+            if trial.should_prune():
+                return epoch
+        return None
+
+    def report(self, trial: "optuna.trial.Trial", scores: Mapping[int, float]) -> None:
+        """Keep the scores of a trial's epochs, as `prunes` does, without asking whether it is."""
         import optuna
 
         known = self._found()[trial.number].intermediate_values
@@ -140,9 +155,6 @@ class Study:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 trial.report(scores[epoch], epoch)
-            if trial.should_prune():
-                return epoch
-        return None
 
 
 def _suggested(trial: "optuna.trial.Trial", key: str, values: Any) -> Any:

@@ -2,9 +2,11 @@
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qat.compose import Composed, combinations, composed, conf_folder
 from qat.errors import SpecError
@@ -13,8 +15,7 @@ from qat.status import validation_score
 from qat.sweep.draw import listed
 from qat.sweep.job import Job, jobs_of
 from qat.sweep_spec import SweepSpec
-
-RunAll = Callable[[Sequence[Job]], None]
+from qat.whole_file import write_whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,14 +63,10 @@ def runs_of(trials: Sequence[Trial]) -> list[Composed]:
     return [run for trial in trials for run in trial.runs]
 
 
-def run_chosen(
-    trials: Sequence[Trial],
-    jobs: Sequence[Job],
-    overrides: Sequence[str],
-    spec: SweepSpec,
-    run_all: RunAll,
+def chosen_jobs(
+    trials: Sequence[Trial], jobs: Sequence[Job], overrides: Sequence[str], spec: SweepSpec
 ) -> list[Job]:
-    """Choose the values of each row on validation, and run all seeds of the command with them.
+    """Choose the values of each row on validation; the jobs of all seeds of the command with them.
 
     The values with the highest mean validation score of the last epoch are chosen, the first of
     equals; one with a run that failed is not, and a row with a run that was interrupted waits for
@@ -80,18 +77,14 @@ def run_chosen(
         jobs: theirs.
         overrides: of the command, with lists.
         spec: the sweep's options.
-        run_all: runs the jobs that are not finished.
-
-    Returns:
-        The jobs that were not among the trials'.
     """
     by_hash = {job.hash: job for job in jobs}
     tried = {trial: [by_hash[config_hash(run.config)] for run in trial.runs] for trial in trials}
     ended = ("finished", "failed")
-    open_rows = {t.row for t, own in tried.items() if any(job.state not in ended for job in own)}
-    for row in open_rows:
+    unfinished = [t.row for t, own in tried.items() if any(job.state not in ended for job in own)]
+    for row in dict.fromkeys(unfinished):
         print(f"tuned  {','.join(row)}: not chosen yet, runs are unfinished", flush=True)
-    scores = {trial: _score(own) for trial, own in tried.items() if trial.row not in open_rows}
+    scores = {trial: _score(own) for trial, own in tried.items() if trial.row not in unfinished}
     chosen = _chosen(scores)
     folder = jobs[0].folder.parent
     _write(folder, scores, chosen)
@@ -101,11 +94,7 @@ def run_chosen(
         for trial in chosen
         for run in combinations([*trial.row, *trial.values, seeds])
     ]
-    if not final:
-        return []
-    last = jobs_of(final, folder, any_code=spec.any_code)
-    run_all(last)
-    return [job for job in last if job.hash not in by_hash]
+    return jobs_of(final, folder, any_code=spec.any_code)
 
 
 def _seeded(overrides: Sequence[str], seeds: Sequence[int]) -> list[Composed]:
@@ -114,8 +103,7 @@ def _seeded(overrides: Sequence[str], seeds: Sequence[int]) -> list[Composed]:
 
 def _given(overrides: Sequence[str], spec: SweepSpec) -> dict[str, str]:
     """Key -> override; the command's wins over the file's."""
-    own = [o.lstrip("+") for o in overrides]
-    return {o.partition("=")[0]: o for o in [*listed(spec.parameters), *own]}
+    return {o.lstrip("+").partition("=")[0]: o for o in [*listed(spec.parameters), *overrides]}
 
 
 def _score(jobs: Sequence[Job]) -> float:
@@ -143,6 +131,16 @@ def _write(folder: Path, scores: dict[Trial, float], chosen: Sequence[Trial]) ->
         rows[",".join(trial.row)] = {"chosen": ",".join(trial.values), "validation": shown}
         told = ", ".join(f"{values} {score:.4f}" for values, score in tried.items())
         print(f"tuned  {','.join(trial.row)}: {','.join(trial.values)}  (of {told})", flush=True)
-    before = folder / "tuned.json"
-    known = json.loads(before.read_text()) if before.is_file() else {}
-    before.write_text(json.dumps(known | rows, indent=2) + "\n")
+    for row in dict.fromkeys(trial.row for trial in scores):
+        if ",".join(row) not in rows:
+            print(f"tuned  {','.join(row)}: not chosen, each of its values has failed", flush=True)
+    path = folder / "tuned.json"
+    write_whole(path, json.dumps(_read(path) | rows, indent=2) + "\n")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """What an earlier command has kept there; nothing that is damaged, which is found anew."""
+    with suppress(OSError, ValueError):
+        known = json.loads(path.read_text(encoding="utf-8"))
+        return known if isinstance(known, dict) else {}
+    return {}

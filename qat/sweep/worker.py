@@ -18,7 +18,7 @@ from qat.wandb_runs import close_wandb, group_run
 EXIT_FAILED, EXIT_BUSY = 1, 75
 # what importing takes most of a job's start; a fork server that has it starts jobs at once
 PRELOAD = ("qat.sweep.worker", "qat.lit.run", "qat.audit_table", "timm", "sklearn.datasets")
-_LEAVING = 60.0  # seconds that the job of a killed sweep may need to save and leave
+SAVING = 120.0  # seconds that a job may need to save when its sweep is stopped or killed
 
 
 def work(run: Composed, folder: str, sweep: str, code: CodeVersion, alive: Connection) -> None:
@@ -46,7 +46,7 @@ def _run(run: Composed, folder: Path) -> int:
     from qat.job import run_job
 
     try:
-        with only_process(folder, wait=_LEAVING):
+        with only_process(folder, wait=SAVING):
             pass  # an orphan of a killed sweep has left
     except QatError as error:
         print(f"error: {error}", file=sys.stderr, flush=True)

@@ -21,12 +21,23 @@ ROOT = Path(__file__).resolve().parents[2]
     ],
 )
 def test_an_experiment_wins_over_the_sweep(overrides, group, monkeypatch):
-    monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    monkeypatch.setenv("WANDB_RUN_GROUP", "x")  # so that it is as before in the end
+    monkeypatch.delenv("WANDB_RUN_GROUP")
     group_run(overrides, "sweep")
     assert os.environ["WANDB_RUN_GROUP"] == group
-    group_run(overrides, "another")  # what the user has set stands
-    assert os.environ["WANDB_RUN_GROUP"] == group
+
+
+def test_each_run_of_a_process_has_its_own_group_unless_the_user_gave_one(monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_GROUP", "x")
     monkeypatch.delenv("WANDB_RUN_GROUP")
+    group_run(["experiment=one"])
+    group_run(["experiment=two"])
+    assert os.environ["WANDB_RUN_GROUP"] == "two"
+    group_run([])
+    assert "WANDB_RUN_GROUP" not in os.environ
+    monkeypatch.setenv("WANDB_RUN_GROUP", "mine")
+    group_run(["experiment=one"], "sweep")
+    assert os.environ["WANDB_RUN_GROUP"] == "mine"
 
 
 def modules():

@@ -7,6 +7,7 @@ import pytest
 from qat.code_version import code_version
 from qat.compose import composed, conf_folder
 from qat.sweep.job import jobs_of, labels
+from qat.sweep_spec import SweepSpec
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +47,7 @@ def test_other_code_counts_only_where_it_is_allowed(runs, tmp_path):
     assert jobs_of(runs, tmp_path)[0].state is None
     taken = jobs_of(runs, tmp_path, any_code=True)[0]
     assert taken.folder.name.startswith("b-")
-    assert taken.action(retry=False) == "skip"
+    assert taken.action(SweepSpec()) == "skip"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,7 @@ def test_other_code_counts_only_where_it_is_allowed(runs, tmp_path):
     [
         (None, "start", "start"),
         ("finished", "skip", "skip"),
-        ("pruned", "skip", "skip"),
+        ("pruned", "continue", "continue"),
         ("failed", "leave", "retry"),
         ("interrupted", "continue", "continue"),
         ("running", "continue", "continue"),
@@ -65,29 +66,29 @@ def test_what_is_done_with_a_state(runs, tmp_path, state, action, on_request):
     job = jobs_of(runs, tmp_path)[0]
     if state is not None:
         put(job.folder, state)
-    assert job.action(retry=False) == action
-    assert job.action(retry=True) == on_request
+    assert job.action(SweepSpec()) == action
+    assert job.action(SweepSpec(retry=True)) == on_request
 
 
 @pytest.mark.parametrize("own", [{"config_hash": "other"}, {"metrics": None}, {"metrics": []}])
 def test_finished_means_with_numbers_and_of_this_config(runs, tmp_path, own):
     job = jobs_of(runs, tmp_path)[0]
     put(job.folder, "finished", **own)
-    assert job.action(retry=False) == "continue"
+    assert job.action(SweepSpec()) == "continue"
 
 
 def test_finished_without_a_summary_goes_on(runs, tmp_path):
     job = jobs_of(runs, tmp_path)[0]
     put(job.folder, "finished")
     (job.folder / "summary.json").unlink()
-    assert job.action(retry=False) == "continue"
+    assert job.action(SweepSpec()) == "continue"
 
 
 def test_a_status_that_was_cut_is_a_job_to_continue(runs, tmp_path):
     job = jobs_of(runs, tmp_path)[0]
     job.folder.mkdir()
     (job.folder / "status.json").write_text('{"state": "fin')
-    assert job.action(retry=False) == "start"  # run_job continues from a checkpoint if there is one
+    assert job.action(SweepSpec()) == "start"  # run_job continues from a checkpoint if there is one
 
 
 def test_labels_leave_out_what_all_have():

@@ -1,0 +1,71 @@
+"""A study: its verdicts outlive the process that reached them."""
+
+import pytest
+
+pytest.importorskip("optuna")
+
+from qat.sweep.study import Study
+from qat.sweep_spec import SweepSpec
+
+SPEC = SweepSpec(
+    method="tpe", parameters={"optimizer.lr": {"low": 0.01, "high": 0.1}}, prune_after=2
+)
+
+
+def opened(folder):
+    return Study(folder, SPEC, "name")
+
+
+@pytest.fixture
+def study(tmp_path):
+    """Seven finished trials of three epochs, at 0.5, and one that runs."""
+    study = opened(tmp_path)
+    for _ in range(7):
+        trial = study.ask()
+        study.report(trial, {1: 0.5, 2: 0.5, 3: 0.5})
+        study.tell(trial, 0.5, pruned=False)
+    study.ask()
+    return study
+
+
+def running(study):
+    (trial,) = study.unfinished()
+    return trial
+
+
+def test_a_trial_below_the_median_is_pruned_after_the_epochs_every_job_gets(study):
+    trial = running(study)
+    assert study.prunes(trial, {1: 0.1}) is None
+    assert study.prunes(trial, {1: 0.1, 2: 0.6}) is None
+    assert study.prunes(trial, {1: 0.1, 2: 0.6, 3: 0.1}) is None  # its best epoch counts
+
+
+def test_a_verdict_outlives_a_kill_before_it_was_acted_on(study, tmp_path):
+    scores = {1: 0.1, 2: 0.2}
+    assert study.prunes(running(study), scores) == 2
+    again = opened(tmp_path)
+    assert again.prunes(running(again), scores) == 2
+
+
+def test_a_trial_that_does_well_is_not_pruned_by_looking_again(study, tmp_path):
+    scores = {1: 0.6, 2: 0.7}
+    assert study.prunes(running(study), scores) is None
+    again = opened(tmp_path)
+    assert again.prunes(running(again), {**scores, 3: 0.8}) is None
+
+
+def test_epochs_are_reported_once(study):
+    trial = running(study)
+    study.report(trial, {1: 0.6})
+    study.report(trial, {1: 0.9, 2: 0.7})
+    assert study._found()[trial.number].intermediate_values == {1: 0.6, 2: 0.7}
+
+
+def test_failed_trials_are_known_until_they_were_asked_for_again(study):
+    study.tell(running(study), None, pruned=False)
+    (failed,) = study.failed()
+    before = study.asked
+    again = study.ask_again(failed)
+    assert again.params == failed.params
+    assert study.failed() == []
+    assert study.asked == before
