@@ -29,12 +29,10 @@ class Status:
         self._path = folder / "status.json"
         self.config_hash = config_hash
         self.code = asdict(code_version())
-        self._earlier = 0.0
         self._start = time.monotonic()
         self._threads: int | None = None
         before = read_status(folder)
-        with suppress(TypeError, ValueError):
-            self._earlier = float(before.get("seconds", 0.0))
+        self._earlier = _seconds(folder, before)
         threads = before.get("threads")
         self._threads = threads if isinstance(threads, int) else None
 
@@ -164,7 +162,21 @@ def mark(folder: Path, state: str, error: str, *, wait: float = 0.0) -> None:
     with suppress(QatError, OSError), only_process(folder, wait=wait):
         before = read_status(folder)
         if before.get("state") != "finished":
-            _replace(folder / "status.json", before | {"state": state, "error": error})
+            ended = {"state": state, "error": error, "seconds": _seconds(folder, before)}
+            _replace(folder / "status.json", before | ended)
+
+
+def _seconds(folder: Path, status: Mapping[str, Any]) -> float:
+    """Wall time that a run has used by its status; a killed one until its last line of metrics."""
+    try:
+        seconds = float(status.get("seconds", 0.0))
+    except (TypeError, ValueError):
+        return 0.0
+    if status.get("state") == "running":
+        with suppress(OSError):
+            begun = (folder / "status.json").stat().st_mtime
+            seconds += max(0.0, (folder / "metrics.csv").stat().st_mtime - begun)
+    return seconds
 
 
 def _replace(path: Path, content: Mapping[str, Any]) -> None:

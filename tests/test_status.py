@@ -1,6 +1,7 @@
 """status.json: what it holds, and that a damaged one is nobody's end."""
 
 import json
+import os
 
 import pytest
 
@@ -67,6 +68,24 @@ def test_time_and_threads_of_an_interrupted_run_are_kept(tmp_path):
     assert status.seconds() >= 100
     status.write("interrupted")
     assert read_status(tmp_path)["threads"] == 3
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_a_killed_run_has_the_time_until_its_last_line_of_metrics(tmp_path, marked):
+    status, metrics = tmp_path / "status.json", tmp_path / "metrics.csv"
+    status.write_text(json.dumps({"state": "running", "seconds": 10}))
+    os.utime(status, (1000, 1000))
+    assert 10 <= Status(tmp_path, "abc").seconds() < 20
+    metrics.write_text("epoch\n")
+    os.utime(metrics, (1100, 1100))
+    if marked:
+        mark(tmp_path, "interrupted", "killed by signal 9")
+        assert read_status(tmp_path)["seconds"] == 110
+    assert 110 <= Status(tmp_path, "abc").seconds() < 120
+    # lines of an earlier part only: killed before it wrote any
+    status.write_text(json.dumps({"state": "running", "seconds": 10}))
+    os.utime(metrics, (1000, 1000))
+    assert 10 <= Status(tmp_path, "abc").seconds() < 20
 
 
 def test_a_folder_that_cannot_be_written_to_leaves_nothing_behind(tmp_path):
