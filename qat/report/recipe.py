@@ -25,7 +25,7 @@ def recipe(runs: Sequence[Run]) -> list[str]:
         runs: of one group, one per seed.
     """
     before = {run.seed: _before(run) for run in runs}
-    own = {run.seed: _own(run) for run in runs}
+    own = _alike({run.seed: _own(run) for run in runs})
     if len(runs) == 1:
         return [*before[runs[0].seed], own[runs[0].seed]]
     shared = before[runs[0].seed]
@@ -36,6 +36,21 @@ def recipe(runs: Sequence[Run]) -> list[str]:
     if len(general) == 1:
         return [f"for SEED in {' '.join(map(str, own))}; do {'; '.join(general.pop())}; done"]
     return [line for seed in own for line in (*before[seed], own[seed])]
+
+
+def _alike(lines: dict[int, str]) -> dict[int, str]:
+    """The lines of a group's seeds with equal words in the first one's order."""
+
+    def words(seed: int, line: str) -> list[str]:
+        return sorted(line.replace(f" seed={seed}", "").split())
+
+    first_seed, first = next(iter(lines.items()))
+    return {
+        seed: first.replace(f" seed={first_seed}", f" seed={seed}")
+        if words(seed, line) == words(first_seed, first)
+        else line
+        for seed, line in lines.items()
+    }
 
 
 def _own(run: Run) -> str:

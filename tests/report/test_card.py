@@ -42,6 +42,16 @@ def test_a_card_holds_what_the_runs_say(make_run, tmp_path):
     assert row["cost"]["bytes"] == 1000
 
 
+def test_the_order_of_words_makes_no_other_command(make_run, tmp_path):
+    words = ["model=resnet20", "trainer.max_epochs=2"]
+    for seed in (1, 2, 3):
+        make_run(f"q{seed}", seed=seed, overrides=words if seed < 3 else words[::-1])
+    (row,) = card(tmp_path, commit="0123456")["rows"]
+    (line,) = row["commands"]
+    assert line.startswith("python train.py -m ")
+    assert line.endswith(" model=resnet20 trainer.max_epochs=2 seed=1,2,3")
+
+
 def test_paths_of_the_machine_stay_out(make_run, tmp_path):
     make_run("q", overrides=["init_from=/home/me/runs/a", "data.root=/data", "hydra.run.dir=/x"])
     (line,) = card(tmp_path, commit="0123456")["rows"][0]["commands"]
