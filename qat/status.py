@@ -161,7 +161,7 @@ def mark(folder: Path, state: str, error: str, *, wait: float = 0.0) -> None:
     """
     with suppress(QatError, OSError), only_process(folder, wait=wait):
         before = read_status(folder)
-        if before.get("state") != "finished":
+        if not is_finished(folder):
             ended = {"state": state, "error": error, "seconds": _seconds(folder, before)}
             _replace(folder / "status.json", before | ended)
 

@@ -30,7 +30,8 @@ def test_another_may_mark_what_has_not_finished_and_is_nobody_s(tmp_path):
     mark(tmp_path, "interrupted", "killed by signal 9")
     ended = {"state": "interrupted", "error": "killed by signal 9"}
     assert read_status(tmp_path) == before | ended
-    status.write("finished")
+    status.write("finished", metrics={})
+    (tmp_path / "summary.json").write_text("{}")
     mark(tmp_path, "interrupted", "killed by signal 9")
     assert state_of(tmp_path) == "finished"
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from qat.code_version import code_version
 from qat.compose import Composed
 from qat.preflight import config_hash
-from qat.status import is_finished, read_status, state_of
+from qat.status import is_finished, mark, read_status, state_of
 from qat.sweep_spec import SweepSpec
 
 Action = Literal["start", "continue", "retry", "skip", "leave"]
@@ -65,6 +65,13 @@ class Job:
                 return "retry" if spec.retry else "leave"
             case _:
                 return "continue"
+
+
+def mark_abandoned(jobs: Sequence[Job], why: str) -> None:
+    """Mark as interrupted what says that it runs, and does not."""
+    for job in jobs:
+        if job.state in ("running", "waiting"):
+            mark(job.folder, "interrupted", why)
 
 
 def jobs_of(

@@ -7,9 +7,8 @@ from typing import Any
 from qat.compose import Composed, record
 from qat.errors import SpecError
 from qat.preflight import check_config, config_hash
-from qat.status import mark
 from qat.sweep.draw import listed
-from qat.sweep.job import Job
+from qat.sweep.job import Job, mark_abandoned
 from qat.sweep.plan import plan_lines, planned, without_given
 from qat.sweep.progress import closing_lines
 from qat.sweep_spec import SweepSpec
@@ -58,9 +57,7 @@ def run_launched(overrides: Sequence[str], spec: SweepSpec, folder: Path, launch
     except Exception as error:  # a launcher gives up at its first lost job; ours are all told below
         print(f"launcher: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
     finally:
-        for job in jobs:
-            if job.state in ("running", "waiting"):
-                mark(job.folder, "interrupted", "killed, or out of reach of its launcher")
+        mark_abandoned(jobs, "killed, or out of reach of its launcher")
         print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
     return all(job.state == "finished" for job in jobs)
 

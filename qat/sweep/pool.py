@@ -19,7 +19,7 @@ from qat.sweep.worker import EXIT_BUSY, PRELOAD, SAVING, work
 _LOOK = 1.0  # seconds between two looks at the running jobs
 _TRIES, _PAUSE = 3, 0.5  # tries to start a process, and seconds after the first
 _LOST = 255  # exit code of a job whose fork server is gone
-_LOADERS = 10.0  # seconds in which a killed job's loader processes notice, and leave its folder
+LEAVING = 10.0  # seconds in which the loader processes of an ended job notice, and leave its folder
 
 
 class _Running(NamedTuple):
@@ -140,4 +140,4 @@ def _settle(job: Job, exitcode: int, before: dict[str, Any]) -> None:
         state, error = "interrupted", f"killed by signal {-exitcode}"
     else:
         state, error = "failed", f"ended with code {exitcode}; see {job.folder / 'train.log'}"
-    mark(job.folder, state, error, wait=_LOADERS)
+    mark(job.folder, state, error, wait=LEAVING)

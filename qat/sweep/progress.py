@@ -69,12 +69,16 @@ def closing_lines(jobs: Sequence[Job], folder: Path) -> list[str]:
     if missing:
         lines += ["", f"not finished ({len(missing)} of {len(jobs)}):"]
         for job in missing:
-            error = read_status(job.folder).get("error") or (
-                "not started" if job.state is None else f"{job.state}, in another process"
-            )
+            error = read_status(job.folder).get("error") or _without_error(job)
             lines.append(f"  {job.label}: {' '.join(str(error).split())}")
             lines.append(f"    {job.folder}")
     return [*lines, "", f"sweep folder: {folder}; compare by python scripts/report.py {folder}"]
+
+
+def _without_error(job: Job) -> str:
+    if job.state in ("running", "waiting"):
+        return f"{job.state}, in another process"
+    return job.state or "not started"
 
 
 def _score(job: Job) -> str:
@@ -99,7 +103,7 @@ def validation_scores(folder: Path) -> dict[int, float]:
     scores = {}
     for row in csv.DictReader(whole.replace("\0", "").splitlines()):
         value = row.get("val/acc") or row.get("val/agreement")
-        with suppress(TypeError, ValueError):  # no score in this row, or a damaged one
+        with suppress(KeyError, TypeError, ValueError):  # no score in this row, or a damaged one
             scores[int(row["epoch"]) + 1] = float(value or "")
     return scores
 

@@ -9,7 +9,7 @@ from types import FrameType
 
 from qat.compose import check_writable
 from qat.folder_lock import only_process
-from qat.sweep.job import Job, jobs_of
+from qat.sweep.job import Job, jobs_of, mark_abandoned
 from qat.sweep.plan import plan_lines, planned, shared_overrides, without_given
 from qat.sweep.pool import Pool
 from qat.sweep.progress import Progress, closing_lines
@@ -58,6 +58,7 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
                 jobs += [job for job in chosen if job.hash not in known]
                 _run_all(chosen, spec, folder)
         finally:  # however it ends, all that is not finished is told
+            mark_abandoned(jobs, "killed")
             print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
     return all(job.action(spec) == "skip" for job in jobs)
 

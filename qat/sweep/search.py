@@ -11,7 +11,7 @@ from qat.extras import require_optuna
 from qat.preflight import config_hash
 from qat.status import mark, validation_score
 from qat.sweep.job import Job, jobs_of
-from qat.sweep.pool import Pool
+from qat.sweep.pool import LEAVING, Pool
 from qat.sweep.progress import Progress, validation_scores
 from qat.sweep.study import Study
 from qat.sweep_spec import SweepSpec
@@ -43,10 +43,10 @@ def search(overrides: Sequence[str], spec: SweepSpec, folder: Path, jobs: list[J
 
 
 def drawn_jobs(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> list[Job]:
-    """The jobs of the trials that have come to an end; a search draws the others as it goes."""
+    """The jobs of the trials that were drawn before; a search draws the others as it goes."""
     if not (folder / "optuna.db").is_file():
         return []
-    return _Search(list(overrides), spec, folder).ended()
+    return _Search(list(overrides), spec, folder).drawn()
 
 
 def _study_name(overrides: Sequence[str], spec: SweepSpec) -> str:
@@ -68,9 +68,10 @@ class _Search:
         self._pruned: dict[Job, str] = {}
         self._failed: deque[optuna.trial.FrozenTrial] = deque()
 
-    def ended(self) -> list[Job]:
-        """The jobs of the trials that have come to an end."""
-        return _distinct([self._job(own) for own in self._study.ended()])
+    def drawn(self) -> list[Job]:
+        """The jobs of the trials whose values are drawn, one of each folder."""
+        found = [self._job(own) for own in self._study.drawn()]
+        return list({job.folder: job for job in found}.values())
 
     def run(self, jobs: list[Job]) -> None:
         """Run all trials that have not come to an end; adds their jobs to those of the others."""
@@ -84,9 +85,7 @@ class _Search:
         with Pool(spec.parallel, self._folder.name) as pool:
             while True:
                 while pool.has_room and (trial := self._next(unfinished)) is not None:
-                    job = self._begin(trial, pool)
-                    if all(job.folder != known.folder for known in jobs):
-                        jobs.append(job)
+                    self._begin(trial, jobs, pool)
                 if not pool.running:
                     return
                 progress.show(list(self._trials), pool.running)
@@ -108,32 +107,33 @@ class _Search:
         names = [",".join(own)]
         return jobs_of([run], self._folder, any_code=self._spec.any_code, names=names)[0]
 
-    def _begin(self, trial: "optuna.trial.Trial", pool: Pool) -> Job:
+    def _begin(self, trial: "optuna.trial.Trial", jobs: list[Job], pool: Pool) -> None:
         job = self._job(self._study.overrides(trial))
+        if all(job.folder != known.folder for known in jobs):
+            jobs.append(job)
         twin = next((known for known in pool.running if known.folder == job.folder), None)
         if twin is not None:  # two trials of the same values are one run
             self._trials[twin].append(trial)
-            return twin
+            return
         self._trials[job] = [trial]
-        if job.action(self._spec) in ("skip", "leave"):  # ended, but its trial was not told
+        if job.action(self._spec) in ("skip", "leave"):  # by another trial, or not told before
             self._tell(job)
         else:
             pool.start(job)
-        return job
 
     def _prune(self, pool: Pool) -> None:
         for job in pool.running:
             if job in self._pruned:
                 continue
-            scores = _quantized_scores(job)
-            behind = self._study.prunes(self._trials[job][0], scores)
+            behind = self._study.prunes(self._trials[job][0], _quantized_scores(job))
             if behind is not None:
-                self._pruned[job] = f"pruned: {scores[behind]:.4f} after {behind} quantized epochs"
+                epoch, score = behind
+                self._pruned[job] = f"pruned: {score:.4f} after {epoch} quantized epochs"
                 pool.stop(job)
 
     def _end(self, job: Job) -> None:
         if job in self._pruned and job.state != "finished":
-            mark(job.folder, "pruned", self._pruned[job])
+            mark(job.folder, "pruned", self._pruned[job], wait=LEAVING)
         if job.state in ("finished", "pruned", "failed"):
             self._tell(job)  # an interrupted trial stays open, for the next call
 
@@ -149,8 +149,3 @@ def _quantized_scores(job: Job) -> dict[int, float]:
     """Quantized epoch, from 1 -> validation score."""
     warm = job.run.spec.warm_start.epochs
     return {e - warm: v for e, v in validation_scores(job.folder).items() if e > warm}
-
-
-def _distinct(jobs: Sequence[Job]) -> list[Job]:
-    """One job of each folder."""
-    return list({job.folder: job for job in jobs}.values())

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zlib import crc32
 
 from qat.extras import require_optuna
 from qat.sweep.draw import as_text, is_integer
@@ -20,8 +21,8 @@ _STARTUP = 5  # trials drawn at random before TPE has something to learn from, a
 class Study:
     """Trials of the tree-structured Parzen estimator, kept in FOLDER/optuna.db (SQLite).
 
-    The sampler is seeded anew for each trial, by the sweep's seed and the trial's number, so that
-    a search that was interrupted draws what an undisturbed one draws from the same results.
+    The sampler is seeded anew by the sweep's seed, the trial's number and the key, so that a search
+    that was interrupted draws what an undisturbed one draws from the same results.
 
     Args:
         folder: the sweep's.
@@ -67,19 +68,21 @@ class Study:
         ]
 
     def failed(self) -> list["optuna.trial.FrozenTrial"]:
-        """Trials that failed and were not asked for again."""
+        """Trials that failed and were not begun again."""
         import optuna
 
-        again = {found.user_attrs.get(_AGAIN) for found in self._found()}
-        failed = optuna.trial.TrialState.FAIL
-        return [t for t in self._found() if t.state == failed and t.number not in again]
+        states = optuna.trial.TrialState
+        begun = [found for found in self._found() if found.state != states.WAITING]
+        again = {found.user_attrs.get(_AGAIN) for found in begun}
+        return [t for t in begun if t.state == states.FAIL and t.number not in again]
 
-    def ended(self) -> list[list[str]]:
-        """The values of all trials that have come to an end, as overrides."""
+    def drawn(self) -> list[list[str]]:
+        """The values of all trials that have them, as overrides."""
+        keys = self._spec.parameters.keys()
         return [
-            [f"{key}={_text(value)}" for key, value in found.params.items()]
+            [f"{key}={_text(found.params[key])}" for key in keys]
             for found in self._found()
-            if found.state.is_finished()
+            if keys <= found.params.keys()
         ]
 
     def ask(self) -> "optuna.trial.Trial":
@@ -90,25 +93,34 @@ class Study:
 
     def ask_again(self, found: "optuna.trial.FrozenTrial") -> "optuna.trial.Trial":
         """A new trial of a failed one's values."""
-        self._study.enqueue_trial(found.params, user_attrs={_AGAIN: found.number})
+        import optuna
+
+        waiting = (t for t in self._found() if t.state == optuna.trial.TrialState.WAITING)
+        if all(t.user_attrs.get(_AGAIN) != found.number for t in waiting):
+            self._study.enqueue_trial(found.params, user_attrs={_AGAIN: found.number})
         return self.ask()
 
     def overrides(self, trial: "optuna.trial.Trial") -> list[str]:
         """The values of a trial, as overrides; drawn now where it has none yet."""
-        self._study.sampler = self._sampler(trial.number)
-        return [
-            f"{key}={_text(_suggested(trial, key, values))}"
-            for key, values in self._spec.parameters.items()
-        ]
+        # those that are drawn jointly come first; the others have a seed each, so that what a kill
+        # has left undrawn is drawn as it would have been
+        seed = f"{self._spec.seed} {trial.number}"
+        self._study.sampler = self._sampler(seed)
+        _ = trial.relative_params
+        own = []
+        for key, values in self._spec.parameters.items():
+            self._study.sampler = self._sampler(f"{seed} {key}")
+            own.append(f"{key}={_text(_suggested(trial, key, values))}")
+        return own
 
-    def _sampler(self, number: int) -> "optuna.samplers.BaseSampler":
+    def _sampler(self, seed: str) -> "optuna.samplers.BaseSampler":
         import optuna
 
         with warnings.catch_warnings():
             # constant_liar is new in Optuna; it keeps trials that run together apart
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.TPESampler(
-                seed=self._spec.seed * 1_000_003 + number,
+                seed=crc32(seed.encode()),
                 n_startup_trials=_STARTUP,
                 constant_liar=self._spec.parallel > 1,
             )
@@ -127,8 +139,10 @@ class Study:
         else:
             self._study.tell(trial, score)
 
-    def prunes(self, trial: "optuna.trial.Trial", scores: Mapping[int, float]) -> int | None:
-        """The first epoch at which a trial falls behind, None if it does not.
+    def prunes(
+        self, trial: "optuna.trial.Trial", scores: Mapping[int, float]
+    ) -> tuple[int, float] | None:
+        """The first epoch at which a trial falls behind, and its score; None if it does not.
 
         Args:
             trial: that runs.
@@ -139,15 +153,15 @@ class Study:
             self._watched.add(trial.number)
             # the process that reported these may have been killed before it acted
             if known and trial.should_prune():
-                return max(known)
+                return max(known), known[max(known)]
         for epoch in sorted(set(scores) - set(known)):
             self.report(trial, {epoch: scores[epoch]})
             if trial.should_prune():
-                return epoch
+                return epoch, scores[epoch]
         return None
 
     def report(self, trial: "optuna.trial.Trial", scores: Mapping[int, float]) -> None:
-        """Keep the scores of a trial's epochs, as `prunes` does, without asking whether it is."""
+        """Keep the scores of a trial's epochs, as `prunes` does, and ask nothing."""
         import optuna
 
         known = self._found()[trial.number].intermediate_values

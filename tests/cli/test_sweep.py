@@ -224,6 +224,7 @@ def test_a_name_of_a_job_s_folder_can_be_typed_back(tmp_path):
     train(*QUICK, "quant=bcgd_w1a4", f"init_from={relative}", "hydra.run.dir=next", cwd=tmp_path)
 
 
+@pytest.mark.timeout(600)  # a worker waits two minutes for a folder in use
 def test_a_row_is_not_tuned_before_all_of_its_trials_have_ended(tmp_path):
     rates = ("optimizer.lr=0.01,0.05", "sweep.tune_seeds=[1]")
     command = ("sweep=tuned", *QUICK, "quant=float", "seed=1,2", *rates)

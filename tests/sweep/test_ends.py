@@ -8,7 +8,7 @@ from qat.compose import composed, conf_folder
 from qat.folder_lock import only_process
 from qat.status import read_status
 from qat.sweep import tuned
-from qat.sweep.job import jobs_of
+from qat.sweep.job import jobs_of, mark_abandoned
 from qat.sweep.pool import _settle
 from qat.sweep.progress import closing_lines, validation_scores
 from qat.sweep.worker import EXIT_BUSY
@@ -59,7 +59,7 @@ def test_a_killed_job_that_said_it_was_running_is_interrupted(job):
 
 @pytest.mark.parametrize("code", [EXIT_BUSY, -15])
 def test_the_state_of_a_folder_in_use_is_its_owner_s(job, code, monkeypatch):
-    monkeypatch.setattr("qat.sweep.pool._LOADERS", 0.0)
+    monkeypatch.setattr("qat.sweep.pool.LEAVING", 0.0)
     before = put(job, state="running", error=None)
     with only_process(job.folder):
         _settle(job, code, before)
@@ -67,6 +67,22 @@ def test_the_state_of_a_folder_in_use_is_its_owner_s(job, code, monkeypatch):
     assert f"{job.label}: running, in another process" in "\n".join(
         closing_lines([job], job.folder)
     )
+
+
+def test_a_finished_run_without_its_numbers_is_no_end(job):
+    before = put(job, state="finished", error=None, metrics={"last": {}})
+    assert f"{job.label}: interrupted" in "\n".join(closing_lines([job], job.folder))
+    _settle(job, -9, before)
+    assert read_status(job.folder)["state"] == "interrupted"
+
+
+def test_what_says_it_runs_and_does_not_is_interrupted(job):
+    put(job, state="running", error=None)
+    with only_process(job.folder):
+        mark_abandoned([job], "killed")
+        assert job.state == "running"
+    mark_abandoned([job], "killed")
+    assert read_status(job.folder)["state"] == "interrupted"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +93,7 @@ def test_the_state_of_a_folder_in_use_is_its_owner_s(job, code, monkeypatch):
         ("epoch,val/acc\n0,0.5\n1,\0\0\0\n", {1: 0.5}),  # a tail after a power cut
         ("epoch,val/acc\n0,0.5\n\0\n1\n,0.4\nx,0.4\n", {1: 0.5}),
         ("epoch,train/loss,val/agreement\n0,1.0,\n0,,0.25\n", {1: 0.25}),
+        ("e\0poc,val/acc\n0,0.5\n", {}),
         ("", {}),
         ("\0\0", {}),
     ],

@@ -38,13 +38,48 @@ def test_a_trial_below_the_median_is_pruned_after_the_epochs_every_job_gets(stud
     assert study.prunes(trial, {1: 0.1}) is None
     assert study.prunes(trial, {1: 0.1, 2: 0.6}) is None
     assert study.prunes(trial, {1: 0.1, 2: 0.6, 3: 0.1}) is None  # its best epoch counts
+    assert study.prunes(study.ask(), {1: 0.1, 2: 0.2, 3: 0.3}) == (2, 0.2)
 
 
-def test_a_verdict_outlives_a_kill_before_it_was_acted_on(study, tmp_path):
-    scores = {1: 0.1, 2: 0.2}
-    assert study.prunes(running(study), scores) == 2
+@pytest.mark.parametrize("left", [{1: 0.1, 2: 0.2}, {1: 0.1}, {}])  # of metrics.csv
+def test_a_verdict_outlives_a_kill_before_it_was_acted_on(study, tmp_path, left):
+    assert study.prunes(running(study), {1: 0.1, 2: 0.2}) == (2, 0.2)
     again = opened(tmp_path)
-    assert again.prunes(running(again), scores) == 2
+    assert again.prunes(running(again), left) == (2, 0.2)
+
+
+def test_draws_depend_on_seed_and_results_whatever_is_interrupted(tmp_path):
+    parameters = {"a": {"low": 0.0, "high": 1.0}, "b": {"low": 0.0, "high": 1.0}, "c": ["x", "y"]}
+    spec = SweepSpec(method="tpe", parameters=parameters)
+    whole, found = Study(tmp_path, spec, "whole"), []
+    for number in range(9):  # TPE learns from the sixth on
+        trial = whole.ask()
+        found.append(trial.params)
+        whole.tell(trial, trial.params["a"] + number / 100, pruned=False)
+    assert len({str(values) for values in found}) == 9
+    for number in range(9):
+        # killed after one value was drawn, and opened again
+        started = Study(tmp_path, spec, "killed")
+        raw = started._study.ask()
+        first = SweepSpec(method="tpe", parameters={"a": parameters["a"]})
+        started._spec = first
+        started.overrides(raw)
+        again = Study(tmp_path, spec, "killed")
+        trial = running(again)
+        again.overrides(trial)
+        assert trial.params == found[number]
+        again.tell(trial, trial.params["a"] + number / 100, pruned=False)
+
+
+def test_a_retry_that_was_enqueued_and_no_more_is_made_once(study, tmp_path):
+    study.tell(running(study), None, pruned=False)
+    (failed,) = study.failed()
+    study._study.enqueue_trial(failed.params, user_attrs={"again": failed.number})
+    again = opened(tmp_path)
+    assert [t.number for t in again.failed()] == [failed.number]
+    assert again.ask_again(failed).params == failed.params
+    assert again.failed() == []
+    assert len(again._found()) == 9
 
 
 def test_a_trial_that_does_well_is_not_pruned_by_looking_again(study, tmp_path):
