@@ -1,22 +1,46 @@
-"""Text files that are whole or not there."""
+"""Files that are whole or not there."""
 
-from contextlib import suppress
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Let `path` hold the text, or what it held before: a kill leaves no half of it.
+@contextmanager
+def whole_file(path: Path) -> Iterator[io.BufferedWriter]:
+    """Open a file for writing that takes the name `path` only once it is complete and on disk.
 
-    For one writer at a time.
+    For one writer at a time; until then `path` is what it was, whatever ends the block.
 
     Raises:
         OSError: it cannot be written; nothing is left beside it then.
     """
-    part = path.with_name(f"{path.name}.part")
+    part = path.with_name(f".{path.name}.part")
     try:
-        part.write_text(text, encoding="utf-8", errors="replace")
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
-    except OSError:
+    except BaseException:
         with suppress(OSError):
             part.unlink()
         raise
+    _sync_folder(path.parent)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Let `path` hold a text in UTF-8, by `whole_file`; what UTF-8 cannot hold becomes "?"."""
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8", "replace"))
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the file system offers that."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

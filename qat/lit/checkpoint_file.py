@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import io
 import logging
-import os
 import pickle
 import re
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.errors import CheckpointError
+from qat.whole_file import whole_file
 
 _MAGIC = b"QATSHA\x00\x01"
 _TRAILER = len(_MAGIC) + hashlib.sha256().digest_size
@@ -64,38 +64,19 @@ def save(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[io.BufferedWriter]:
-    """Open a file for writing that takes the name `path` only once it is complete and on disk.
+    """`whole_file` in a folder that is made if need be.
 
     Raises:
         CheckpointError: The file cannot be written; the old one, if any, is untouched.
     """
-    part = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("wb") as file:
+        with whole_file(path) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException as error:
-        with contextlib.suppress(OSError):
-            part.unlink()
-        if not isinstance(error, OSError):
-            raise
+    except OSError as error:
         raise CheckpointError(
             f"cannot write {path}: {error.strerror or error}; free space or choose another folder"
         ) from error
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the file system offers that."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _verified_bytes(path: str | Path) -> memoryview:

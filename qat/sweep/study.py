@@ -155,20 +155,24 @@ class Study:
             if known and trial.should_prune():
                 return max(known), known[max(known)]
         for epoch in sorted(set(scores) - set(known)):
-            self.report(trial, {epoch: scores[epoch]})
+            _report(trial, epoch, scores[epoch])
             if trial.should_prune():
                 return epoch, scores[epoch]
         return None
 
     def report(self, trial: "optuna.trial.Trial", scores: Mapping[int, float]) -> None:
         """Keep the scores of a trial's epochs, as `prunes` does, and ask nothing."""
-        import optuna
-
         known = self._found()[trial.number].intermediate_values
         for epoch in sorted(set(scores) - set(known)):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-                trial.report(scores[epoch], epoch)
+            _report(trial, epoch, scores[epoch])
+
+
+def _report(trial: "optuna.trial.Trial", epoch: int, score: float) -> None:
+    import optuna
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        trial.report(score, epoch)
 
 
 def _suggested(trial: "optuna.trial.Trial", key: str, values: Any) -> Any:
