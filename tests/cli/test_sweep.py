@@ -49,7 +49,7 @@ def kill_group(process):
 
 def descendants(pid):
     text = subprocess.run(
-        ["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
+        ["ps", "-ww", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True
     )
     rows = [line.split(None, 2) for line in text.stdout.splitlines()[1:]]
     found, edge = [], {pid}
