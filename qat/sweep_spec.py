@@ -9,6 +9,7 @@ from qat.errors import SpecError
 from qat.schema import check, option
 
 Method = Literal["grid", "random", "tpe", "tuned"]
+Keep = Literal["all", "selected", "none"]
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
 
@@ -33,6 +34,8 @@ class SweepSpec:
         parallel: jobs at the same time.
         threads: CPU threads of each job; null divides the cores among them.
         retry: whether jobs that failed are run again, from their last checkpoint.
+        keep: checkpoints of a job that is done: all; selected, the one of the selected epoch, or of
+            the last in runs that select none; none.
         any_code: whether jobs count that were begun with other code.
         list: print the jobs and their states, and stop.
     """
@@ -50,6 +53,7 @@ class SweepSpec:
     parallel: int = option(1, low=1, high=1024)
     threads: int | None = option(None, low=1)
     retry: bool = False
+    keep: Keep = "all"
     any_code: bool = False
     list: bool = False
 

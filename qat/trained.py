@@ -116,5 +116,7 @@ def _newest(folder: Path, spec: RunSpec, state: Literal["selected", "last"]) -> 
     kept = "best" if state == "selected" and selects else "last"
     found = last_good(folder / "checkpoints" / kept)
     if found is None:
-        raise CheckpointError(f"{folder} has no {state} checkpoint; has the run been trained?")
+        raise CheckpointError(
+            f"{folder} has no {state} checkpoint; was it trained, or did sweep.keep thin it?"
+        )
     return found

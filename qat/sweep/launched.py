@@ -9,6 +9,7 @@ from qat.errors import SpecError
 from qat.preflight import check_config, config_hash
 from qat.sweep.draw import listed
 from qat.sweep.job import Job, mark_abandoned
+from qat.sweep.keeping import thin
 from qat.sweep.plan import plan_lines, planned, without_given
 from qat.sweep.progress import closing_lines
 from qat.sweep_spec import SweepSpec
@@ -73,7 +74,9 @@ def _work(
     action = job.action(spec)
     if action in ("skip", "leave"):
         print(f"{job.folder}: {job.state}")
+        thin([job], spec)
         return
     group_run(run.overrides, folder.parent.name)
     record(job.folder, run.overrides, run.config)
     run_job(run.config, run.spec, job.folder)
+    thin([job], spec)

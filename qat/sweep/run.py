@@ -10,6 +10,7 @@ from types import FrameType
 from qat.compose import check_writable
 from qat.folder_lock import only_process
 from qat.sweep.job import Job, jobs_of, mark_abandoned
+from qat.sweep.keeping import thin
 from qat.sweep.plan import plan_lines, planned, shared_overrides, without_given
 from qat.sweep.pool import Pool
 from qat.sweep.progress import Progress, closing_lines
@@ -49,6 +50,7 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
 
     with only_process(folder), _stopped_by_sigterm():
         try:
+            thin(jobs, spec)  # done by an earlier call
             if spec.method == "tpe":
                 search(shared, spec, folder, jobs)
             else:
@@ -92,6 +94,7 @@ def _run_all(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> None:
                 pool.start(waiting.popleft())
             progress.show(jobs, pool.running)
             for job in pool.ended():
+                thin([job], spec)
                 progress.ended(job)
 
 

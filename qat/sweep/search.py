@@ -11,6 +11,7 @@ from qat.extras import require_optuna
 from qat.preflight import config_hash
 from qat.status import mark, validation_score
 from qat.sweep.job import Job, jobs_of
+from qat.sweep.keeping import thin
 from qat.sweep.pool import LEAVING, Pool
 from qat.sweep.progress import Progress, validation_scores
 from qat.sweep.study import Study
@@ -92,6 +93,7 @@ class _Search:
                 self._prune(pool)
                 for job in pool.ended():
                     self._end(job)
+                    thin([job], spec)
                     progress.ended(job)
 
     def _next(self, unfinished: "deque[optuna.trial.Trial]") -> "optuna.trial.Trial | None":

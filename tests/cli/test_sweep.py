@@ -312,6 +312,27 @@ def test_two_sweeps_in_one_folder_are_one_at_a_time(tmp_path):
         kill_group(first)
 
 
+def test_a_sweep_keeps_as_many_checkpoints_as_it_was_asked(tmp_path):
+    command = ("-m", *QUICK, "trainer.limit_test_batches=1.0", "seed=1,2", "sweep.name=thin")
+    train(*command, "sweep.keep=selected", cwd=tmp_path)
+    one, two = jobs(tmp_path / "sweeps" / "thin").values()
+    for run in (one, two):
+        (kept,) = run.rglob("*.ckpt")
+        assert kept.parent.name == "best"
+    accuracy = json.loads((one / "summary.json").read_text())["selected"]["test_acc"]
+    evaluate, network = ROOT / "scripts" / "evaluate.py", f"model={one}"
+    printed = train(network, "latency=[]", cwd=tmp_path, script=evaluate)
+    assert f"{accuracy:.4f}" in printed
+    refused = train(network, "state=last", cwd=tmp_path, script=evaluate, code=2)
+    assert "sweep.keep" in refused
+    assert "Traceback" not in refused
+    # a later call thins what is there, and trains nothing
+    before = finished(tmp_path / "sweeps" / "thin")
+    assert "2 finished, skipped" in train(*command, "sweep.keep=none", cwd=tmp_path)
+    assert finished(tmp_path / "sweeps" / "thin") == before
+    assert not [*one.rglob("*.ckpt"), *two.rglob("*.ckpt")]
+
+
 def test_a_sweep_file_of_the_user_s_own(tmp_path):
     (tmp_path / "mine.yaml").write_text("parameters: {seed: [1, 2], optimizer.lr: [0.1]}\n")
     printed = train("sweep=mine.yaml", "quant=float", "sweep.list=true", cwd=tmp_path)
