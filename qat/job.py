@@ -46,7 +46,8 @@ def _run(
 ) -> dict[str, Any] | None:
     """The run's summary; None if only its audit was asked for."""
     from qat.audit_table import audit_table
-    from qat.lit.run import audit_untrained, build, train
+    from qat.lit.built import audit_untrained, build
+    from qat.lit.run import train
     from qat.lit.signals import Signals
     from qat.report.run_page import write_run_report
 
@@ -78,7 +79,7 @@ def _run(
 def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:
     """Resolve every `_target_` of the config."""
     from qat.compose import instantiated
-    from qat.lit.run import Parts
+    from qat.lit.built import Parts
 
     return Parts(
         model=lambda **shape: instantiated(config["model"], **shape),
@@ -93,7 +94,8 @@ def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:
 
 def _teacher(config: Mapping[str, Any], spec: RunSpec, parts: Any) -> Any:
     """Where the student's run gets its teacher from; trains one if there is none."""
-    from qat.lit.run import build, recorded_teacher
+    from qat.lit.built import build
+    from qat.lit.run import recorded_teacher
     from qat.teacher_source import load_teacher, untrained_teacher
     from qat.teacher_training import ensure_teacher
 

@@ -1,11 +1,14 @@
-"""The machine that a run is on, in words; standard library only."""
+"""The machine that a run is on, and the packages, in words; standard library only."""
 
 import os
 import platform
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 _CPUS = Path("/proc/cpuinfo")
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "timm", "qat")
 
 
 def machine() -> dict[str, Any]:
@@ -21,3 +24,12 @@ def _processor() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def versions() -> dict[str, str]:
+    """Version of Python and of each installed package that may change a number."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with suppress(PackageNotFoundError):  # a checkout on the path is not installed
+            found[package] = version(package)
+    return found

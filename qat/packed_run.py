@@ -10,7 +10,7 @@ from qat.audit import audit
 from qat.export.convert import Converted, convert
 from qat.export.header import Header
 from qat.lit.architecture import architecture_of, preprocessing_of
-from qat.lit.run import versions
+from qat.machine import versions
 from qat.trained import Trained
 
 

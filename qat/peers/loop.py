@@ -14,12 +14,12 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from qat.errors import NonFiniteError
+from qat.lit.built import Built
 from qat.lit.classifier import hit_rate
 from qat.lit.csv_logger import RunCsvLogger
 from qat.lit.epoch_means import EpochMeans
 from qat.lit.phase_factor import phase_factor
 from qat.lit.quantized import OptimizerFactory
-from qat.lit.run import Built
 from qat.optim.groups import parameter_groups
 from qat.peers.peer import Peer
 from qat.run_spec import RunSpec
@@ -69,7 +69,7 @@ class PeerLoop:
     epoch with the highest validation accuracy among those that end on hard weights.
 
     Args:
-        built: data and float network of `qat.lit.run.build`.
+        built: data and float network of `qat.lit.built.build`.
         spec: the run, checked.
         optimizer: partial of a torch optimizer.
         peer: quantizes from the second phase on.

@@ -13,11 +13,12 @@ from qat.code_version import sources_hash
 from qat.compose import instantiated
 from qat.errors import QatError, SpecError
 from qat.folder_lock import only_process
+from qat.lit.built import Built, Parts, build
 from qat.lit.classifier import MOST_CLASSES
 from qat.lit.csv_logger import RunCsvLogger
 from qat.lit.data.module import ImageData
-from qat.lit.run import Built, Parts, build, versions
 from qat.lit.signals import Signals
+from qat.machine import versions
 from qat.peers.levels import audited, totals
 from qat.peers.loop import Fitted, Kept, PeerLoop, evaluated
 from qat.peers.methods import package_version
