@@ -6,10 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qat.errors import CheckpointError
 from qat.folder_lock import only_process
+from qat.lit.checkpoint_file import checkpoints_by_step
 from qat.preflight import config_hash
 from qat.run_spec import RunSpec
-from qat.status import Status, validation_score
+from qat.status import Status, is_finished, validation_score
 
 
 def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
@@ -25,10 +27,13 @@ def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
         audit.
 
     Raises:
-        QatError: see `qat.lit.run.train`; status.json has the message.
+        QatError: see `qat.lit.run.train`; status.json has the message. Or a finished run is to go
+            on and has lost the checkpoint of its end.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with only_process(folder):
+        if spec.resume is not None:
+            _check_goes_on(folder)
         status = Status(folder, config_hash(config))
         with status.recording_failures():
             summary = _run(config, spec, folder, status)
@@ -39,6 +44,15 @@ def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
     score = validation_score(summary.get("selected") or summary["last"])
     assert score is not None  # every run validates
     return score
+
+
+def _check_goes_on(folder: Path) -> None:
+    """Refuse to train beyond the end of a run whose end is gone: it would begin anew."""
+    if is_finished(folder) and not checkpoints_by_step(folder / "checkpoints" / "last"):
+        raise CheckpointError(
+            f"resume={folder} is finished, and the checkpoint of its last epoch is gone "
+            "(sweep.keep thins finished runs); begin a new run, with init_from=RUN from its weights"
+        )
 
 
 def _run(

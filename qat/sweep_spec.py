@@ -34,8 +34,8 @@ class SweepSpec:
         parallel: jobs at the same time.
         threads: CPU threads of each job; null divides the cores among them.
         retry: whether jobs that failed are run again, from their last checkpoint.
-        keep: checkpoints of a job that is done: all; selected, the one of the selected epoch, or of
-            the last in runs that select none; none.
+        keep: checkpoints of jobs that are done: all; selected, of each finished job the one of the
+            selected epoch, or of the last where none is selected; none, neither of pruned jobs.
         any_code: whether jobs count that were begun with other code.
         list: print the jobs and their states, and stop.
     """

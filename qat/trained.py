@@ -12,7 +12,7 @@ from torch import nn
 
 from qat.compose import conf_folder, instantiated, recomposed
 from qat.errors import CheckpointError
-from qat.lit.checkpoint_file import last_good, load
+from qat.lit.checkpoint_file import checkpoints_by_step, last_good, load
 from qat.lit.data.module import ImageData
 from qat.lit.data.registry import build_data
 from qat.lit.restore import restore
@@ -116,7 +116,8 @@ def _newest(folder: Path, spec: RunSpec, state: Literal["selected", "last"]) -> 
     kept = "best" if state == "selected" and selects else "last"
     found = last_good(folder / "checkpoints" / kept)
     if found is None:
-        raise CheckpointError(
-            f"{folder} has no {state} checkpoint; was it trained, or did sweep.keep thin it?"
-        )
+        other, part = ("last", "last") if kept == "best" else ("selected", "best")
+        has_other = checkpoints_by_step(folder / "checkpoints" / part)
+        cure = f"use state={other}" if has_other else "train it; sweep.keep=none deletes them"
+        raise CheckpointError(f"{folder} has no {state} checkpoint; {cure}")
     return found

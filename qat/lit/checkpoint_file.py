@@ -132,18 +132,6 @@ def load(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     return content
 
 
-def selected(checkpoints: Path) -> Path | None:
-    """The checkpoint that a user takes home: the selected epoch's, else the run's last one.
-
-    Args:
-        checkpoints: RUN/checkpoints.
-
-    Raises:
-        CheckpointError: As `last_good`.
-    """
-    return last_good(checkpoints / "best") or last_good(checkpoints / "last")
-
-
 def last_good(folder: str | Path) -> Path | None:
     """The newest checkpoint of a folder that verifies; each damaged one passed over is reported.
 

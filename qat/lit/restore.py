@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qat.errors import CheckpointError
 from qat.export.convert import latent_state
 from qat.export.file import is_packed, read_packed, unpack
-from qat.lit.checkpoint_file import load, selected
+from qat.lit.checkpoint_file import last_good, load
 from qat.plan import weight_projections
 from qat.spec import QuantSpec
 from qat.surgery import load_weights
@@ -83,9 +83,12 @@ def read_weights(source: str | Path, net: nn.Module) -> dict[str, Any]:
     """
     path = Path(source)
     if path.is_dir():
-        found = selected(path / "checkpoints")
+        found = last_good(path / "checkpoints" / "best") or last_good(path / "checkpoints" / "last")
         if found is None:
-            raise CheckpointError(f"{path} holds no checkpoint; give a run folder or a file")
+            raise CheckpointError(
+                f"{path} holds no checkpoint; give a run folder or a file (sweep.keep=none leaves "
+                "a run without one)"
+            )
         path = found
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint file")

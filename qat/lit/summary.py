@@ -31,7 +31,7 @@ def summarized(
         checkpoints: RUN/checkpoints.
 
     Returns:
-        (content of summary.json without the times, audit of the selected network).
+        (content of summary.json without times and signature, audit of the selected network).
 
     Raises:
         QatError: a checkpoint is damaged, or a value is off the grid.

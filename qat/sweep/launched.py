@@ -74,9 +74,8 @@ def _work(
     action = job.action(spec)
     if action in ("skip", "leave"):
         print(f"{job.folder}: {job.state}")
-        thin([job], spec)
-        return
-    group_run(run.overrides, folder.parent.name)
-    record(job.folder, run.overrides, run.config)
-    run_job(run.config, run.spec, job.folder)
+    else:
+        group_run(run.overrides, folder.parent.name)
+        record(job.folder, run.overrides, run.config)
+        run_job(run.config, run.spec, job.folder)
     thin([job], spec)

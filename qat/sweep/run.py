@@ -50,7 +50,6 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
 
     with only_process(folder), _stopped_by_sigterm():
         try:
-            thin(jobs, spec)  # done by an earlier call
             if spec.method == "tpe":
                 search(shared, spec, folder, jobs)
             else:
@@ -88,14 +87,15 @@ def _run_all(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> None:
     actions = {job: job.action(spec) for job in jobs}
     waiting = deque(job for action in _ORDER for job in jobs if actions[job] == action)
     progress = Progress(len(jobs))
+    thin(jobs, spec)  # done by an earlier call
     with Pool(spec.parallel, folder.name) as pool:
         while waiting or pool.running:
             while waiting and pool.has_room:
                 pool.start(waiting.popleft())
             progress.show(jobs, pool.running)
             for job in pool.ended():
-                thin([job], spec)
                 progress.ended(job)
+                thin([job], spec)
 
 
 @contextmanager

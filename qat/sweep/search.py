@@ -77,6 +77,7 @@ class _Search:
     def run(self, jobs: list[Job]) -> None:
         """Run all trials that have not come to an end; adds their jobs to those of the others."""
         study, spec = self._study, self._spec
+        thin(jobs, spec)  # done by an earlier call
         unfinished = deque(study.unfinished())
         self._failed = deque(study.failed() if spec.retry else ())
         print(f"sweep {self._folder}: {study.asked} of {spec.trials} trials begun before, ", end="")
@@ -93,8 +94,8 @@ class _Search:
                 self._prune(pool)
                 for job in pool.ended():
                     self._end(job)
-                    thin([job], spec)
                     progress.ended(job)
+                    thin([job], spec)
 
     def _next(self, unfinished: "deque[optuna.trial.Trial]") -> "optuna.trial.Trial | None":
         """What was interrupted, then what failed, then new draws; None if all is begun."""
@@ -120,6 +121,7 @@ class _Search:
         self._trials[job] = [trial]
         if job.action(self._spec) in ("skip", "leave"):  # by another trial, or not told before
             self._tell(job)
+            thin([job], self._spec)
         else:
             pool.start(job)
 

@@ -140,7 +140,9 @@ def test_a_search_that_was_killed_draws_what_an_undisturbed_one_draws(tmp_path):
     assert one.keys() == other.keys()
     assert len(one) == 4
     assert all(status(run)["state"] in ("finished", "pruned") for run in one.values())
-    assert "4 of 4 trials begun before" in train(*search, "sweep.name=whole", cwd=tmp_path)
+    again = train(*search, "sweep.name=whole", "sweep.keep=none", cwd=tmp_path)
+    assert "4 of 4 trials begun before" in again
+    assert not list((tmp_path / "sweeps" / "whole").rglob("*.ckpt"))
 
 
 def test_tuning_gives_every_row_the_same_effort(tmp_path):
@@ -177,7 +179,9 @@ def test_a_launcher_of_hydra_runs_the_same_jobs(tmp_path):
     folder = tmp_path / "sweeps" / "here"
     before = finished(folder)
     assert len(before) == 2
-    assert "2 finished, skipped" in train(*command, *own, cwd=tmp_path)
+    assert "2 finished, skipped" in train(*command, *own, "sweep.keep=selected", cwd=tmp_path)
+    kept = [path.parent.name for path in folder.rglob("*.ckpt")]
+    assert kept == ["best", "best"]
     assert "2 finished, skipped" in train(*command, cwd=tmp_path)
     assert finished(folder) == before
 
@@ -265,7 +269,8 @@ with only_process(Path(sys.argv[1])):
 def test_a_search_of_another_config_is_another_search(tmp_path):
     pytest.importorskip("optuna")
     search = ("sweep=tpe", *QUICK, "sweep.trials=2")
-    train(*search, "quant=bcgd_w1a4", cwd=tmp_path)
+    train(*search, "quant=bcgd_w1a4", "sweep.keep=none", cwd=tmp_path)
+    assert not list((tmp_path / "sweeps").rglob("*.ckpt"))
     assert "0 of 2 trials begun before" in train(*search, "quant=float", cwd=tmp_path)
     assert len(finished(tmp_path / "sweeps" / "tpe")) == 4
     listed = train(*search, "quant=float", "sweep.list=true", cwd=tmp_path)
@@ -324,8 +329,14 @@ def test_a_sweep_keeps_as_many_checkpoints_as_it_was_asked(tmp_path):
     printed = train(network, "latency=[]", cwd=tmp_path, script=evaluate)
     assert f"{accuracy:.4f}" in printed
     refused = train(network, "state=last", cwd=tmp_path, script=evaluate, code=2)
-    assert "sweep.keep" in refused
+    assert "use state=selected" in refused
     assert "Traceback" not in refused
+    # going on beyond the end would begin anew, over what is there
+    files = {path: path.read_bytes() for path in one.rglob("*") if path.is_file()}
+    longer = ("trainer.max_epochs=9", "resume_allow=[trainer.max_epochs]")
+    refused = train(f"resume={one}", *longer, cwd=tmp_path, code=1)
+    assert "init_from=RUN" in refused
+    assert files == {path: path.read_bytes() for path in one.rglob("*") if path.is_file()}
     # a later call thins what is there, and trains nothing
     before = finished(tmp_path / "sweeps" / "thin")
     assert "2 finished, skipped" in train(*command, "sweep.keep=none", cwd=tmp_path)

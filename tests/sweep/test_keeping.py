@@ -1,88 +1,136 @@
 """What a sweep keeps of the jobs that are done: never less than what it was asked to keep."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
 
 from qat.compose import composed, conf_folder
+from qat.errors import CheckpointError
 from qat.folder_lock import only_process
 from qat.lit.checkpoint_file import load, save
+from qat.sweep import run, tuned
 from qat.sweep.job import jobs_of
-from qat.sweep.keeping import thin, thin_run
+from qat.sweep.keeping import superfluous, thin
 from qat.sweep_spec import SweepSpec
 
 BEST, NEWEST = "best/step=00000020.ckpt", "last/step=00000034.ckpt"
 ALL = {BEST, NEWEST, "last/step=00000017.ckpt", "warm_start.ckpt"}
+SELECTED = {"last": {"val_acc": 0.5}, "selected": {"val_acc": 0.6}}
+
+
+def done(job, state="finished", metrics=SELECTED):
+    """A run folder as a run of this state leaves it, with a file beside that is not qat's."""
+    checkpoints = job.folder / "checkpoints"
+    for name in ALL:
+        save({"state_dict": {"w": torch.arange(3.0)}, "name": name}, checkpoints / name)
+    (checkpoints / "best" / "mine.ckpt").write_text("mine")
+    content = {"state": state, "config_hash": job.hash, "metrics": metrics}
+    (job.folder / "status.json").write_text(json.dumps(content))
+    (job.folder / "summary.json").write_text("{}")
+    return job
 
 
 @pytest.fixture
-def checkpoints(tmp_path):
-    """Of a finished run, with a file beside them that is not qat's."""
-    for name in ALL:
-        save({"state_dict": {"w": torch.arange(3.0)}, "name": name}, tmp_path / name)
-    (tmp_path / "best" / "mine.ckpt").write_text("mine")
-    return tmp_path
+def job(tmp_path):
+    (job,) = jobs_of([composed(conf_folder(), ["quant=float"])], tmp_path)
+    return done(job)
 
 
-def kept(checkpoints):
-    found = {str(path.relative_to(checkpoints)) for path in checkpoints.rglob("*.ckpt")}
+def kept(job):
+    assert (job.folder / "checkpoints" / "best" / "mine.ckpt").read_text() == "mine"
+    checkpoints = job.folder / "checkpoints"
+    found = {path.relative_to(checkpoints).as_posix() for path in checkpoints.rglob("*.ckpt")}
     return found - {"best/mine.ckpt"}
 
 
 @pytest.mark.parametrize(("keep", "left"), [("all", ALL), ("selected", {BEST}), ("none", set())])
-def test_what_is_left(checkpoints, keep, left):
+def test_what_is_left(job, keep, left):
     for _ in range(2):  # the second call finds it done
-        thin_run(checkpoints, keep)
-        assert kept(checkpoints) == left
-        assert (checkpoints / "best" / "mine.ckpt").read_text() == "mine"
+        thin([job], SweepSpec(keep=keep))
+        assert kept(job) == left
     for name in left:
-        assert load(checkpoints / name)["name"] == name
+        assert load(job.folder / "checkpoints" / name)["name"] == name
 
 
-def test_a_run_that_selects_no_epoch_keeps_its_last(checkpoints):
-    (checkpoints / BEST).unlink()
-    thin_run(checkpoints, "selected")
-    assert kept(checkpoints) == {NEWEST}
+def test_a_run_that_selected_no_epoch_keeps_its_last(job):
+    (job.folder / "checkpoints" / BEST).unlink()
+    done_without = {"last": {"val_acc": 0.5}, "selected": None}
+    content = {"state": "finished", "config_hash": job.hash, "metrics": done_without}
+    (job.folder / "status.json").write_text(json.dumps(content))
+    thin([job], SweepSpec(keep="selected"))
+    assert kept(job) == {NEWEST}
 
 
-@pytest.mark.parametrize("damaged", [BEST, NEWEST])
-def test_beside_a_damaged_file_a_good_one_stays(checkpoints, damaged):
-    with (checkpoints / damaged).open("r+b") as file:
+def test_where_the_selected_epoch_is_missing_the_others_stay(job):
+    (job.folder / "checkpoints" / BEST).unlink()
+    thin([job], SweepSpec(keep="selected"))
+    assert kept(job) == ALL - {BEST}
+
+
+def test_where_the_selected_epoch_is_damaged_the_others_stay_and_it_is_told(job, capsys):
+    with (job.folder / "checkpoints" / BEST).open("r+b") as file:
         file.seek(40)
         file.write(b"\xff\xff")
-    thin_run(checkpoints, "selected")
-    # without the selected epoch nothing is deleted; the others are not asked for
-    assert kept(checkpoints) == (ALL if damaged == BEST else {BEST})
+    with pytest.raises(CheckpointError):
+        superfluous(job, "selected")
+    thin([job], SweepSpec(keep="selected"))
+    assert kept(job) == ALL
+    assert "sha256" in capsys.readouterr().out
 
 
-def test_a_run_without_checkpoints_is_left_as_it_is(tmp_path):
-    for keep in ("selected", "none"):
-        thin_run(tmp_path / "checkpoints", keep)
-    assert not list(tmp_path.iterdir())
+def test_what_cannot_be_deleted_is_told_and_stops_nothing(job, monkeypatch, capsys):
+    def refuse(path, missing_ok=False):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    thin([job], SweepSpec(keep="none"))
+    assert "Permission denied" in capsys.readouterr().out
+    assert kept(job) == ALL
+
+
+def test_a_folder_in_use_waits_for_the_next_call(job, capsys):
+    with only_process(job.folder):
+        thin([job], SweepSpec(keep="none"))
+    assert kept(job) == ALL
+    assert "in use" in capsys.readouterr().out
+    thin([job], SweepSpec(keep="none"))
+    assert kept(job) == set()
 
 
 @pytest.mark.parametrize(
-    ("state", "method", "is_done"),
+    ("state", "method", "selected", "none"),
     [
-        ("finished", "grid", True),
-        ("pruned", "tpe", True),
-        ("pruned", "grid", False),  # it is continued there
-        ("failed", "grid", False),
-        ("interrupted", "grid", False),
-        ("running", "tpe", False),
+        ("finished", "grid", {BEST}, set()),
+        ("pruned", "tpe", ALL, set()),
+        ("pruned", "grid", ALL, ALL),  # it is continued there
+        ("failed", "grid", ALL, ALL),
+        ("interrupted", "grid", ALL, ALL),
+        ("running", "tpe", ALL, ALL),
     ],
 )
-def test_jobs_that_are_not_done_keep_everything(tmp_path, state, method, is_done):
-    (job,) = jobs_of([composed(conf_folder(), ["quant=float"])], tmp_path)
-    path = job.folder / "checkpoints" / "last" / "step=00000017.ckpt"
-    save({}, path)
-    content = {"state": state, "config_hash": job.hash, "metrics": {}}
-    (job.folder / "status.json").write_text(json.dumps(content))
-    (job.folder / "summary.json").write_text("{}")
-    spec = SweepSpec(method=method, keep="none")
-    with only_process(job.folder):
-        thin([job], spec)
-        assert path.exists(), "deleted under the lock of another process"
-    thin([job], spec)
-    assert path.exists() != is_done
+def test_what_somebody_may_go_on_with_stays(job, state, method, selected, none):
+    done(job, state)
+    thin([job], SweepSpec(method=method, keep="selected"))
+    assert kept(job) == selected
+    thin([job], SweepSpec(method=method, keep="none"))
+    assert kept(job) == none
+
+
+def test_a_later_call_thins_the_chosen_runs_of_a_tuned_sweep_too(tmp_path):
+    spec = SweepSpec(
+        method="tuned", keep="none", tune_seeds=(1,), parameters={"optimizer.lr": [0.1]}
+    )
+    overrides = ["quant=float", "seed=1,2", "training.threads=1"]
+    trials = tuned.trials_of(overrides, spec)
+    tried = [done(job) for job in jobs_of(tuned.runs_of(trials), tmp_path)]
+    chosen = [done(job) for job in tuned.chosen_jobs(trials, tried, overrides, spec)]
+    assert len(chosen) == 2
+    listed = SweepSpec(
+        method="tuned", keep="none", tune_seeds=(1,), parameters={"optimizer.lr": [0.1]}, list=True
+    )
+    assert run.run_sweep(overrides, listed, tmp_path)
+    assert all(kept(job) == ALL for job in chosen)
+    assert run.run_sweep(overrides, spec, tmp_path)
+    assert all(kept(job) == set() for job in chosen)
