@@ -99,21 +99,26 @@ def _difference(gap: Mapping[str, Any]) -> str:
         if not gap["interval"]
         else " [{:+.2f}, {:+.2f}]".format(*(100 * end for end in gap["interval"]))
     )
-    return f"{100 * gap['mean']:+.2f}{inside}"
+    return f"{100 * gap['mean']:+z.2f}{inside}"
 
 
 def _origin(card: Mapping[str, Any]) -> str:
-    # the rows of the most common origin need no names
+    # the rows of the most common origin need no names, those of others only what is other there
     *named, most = sorted(card["origins"], key=lambda origin: len(origin["rows"]))
+    common = _facts(most)
+    shown = ("processor", "threads", "torch", "commit")
     told = [
         f"{card['title']}: mean ± standard deviation over seeds; differences paired by seed with "
         "their 95 % interval, which is not corrected; p of the paired t test is, for the table "
         "(Holm).",
         *_tuning(card),
         f"{card['runs']} runs, {duration(card['seconds'])} in all.",
-        *(f"{', '.join(map(_code, origin['rows']))}: {_place(origin)}" for origin in named),
-        f"{'The other rows: ' if named else ''}{_place(most)}",
+        f"{', '.join(common[key] for key in shown if key in common)}.",
     ]
+    for origin in named:
+        other = [fact for key, fact in _facts(origin).items() if fact != common.get(key)]
+        rows, found = ", ".join(map(_code, origin["rows"])), ", ".join(other)
+        told.append(f"{rows}: {found or 'sources ' + str(origin['code'].get('sources'))}.")
     return " ".join(told)
 
 
@@ -125,10 +130,14 @@ def _tuning(card: Mapping[str, Any]) -> list[str]:
     return [f"`{card['tuned']}` is the best of {many} values on validation, last epoch."]
 
 
-def _place(origin: Mapping[str, Any]) -> str:
-    threads, code = origin["threads"], origin["code"]
-    versions = origin["versions"] or {}
-    return (
-        f"{origin['machine']['processor']}, {threads} thread{'s' * (threads != 1)} each, "
-        f"torch {versions.get('torch')}, commit {code['commit']}."
-    )
+def _facts(origin: Mapping[str, Any]) -> dict[str, str]:
+    """All that tells an origin from others, in words."""
+    threads, code, place = origin["threads"], origin["code"], origin["machine"]
+    return {
+        "processor": place["processor"],
+        "threads": f"{threads} thread{'s' * (threads != 1)} each",
+        **{name: f"{name} {number}" for name, number in (origin["versions"] or {}).items()},
+        "commit": f"commit {code['commit']}",
+        "cores": f"{place.get('cores')} cores",
+        "system": str(place.get("system")),
+    }

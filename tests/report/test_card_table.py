@@ -56,12 +56,28 @@ def test_a_row_is_what_the_card_says():
     assert lines[-1].endswith("a processor, 1 thread each, torch 9, commit abc.")
 
 
-def test_several_origins_are_told_with_their_rows():
-    other = {**CARD["origins"][0], "code": {"commit": "def"}, "threads": 8, "rows": ["bcgd_w1a4"]}
+@pytest.mark.parametrize(
+    ("own", "told"),
+    [
+        ({"code": {"commit": "def"}, "threads": 8}, "8 threads each, commit def"),
+        ({"versions": {"torch": "9", "brevitas": "1"}}, "brevitas 1"),
+        ({"versions": {"torch": "10"}}, "torch 10"),
+        ({"code": {"commit": "abc", "sources": "12ab"}}, "sources 12ab"),
+    ],
+)
+def test_of_a_rarer_origin_the_rows_and_what_is_other_are_told(own, told):
     first = {**CARD["origins"][0], "rows": ["float", "more"]}
+    other = {**CARD["origins"][0], "rows": ["bcgd_w1a4"], **own}
     last = card_table(CARD | {"origins": [first, other]}).splitlines()[-1]
-    assert last.endswith("The other rows: a processor, 1 thread each, torch 9, commit abc.")
-    assert "`bcgd_w1a4`: a processor, 8 threads each, torch 9, commit def." in last
+    common = "a processor, 1 thread each, torch 9, commit abc."
+    assert last.endswith(f"{common} `bcgd_w1a4`: {told}.")
+
+
+def test_a_difference_of_nothing_has_no_minus():
+    rows = [dict(row) for row in CARD["rows"]]
+    gap = {"mean": -1e-17, "interval": [-0.2, 0.2], "p_corrected": 1.0}
+    rows[1]["last"] = {**rows[1]["last"], "difference": gap}
+    assert "+0.00 [-20.00, +20.00]" in card_table(CARD | {"rows": rows})
 
 
 def test_rows_of_unequal_effort_say_so():
