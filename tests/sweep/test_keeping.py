@@ -1,6 +1,7 @@
 """What a sweep keeps of the jobs that are done: never less than what it was asked to keep."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,10 +56,8 @@ def test_what_is_left(job, keep, left):
 
 
 def test_a_run_that_selected_no_epoch_keeps_its_last(job):
+    done(job, metrics=SELECTED | {"selected": None})
     (job.folder / "checkpoints" / BEST).unlink()
-    done_without = {"last": {"val_acc": 0.5}, "selected": None}
-    content = {"state": "finished", "config_hash": job.hash, "metrics": done_without}
-    (job.folder / "status.json").write_text(json.dumps(content))
     thin([job], SweepSpec(keep="selected"))
     assert kept(job) == {NEWEST}
 
@@ -127,10 +126,7 @@ def test_a_later_call_thins_the_chosen_runs_of_a_tuned_sweep_too(tmp_path):
     tried = [done(job) for job in jobs_of(tuned.runs_of(trials), tmp_path)]
     chosen = [done(job) for job in tuned.chosen_jobs(trials, tried, overrides, spec)]
     assert len(chosen) == 2
-    listed = SweepSpec(
-        method="tuned", keep="none", tune_seeds=(1,), parameters={"optimizer.lr": [0.1]}, list=True
-    )
-    assert run.run_sweep(overrides, listed, tmp_path)
+    assert run.run_sweep(overrides, replace(spec, list=True), tmp_path)
     assert all(kept(job) == ALL for job in chosen)
     assert run.run_sweep(overrides, spec, tmp_path)
     assert all(kept(job) == set() for job in chosen)
