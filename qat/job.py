@@ -95,13 +95,20 @@ def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:
     from qat.compose import instantiated
     from qat.lit.built import Parts
 
+    allow = tuple(config.get("allow_targets", ()))
     return Parts(
-        model=lambda **shape: instantiated(config["model"], **shape),
-        optimizer=instantiated(config["optimizer"], _partial_=True),
+        model=lambda **shape: instantiated(config["model"], "model", allow=allow, **shape),
+        optimizer=instantiated(config["optimizer"], "optimizer", allow=allow),
         # callbacks.NAME=null leaves one out
-        callbacks=[instantiated(node) for node in config["callbacks"].values() if node],
+        callbacks=[
+            instantiated(node, "callback", allow=allow, key=f"callbacks.{name}")
+            for name, node in config["callbacks"].items()
+            if node
+        ],
         loggers=[
-            instantiated(node, save_dir=str(folder)) for node in config["logger"].values() if node
+            instantiated(node, "logger", allow=allow, key=f"logger.{name}", save_dir=str(folder))
+            for name, node in config["logger"].items()
+            if node
         ],
     )
 
@@ -114,15 +121,18 @@ def _teacher(config: Mapping[str, Any], spec: RunSpec, parts: Any) -> Any:
     from qat.teacher_training import ensure_teacher
 
     assert spec.distill is not None  # asked only then
+    allow = tuple(config.get("allow_targets", ()))
+
+    def untrained(data: Any) -> Any:
+        return untrained_teacher(spec, data, allow_targets=allow)
 
     def rehearse() -> None:
         """Build the student with a teacher that has learned nothing: mistakes cost seconds."""
-        build(spec, replace(parts, teacher=lambda data: (untrained_teacher(spec, data), "new")))
+        build(spec, replace(parts, teacher=lambda data: (untrained(data), "new")))
 
     source = spec.distill.teacher or (spec.resume and recorded_teacher(Path(spec.resume)))
     if not source:
         source = str(ensure_teacher(config, spec, rehearse=rehearse, train=run_job))
-    allow = tuple(config.get("allow_targets", ()))
     return lambda data: load_teacher(source, spec, data, allow_targets=allow)
 
 

@@ -5,7 +5,7 @@ import difflib
 import hashlib
 import importlib.util
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,9 @@ from qat.errors import SpecError
 from qat.lit.data.layout import check_data
 from qat.lit.model_options import check_model
 from qat.run_spec import RunSpec
+from qat.targets import check_targets
 from qat.unlabelled_spec import check_unlabelled
 
-# a `_target_` is code that a config names; these prefixes are what our own configs need
-ALLOWED_TARGETS = (
-    "qat.lit.",
-    "torch.optim.",
-    "timm.optim.",
-    "timm.models.",
-    "torchvision.models.",
-    "lightning.pytorch.callbacks.",
-    "lightning.pytorch.loggers.",
-)
 # set by the run itself, or a second mechanism for what the run does
 _OWN_TRAINER_KEYS = (
     *("callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"),
@@ -91,14 +82,8 @@ def typed(values: Mapping[str, Any], allow_targets: Sequence[str] = ()) -> RunSp
     Raises:
         SpecError: naming the key, the value and what is allowed.
     """
-    allowed = (*ALLOWED_TARGETS, *allow_targets)
     spec = RunSpec.from_dict(values)
-    for key, target in _targets(values, ""):
-        if not str(target).startswith(allowed):
-            raise SpecError(
-                f"{key}={target} may not be called; allowed are {', '.join(allowed)}; "
-                "add a prefix of your own with allow_targets=[mypackage.]"
-            )
+    check_targets(values, allow_targets)
     check_model(spec.model)
     if spec.distill is not None and spec.distill.teacher_model is not None:
         check_model(spec.distill.teacher_model)
@@ -109,18 +94,6 @@ def config_hash(config: Mapping[str, Any]) -> str:
     """Hash of what determines a run's numbers: everything but where it is resumed from."""
     relevant = {k: v for k, v in config.items() if k not in ("resume", "resume_allow")}
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _targets(node: Any, key: str) -> Iterator[tuple[str, Any]]:
-    if isinstance(node, Mapping):
-        for name, child in node.items():
-            path = f"{key}.{name}" if key else str(name)
-            if name == "_target_":
-                yield path, child
-            yield from _targets(child, path)
-    elif isinstance(node, (list, tuple)):
-        for index, child in enumerate(node):
-            yield from _targets(child, f"{key}[{index}]")
 
 
 def _check_optimizer(optimizer: Mapping[str, Any]) -> None:

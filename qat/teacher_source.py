@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -45,7 +46,7 @@ def load_teacher(
     runs = [path] if path.is_dir() else filter(is_run_folder, path.absolute().parents)
     folder = next(iter(runs), None)
     if folder is None:
-        return _from_weights(path, spec, data), source
+        return _from_weights(path, spec, data, allow_targets), source
     trained = open_trained(
         folder,
         checkpoint=None if path.is_dir() else path,
@@ -56,17 +57,23 @@ def load_teacher(
     return trained.net, str(trained.checkpoint)
 
 
-def untrained_teacher(spec: RunSpec, data: ImageData) -> nn.Module:
+def untrained_teacher(
+    spec: RunSpec, data: ImageData, *, allow_targets: Sequence[str] = ()
+) -> nn.Module:
     """The network of a teacher that is yet to be trained for a student's task."""
     model = (spec.distill.teacher_model if spec.distill else None) or spec.model
-    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
-    net: nn.Module = instantiated(model, **shape, image_size=data.image_size)
+    shape: dict[str, Any] = {"num_classes": data.num_classes, "in_channels": data.channels}
+    net: nn.Module = instantiated(
+        model, "model", allow=allow_targets, **shape, image_size=data.image_size
+    )
     return net
 
 
-def _from_weights(path: Path, spec: RunSpec, data: ImageData) -> nn.Module:
+def _from_weights(
+    path: Path, spec: RunSpec, data: ImageData, allow_targets: Sequence[str]
+) -> nn.Module:
     """A network of our own description with weights from a file."""
-    net = untrained_teacher(spec, data)
+    net = untrained_teacher(spec, data, allow_targets=allow_targets)
     try:
         load_weights(net, network_state(read_weights(path, net)))
     except CheckpointError as error:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -32,6 +32,7 @@ class Trained:
         classes: names of the classes that the run had, by label.
         checkpoint: the file that the weights come from.
         is_float: whether it is of the float warm start, its quantizers disabled.
+        allow_targets: prefixes of the user's own under which it was opened.
     """
 
     net: nn.Module
@@ -40,6 +41,7 @@ class Trained:
     classes: tuple[str, ...]
     checkpoint: Path
     is_float: bool
+    allow_targets: tuple[str, ...] = ()
 
 
 def load_trained(
@@ -93,15 +95,17 @@ def open_trained(
     found = checkpoint or _newest(folder, spec, state)
     data = build_data(spec.data, seed=spec.seed)
     classes = _classes(folder, data)
-    shape = {"num_classes": len(classes), "in_channels": data.channels}
-    net: nn.Module = instantiated(spec.model, **shape, image_size=data.image_size)
+    shape: dict[str, Any] = {"num_classes": len(classes), "in_channels": data.channels}
+    net: nn.Module = instantiated(
+        spec.model, "model", allow=allow_targets, **shape, image_size=data.image_size
+    )
     example = torch.zeros(2, data.channels, data.image_size, data.image_size)
     prepare(net, spec.quant, example=example)
     content = load(found)
     is_float = "optimizer_states" in content and not content.get("qat", {}).get("is_quantized")
     restore(net, spec.quant, content, weights="latent" if is_float else "hard")
     enable_quantizers(net, not is_float)
-    return Trained(net.eval(), spec, data, classes, found, is_float)
+    return Trained(net.eval(), spec, data, classes, found, is_float, tuple(allow_targets))
 
 
 def _classes(folder: Path, data: ImageData) -> tuple[str, ...]:

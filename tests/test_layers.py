@@ -15,7 +15,7 @@ LAYERS = {
     "glyphs_spec": 2,
     "run_spec": 3, "lit.model_options": 3, "status": 3, "overrides": 3, "extras": 1,
     "lit.data.layout": 4, "preflight": 5, "code_version": 2, "folder_lock": 1, "sweep_spec": 3,
-    "machine": 2, "whole_file": 1, "wandb_runs": 3,
+    "targets": 2, "machine": 2, "whole_file": 1, "wandb_runs": 3,
     "functional": 6, "nn": 7, "optim": 7, "distill": 7, "theory": 7,
     "flow": 8, "plan": 8, "surgery": 8, "calibrate": 8, "audit": 8, "audit_table": 8,
     "stages": 8, "report": 9, "export": 9, "lit": 10, "compose": 10, "packed": 11, "trained": 11,
@@ -27,7 +27,7 @@ PEERS |= {("audit", "plan"), ("calibrate", "plan"), ("calibrate", "surgery")}
 PEERS |= {("audit_table", "audit"), ("stages", "flow")}
 # parts that must load without torch see these only
 LIGHT = {"errors", "names", "schema", "spec", "distill_spec", "unlabelled_spec", "run_spec"}
-LIGHT |= {"lit.model_options", "lit.data.layout", "glyphs_spec", "preflight"}
+LIGHT |= {"targets", "lit.model_options", "lit.data.layout", "glyphs_spec", "preflight"}
 TORCH = {"torch"}
 LIGHTNING = {"torch", "lightning", "torchmetrics", "torchvision", "timm", "numpy", "PIL", "sklearn"}
 PACKAGES = {
@@ -38,7 +38,7 @@ PACKAGES = {
     "export": {"torch", "onnx", "onnxruntime", "numpy", "safetensors"},
     "lit": LIGHTNING | {"safetensors", "typing_extensions", "matplotlib"},
     "report": {"torch", "matplotlib", "cycler", "yaml"},
-    "compose": {"hydra", "omegaconf"},
+    "compose": {"hydra", "omegaconf", "torchvision", "timm"},
     "teacher_training": set(),
     "extras": set(),
     "packed": TORCH,

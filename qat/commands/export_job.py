@@ -4,6 +4,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -54,9 +55,13 @@ class ExportJob:
     def float_model(self) -> nn.Module:
         """The run's model as its config builds it, for networks that files cannot name."""
         data, classes = self.trained.data, self.trained.classes
-        shape = {"num_classes": len(classes), "in_channels": data.channels}
+        shape: dict[str, Any] = {"num_classes": len(classes), "in_channels": data.channels}
         model: nn.Module = instantiated(
-            self.trained.spec.model, **shape, image_size=data.image_size
+            self.trained.spec.model,
+            "model",
+            allow=self.trained.allow_targets,
+            **shape,
+            image_size=data.image_size,
         )
         return model
 

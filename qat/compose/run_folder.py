@@ -1,10 +1,12 @@
 """The config that a run folder keeps in .hydra/: written, composed anew, compared."""
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from hydra import compose
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,7 +19,7 @@ from qat.preflight import typed
 from qat.run_spec import RunSpec
 
 # what a resume may set anew without asking: it does not enter the numbers
-_FREE = ("resume", "resume_allow")
+_FREE = ("resume", "resume_allow", "allow_targets")
 
 
 def resumed_overrides(overrides: list[str]) -> list[str]:
@@ -32,7 +34,27 @@ def resumed_overrides(overrides: list[str]) -> list[str]:
         return overrides
     earlier = _run_overrides(Path(folder), "resume")
     own = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
-    return [*earlier, *overrides, *own]
+    return [*_of_a_run(earlier, folder), *overrides, *own]
+
+
+def _of_a_run(overrides: Sequence[str], folder: str) -> list[str]:
+    """The overrides of a folder that tell what its run is.
+
+    A folder may come from anyone: what it says of Hydra itself (which calls, sets the environment,
+    searches folders) and of what may be called is not heard. The command line can say both again.
+    """
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    except HydraException as error:
+        reason = str(error).partition("\n")[0]
+        raise CheckpointError(f"resume={folder}: overrides.yaml cannot be read: {reason}") from None
+    heard = []
+    for override in parsed:
+        places = (override.key_or_group, override.package or "")
+        parts = {re.split("[./]", place)[0] for place in places}
+        if not parts & {"hydra", "_global_", "allow_targets"}:
+            heard.append(str(override.input_line))
+    return heard
 
 
 def recomposed(

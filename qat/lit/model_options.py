@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 from qat.errors import SpecError
 from qat.schema import option, read
+from qat.targets import REFUSED_ARGUMENTS
 
 SmallName = Literal["lenet5", "vgg11", "resnet20", "resnet32", "resnet56", "resnet110"]
 TorchvisionName = Literal["resnet18", "resnet34", "resnet50"]
@@ -15,7 +16,7 @@ SMALL_NAMES: tuple[str, ...] = get_args(SmallName)
 TORCHVISION_NAMES: tuple[str, ...] = get_args(TorchvisionName)
 
 # given by the run or by another option, so they cannot be repeated in model.kwargs
-_RESERVED = ("num_classes", "in_chans", "img_size", "pretrained", "checkpoint_path", "model_name")
+_RESERVED = ("num_classes", "in_chans", "img_size", "pretrained", "model_name")
 _FAMILIES = f"choose a network by model=<{' | '.join(SMALL_NAMES + TORCHVISION_NAMES)} | timm>"
 
 
@@ -111,6 +112,8 @@ def read_options(kind: type[Any], options: Mapping[str, Any]) -> None:
     for key in getattr(checked, "kwargs", None) or {}:
         if key in _RESERVED:
             raise SpecError(f"model.kwargs.{key} is set by the run; leave it out")
+        if key in REFUSED_ARGUMENTS:
+            raise SpecError(f"model.kwargs.{key} names a file; load weights by init_from=FILE")
 
 
 def check_shape(num_classes: int, in_channels: int, image_size: int) -> None:

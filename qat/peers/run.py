@@ -124,8 +124,8 @@ def _run(
     config: Mapping[str, Any], spec: RunSpec, folder: Path, peer: Peer, status: Status
 ) -> None:
     parts = Parts(
-        model=lambda **shape: instantiated(config["model"], **shape),
-        optimizer=instantiated(config["optimizer"], _partial_=True),
+        model=lambda **shape: instantiated(config["model"], "model", **shape),
+        optimizer=instantiated(config["optimizer"], "optimizer"),
     )
     built = build(spec, parts)
     status.begin(())
