@@ -1,6 +1,6 @@
 """Train a quantized network; see `python train.py --help`."""
 
-from qat.cli import main
+from qat.commands.train import main
 
 if __name__ == "__main__":
     main()

@@ -9,32 +9,27 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from qat.audit import Audit as Audit
-    from qat.audit import LayerAudit as LayerAudit
-    from qat.audit import audit as audit
-    from qat.audit_table import audit_table as audit_table
-    from qat.calibrate import start_steps as start_steps
     from qat.distill.loss import FeatureAffinityLoss as FeatureAffinityLoss
     from qat.distill.loss import ProjectedAffinityLoss as ProjectedAffinityLoss
     from qat.distill.tap import FeatureTap as FeatureTap
     from qat.distill.teacher import Teacher as Teacher
-    from qat.distill_spec import DistillSpec as DistillSpec
     from qat.errors import CheckpointError as CheckpointError
     from qat.errors import DataError as DataError
     from qat.errors import NonFiniteError as NonFiniteError
     from qat.errors import NotOnGridError as NotOnGridError
     from qat.errors import QatError as QatError
     from qat.errors import SpecError as SpecError
-    from qat.export.convert import Converted as Converted
-    from qat.export.convert import convert as convert
-    from qat.export.header import Header as Header
-    from qat.export.integer import IntegerNetwork as IntegerNetwork
-    from qat.export.onnx_model import onnx_model as onnx_model
-    from qat.export.trace import network_graph as network_graph
-    from qat.functional.affinity import feature_affinity as feature_affinity
+    from qat.export.integer.network import IntegerNetwork as IntegerNetwork
+    from qat.export.integer.trace import network_graph as network_graph
+    from qat.export.onnx.model import onnx_model as onnx_model
+    from qat.export.packed.convert import Converted as Converted
+    from qat.export.packed.convert import convert as convert
+    from qat.export.packed.network import load_packed as load_packed
+    from qat.export.packed.network import save_packed as save_packed
+    from qat.functional.affinity.feature_affinity import feature_affinity as feature_affinity
+    from qat.functional.affinity.projected import projected_affinity as projected_affinity
     from qat.functional.distillation import logit_kl as logit_kl
     from qat.functional.distillation import logit_mse as logit_mse
-    from qat.functional.projected_affinity import projected_affinity as projected_affinity
     from qat.functional.schedule import Schedule as Schedule
     from qat.functional.sign import sign_ste as sign_ste
     from qat.functional.staircase import staircase_ste as staircase_ste
@@ -54,50 +49,55 @@ if TYPE_CHECKING:
     from qat.optim.rule import binary_connect as binary_connect
     from qat.optim.rule import binary_relax as binary_relax
     from qat.optim.rule import float_only as float_only
-    from qat.packed import load_packed as load_packed
-    from qat.packed import save_packed as save_packed
-    from qat.plan import weight_projections as weight_projections
-    from qat.spec import ActivationSpec as ActivationSpec
-    from qat.spec import EndsSpec as EndsSpec
-    from qat.spec import Override as Override
-    from qat.spec import QuantSpec as QuantSpec
-    from qat.spec import RuleSpec as RuleSpec
-    from qat.spec import WeightSpec as WeightSpec
-    from qat.stages import stage_outputs as stage_outputs
-    from qat.surgery import activation_quantizers as activation_quantizers
-    from qat.surgery import enable_quantizers as enable_quantizers
-    from qat.surgery import load_weights as load_weights
-    from qat.surgery import prepare as prepare
-    from qat.surgery import set_progress as set_progress
-    from qat.trained import load_trained as load_trained
+    from qat.quantize.audit import Audit as Audit
+    from qat.quantize.audit import LayerAudit as LayerAudit
+    from qat.quantize.audit import audit as audit
+    from qat.quantize.audit_table import audit_table as audit_table
+    from qat.quantize.calibrate import start_steps as start_steps
+    from qat.quantize.plan import weight_projections as weight_projections
+    from qat.quantize.prepare import activation_quantizers as activation_quantizers
+    from qat.quantize.prepare import enable_quantizers as enable_quantizers
+    from qat.quantize.prepare import load_weights as load_weights
+    from qat.quantize.prepare import prepare as prepare
+    from qat.quantize.prepare import set_progress as set_progress
+    from qat.quantize.stages import stage_outputs as stage_outputs
+    from qat.spec.distill import DistillSpec as DistillSpec
+    from qat.spec.header import Header as Header
+    from qat.spec.quant import ActivationSpec as ActivationSpec
+    from qat.spec.quant import EndsSpec as EndsSpec
+    from qat.spec.quant import Override as Override
+    from qat.spec.quant import QuantSpec as QuantSpec
+    from qat.spec.quant import RuleSpec as RuleSpec
+    from qat.spec.quant import WeightSpec as WeightSpec
+    from qat.train.open_run import load_trained as load_trained
 
     __version__: str
 
 _MODULES = {
     "ActivationQuantizer": "qat.nn.activation",
-    "ActivationSpec": "qat.spec",
-    "Audit": "qat.audit",
+    "ActivationSpec": "qat.spec.quant",
+    "Audit": "qat.quantize.audit",
     "CheckpointError": "qat.errors",
-    "Converted": "qat.export.convert",
+    "Converted": "qat.export.packed.convert",
     "DataError": "qat.errors",
-    "DistillSpec": "qat.distill_spec",
-    "EndsSpec": "qat.spec",
+    "DistillSpec": "qat.spec.distill",
+    "EndsSpec": "qat.spec.quant",
     "FeatureAffinityLoss": "qat.distill.loss",
     "FeatureTap": "qat.distill.tap",
-    "Header": "qat.export.header",
-    "IntegerNetwork": "qat.export.integer",
-    "LayerAudit": "qat.audit",
+    "Header": "qat.spec.header",
+    "IntegerNetwork": "qat.export.integer.network",
+    "LayerAudit": "qat.quantize.audit",
     "LitClassifier": "qat.lit.classifier",
     "LitDistiller": "qat.lit.distiller",
     "NonFiniteError": "qat.errors",
     "NotOnGridError": "qat.errors",
-    "Override": "qat.spec",
+    "Override": "qat.spec.quant",
     "ProjectedAffinityLoss": "qat.distill.loss",
     "Projection": "qat.optim.quant_optimizer",
     "QatError": "qat.errors",
     "QuantOptimizer": "qat.optim.quant_optimizer",
-    "QuantSpec": "qat.spec",
-    "RuleSpec": "qat.spec",
+    "QuantSpec": "qat.spec.quant",
+    "RuleSpec": "qat.spec.quant",
     "Schedule": "qat.functional.schedule",
     "SignActivation": "qat.nn.sign_activation",
     "SpecError": "qat.errors",
@@ -105,36 +105,36 @@ _MODULES = {
     "Teacher": "qat.distill.teacher",
     "UpdateRule": "qat.optim.rule",
     "WeightQuantizer": "qat.nn.weight",
-    "WeightSpec": "qat.spec",
-    "activation_quantizers": "qat.surgery",
-    "audit": "qat.audit",
-    "audit_table": "qat.audit_table",
+    "WeightSpec": "qat.spec.quant",
+    "activation_quantizers": "qat.quantize.prepare",
+    "audit": "qat.quantize.audit",
+    "audit_table": "qat.quantize.audit_table",
     "bcgd": "qat.optim.rule",
     "binary_connect": "qat.optim.rule",
     "binary_relax": "qat.optim.rule",
-    "convert": "qat.export.convert",
-    "enable_quantizers": "qat.surgery",
-    "feature_affinity": "qat.functional.affinity",
+    "convert": "qat.export.packed.convert",
+    "enable_quantizers": "qat.quantize.prepare",
+    "feature_affinity": "qat.functional.affinity.feature_affinity",
     "float_only": "qat.optim.rule",
-    "load_packed": "qat.packed",
-    "load_trained": "qat.trained",
-    "load_weights": "qat.surgery",
+    "load_packed": "qat.export.packed.network",
+    "load_trained": "qat.train.open_run",
+    "load_weights": "qat.quantize.prepare",
     "logit_kl": "qat.functional.distillation",
     "logit_mse": "qat.functional.distillation",
-    "network_graph": "qat.export.trace",
-    "onnx_model": "qat.export.onnx_model",
+    "network_graph": "qat.export.integer.trace",
+    "onnx_model": "qat.export.onnx.model",
     "parameter_groups": "qat.optim.groups",
-    "prepare": "qat.surgery",
-    "projected_affinity": "qat.functional.projected_affinity",
+    "prepare": "qat.quantize.prepare",
+    "projected_affinity": "qat.functional.affinity.projected",
     "relu_stairs": "qat.functional.stairs",
-    "save_packed": "qat.packed",
-    "set_progress": "qat.surgery",
+    "save_packed": "qat.export.packed.network",
+    "set_progress": "qat.quantize.prepare",
     "sign_ste": "qat.functional.sign",
     "signed_stairs": "qat.functional.stairs",
-    "stage_outputs": "qat.stages",
+    "stage_outputs": "qat.quantize.stages",
     "staircase_ste": "qat.functional.staircase",
-    "start_steps": "qat.calibrate",
-    "weight_projections": "qat.plan",
+    "start_steps": "qat.quantize.calibrate",
+    "weight_projections": "qat.quantize.plan",
 }
 
 __all__ = sorted(_MODULES)
@@ -144,7 +144,7 @@ class _Package(ModuleType):
     """A package in which a public function outlives the import of the module it is named after.
 
     Importing the module `qat.audit` binds it to the attribute `audit` of its package, where users
-    find the function; `from qat.audit import ...` does not need that attribute.
+    find the function; `from qat.quantize.audit import ...` does not need that attribute.
     """
 
     def __setattr__(self, name: str, value: object) -> None:

@@ -23,11 +23,11 @@ from torch import Tensor
 
 from qat.commands.options import read_arguments, run_command
 from qat.errors import SpecError
-from qat.functional.affinity import affinity, feature_affinity, projected_affinity
+from qat.functional.affinity.feature_affinity import affinity, feature_affinity, projected_affinity
 from qat.report.affinity_figure import draw_affinity
 from qat.report.affinity_table import AffinityCost, GradientAgreement, affinity_report
-from qat.report.figure import save_figure
-from qat.schema import check, option
+from qat.report.figures.style import save_figure
+from qat.spec.schema import check, option
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Name = TypeVar("Name", str, int)

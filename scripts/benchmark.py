@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qat import QuantOptimizer, QuantSpec, bcgd, parameter_groups, prepare, weight_projections
-from qat.nn.models import CifarResNet
+from qat.models.small import CifarResNet
 
 
 @dataclass

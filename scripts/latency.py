@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qat.commands.options import read_arguments, run_command
-from qat.extras import require_onnx
-from qat.schema import check, option
+from qat.spec.extras import require_onnx
+from qat.spec.schema import check, option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     import onnxruntime
     import torch
 
-    from qat.lit.judging import latencies
+    from qat.commands.answers import latencies
 
     torch.set_num_threads(spec.threads)
     print(
@@ -74,8 +74,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _models(spec: LatencySpec, size: int) -> dict[str, bytes]:
     """Form -> ONNX model, of the float network and of the quantized one."""
-    from qat.export.onnx_model import onnx_model
-    from qat.export.sums import fast_steps
+    from qat.export.onnx.fast_steps import fast_steps
+    from qat.export.onnx.model import onnx_model
 
     float_graph, _ = _graph(spec, "float", size)
     graph, example = _graph(spec, spec.quant, size)
@@ -92,8 +92,8 @@ def _graph(spec: LatencySpec, quant: str, size: int) -> tuple[Any, Any]:
 
     from qat import QuantSpec, convert, prepare
     from qat.compose import conf_folder, group_option
-    from qat.export.trace import network_graph
-    from qat.lit.models import torchvision_resnet
+    from qat.export.integer.trace import network_graph
+    from qat.models.resnet import torchvision_resnet
 
     torch.manual_seed(0)
     options = QuantSpec.from_dict(group_option(conf_folder(), "quant", quant))
@@ -109,7 +109,7 @@ def _graph(spec: LatencySpec, quant: str, size: int) -> tuple[Any, Any]:
 
 
 def _runner(data: bytes, threads: int) -> Any:
-    from qat.export.onnx_run import session
+    from qat.export.onnx.run import session
 
     running = session(data, "the model", threads=threads)
     return lambda image: running.run(["logits"], {"image": image.numpy()})
@@ -118,7 +118,7 @@ def _runner(data: bytes, threads: int) -> Any:
 def _print_operators(models: dict[str, bytes]) -> None:
     import tempfile
 
-    from qat.export.onnx_run import optimised_operators
+    from qat.export.onnx.run import optimised_operators
 
     for name, data in models.items():
         with tempfile.TemporaryDirectory() as folder:

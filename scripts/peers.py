@@ -24,7 +24,7 @@ from pathlib import Path
 from qat.commands.options import run_command
 from qat.compose import combinations, composed, conf_folder, record
 from qat.errors import SpecError
-from qat.overrides import with_quoted_paths
+from qat.spec.overrides import with_quoted_paths
 from qat.sweep.job import labels
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from qat.commands.options import read_arguments, run_command
 from qat.errors import SpecError
-from qat.schema import check, option
+from qat.spec.schema import check, option
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +77,8 @@ def _names(experiment: str) -> list[str]:
 
 def _experiment(name: str, folder: Path, seed: int) -> list[tuple[str, ...]]:
     """Run one, write its files, print its table and its claims; returns the rows of claims.csv."""
-    from qat.report.figure import save_figure
-    from qat.report.laboratory_figures import draw
+    from qat.report.figures.style import save_figure
+    from qat.report.figures.theory import draw
     from qat.theory.laboratory import run_experiment
 
     start = time.monotonic()

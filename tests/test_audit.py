@@ -4,14 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from qat.audit import audit, check_on_grid
-from qat.audit_table import audit_table
 from qat.errors import NotOnGridError
 from qat.nn.parametrization import LsqWeight
 from qat.nn.weight import WeightQuantizer
-from qat.plan import weight_projections
-from qat.spec import ActivationSpec, EndsSpec, Override, QuantSpec, WeightSpec
-from qat.surgery import prepare
+from qat.quantize.audit import audit, check_on_grid
+from qat.quantize.audit_table import audit_table
+from qat.quantize.plan import weight_projections
+from qat.quantize.prepare import prepare
+from qat.spec.quant import ActivationSpec, EndsSpec, Override, QuantSpec, WeightSpec
 
 IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -5,10 +5,10 @@ import pytest
 import torch
 from torch import nn
 
-from qat.calibrate import start_steps
-from qat.lit.batchnorm import reestimated_batchnorm
-from qat.spec import ActivationSpec, Override, QuantSpec
-from qat.surgery import activation_quantizers, enable_quantizers, prepare
+from qat.quantize.batchnorm import reestimated_batchnorm
+from qat.quantize.calibrate import start_steps
+from qat.quantize.prepare import activation_quantizers, enable_quantizers, prepare
+from qat.spec.quant import ActivationSpec, Override, QuantSpec
 
 BATCHES = torch.randn(3, 8, 1, 6, 6, generator=torch.Generator().manual_seed(0))
 TABLE4, TABLE_SIGNED4 = 0.193249, 0.353411

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-ASK = "from qat.code_version import code_version as v; print(v().sources, v().commit)"
+ASK = "from qat.storage.provenance import code_version as v; print(v().sources, v().commit)"
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def asked(folder):
 
 
 def test_a_copy_has_the_same_sources_and_no_commit(copy):
-    from qat.code_version import code_version
+    from qat.storage.provenance import code_version
 
     assert asked(copy) == [code_version().sources, "None"]
 
@@ -35,11 +35,11 @@ def test_a_copy_has_the_same_sources_and_no_commit(copy):
     ("path", "counts"),
     [
         ("qat/optim/rule.py", True),
-        ("qat/job.py", True),
-        ("qat/lit/data/split.py", True),
-        ("qat/report/page.py", False),
+        ("qat/train/run.py", True),
+        ("qat/data/split.py", True),
+        ("qat/report/page/html.py", False),
         ("qat/sweep/run.py", False),
-        ("qat/cli.py", False),
+        ("qat/commands/train.py", False),
     ],
 )
 def test_what_can_change_a_number_counts(copy, path, counts):

@@ -1,8 +1,8 @@
 import pytest
 
-from qat.distill_spec import DistillSpec, FeatureSpec, LogitSpec
 from qat.errors import SpecError
-from qat.schema import read
+from qat.spec.distill import DistillSpec, FeatureSpec, LogitSpec
+from qat.spec.schema import read
 
 
 def distill(**values):

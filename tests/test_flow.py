@@ -5,8 +5,13 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from qat.flow import FLOAT, Source, evaluating, trace
 from qat.nn.activation import ActivationQuantizer
+from qat.quantize.flow import (
+    FLOAT,
+    Source,
+    trace,
+)
+from qat.quantize.modes import evaluating
 
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

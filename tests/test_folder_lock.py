@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from qat.errors import QatError
-from qat.folder_lock import only_process
+from qat.storage.lock import only_process
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from qat.folder_lock import only_process
+from qat.storage.lock import only_process
 with only_process(Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(60)

@@ -1,6 +1,7 @@
-"""Who may import whom: the layers of the design, checked on the imports of every file."""
+"""Who may import whom: a table of rooms, checked on the imports of every file."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,61 +10,54 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FILES = sorted((ROOT / "qat").rglob("*.py"))
 
-# layer of each part of qat; a part may import itself, lower layers, and what PEERS says
-LAYERS = {
-    "errors": 0, "names": 0, "schema": 1, "spec": 2, "distill_spec": 2, "unlabelled_spec": 2,
-    "glyphs_spec": 2,
-    "run_spec": 3, "lit.model_options": 3, "status": 3, "overrides": 3, "extras": 1,
-    "lit.data.layout": 4, "preflight": 5, "code_version": 2, "folder_lock": 1, "sweep_spec": 3,
-    "targets": 2, "machine": 2, "whole_file": 1, "wandb_runs": 3,
-    "functional": 6, "nn": 7, "optim": 7, "distill": 7, "theory": 7,
-    "flow": 8, "plan": 8, "surgery": 8, "calibrate": 8, "audit": 8, "audit_table": 8,
-    "stages": 8, "report": 9, "export": 9, "lit": 10, "compose": 10, "packed": 11, "trained": 11,
-    "teacher_training": 11, "teacher_source": 12, "packed_run": 12, "deployed": 13, "job": 13,
-    "peers": 13, "commands": 14, "sweep": 14, "cli": 15, "": 16,
-}  # fmt: skip
-PEERS = {("plan", "flow"), ("surgery", "flow"), ("surgery", "plan"), ("audit", "flow")}
-PEERS |= {("audit", "plan"), ("calibrate", "plan"), ("calibrate", "surgery")}
-PEERS |= {("audit_table", "audit"), ("stages", "flow")}
-# parts that must load without torch see these only
-LIGHT = {"errors", "names", "schema", "spec", "distill_spec", "unlabelled_spec", "run_spec"}
-LIGHT |= {"targets", "lit.model_options", "lit.data.layout", "glyphs_spec", "preflight"}
 TORCH = {"torch"}
-LIGHTNING = {"torch", "lightning", "torchmetrics", "torchvision", "timm", "numpy", "PIL", "sklearn"}
-PACKAGES = {
-    **{part: set() for part in LIGHT},
-    **dict.fromkeys(("functional", "nn", "optim", "distill", "theory"), TORCH),
-    **dict.fromkeys(("flow", "plan", "surgery", "calibrate", "audit", "audit_table"), TORCH),
-    **dict.fromkeys(("stages", "trained", "teacher_source", "status"), TORCH),
-    "export": {"torch", "onnx", "onnxruntime", "numpy", "safetensors"},
-    "lit": LIGHTNING | {"safetensors", "typing_extensions", "matplotlib"},
-    "report": {"torch", "matplotlib", "cycler", "yaml"},
-    "compose": {"hydra", "omegaconf", "torchvision", "timm"},
-    "teacher_training": set(),
-    "extras": set(),
-    "packed": TORCH,
-    "packed_run": TORCH,
-    "deployed": TORCH,
-    "commands": {"torch", "onnx", "torchvision", "PIL", "omegaconf", "yaml"},
-    "overrides": set(),
-    "job": set(),
-    "sweep": {"optuna", "yaml"},
-    "peers": {"torch", "torchmetrics", "torchao", "brevitas", "lightning"},
-    "code_version": set(),
-    "folder_lock": set(),
-    "sweep_spec": set(),
-    "machine": set(),
-    "whole_file": set(),
-    "wandb_runs": set(),
-    "cli": {"hydra", "omegaconf"},
-    "": set(),
+VISION = {"torch", "torchvision", "timm"}
+IMAGES = {"torch", "torchvision", "numpy", "PIL", "sklearn", "matplotlib"}
+
+# room -> its level and the other people's packages that it may import; a room may import itself and
+# rooms on lower levels. A file of a room may have a row of its own.
+ROOMS = {
+    "errors": (0, set()),
+    "names": (0, set()),
+    "spec": (1, set()),
+    "storage": (2, TORCH),  # inside functions: see below
+    "functional": (2, TORCH),
+    "nn": (3, TORCH),
+    "optim": (3, TORCH),
+    "distill": (3, TORCH),
+    "theory": (3, TORCH),
+    "quantize": (4, TORCH),
+    "models": (4, VISION),
+    "data": (4, IMAGES),
+    "data.module": (4, IMAGES | {"lightning"}),
+    "export": (5, {"torch", "onnx", "onnxruntime", "numpy", "safetensors"}),
+    "report": (5, {"torch", "matplotlib", "cycler", "yaml"}),
+    "lit": (5, {"torch", "lightning", "torchmetrics", "typing_extensions", "numpy"}),
+    "compose": (5, {"hydra", "omegaconf"}),
+    "train": (6, VISION | {"lightning", "safetensors"}),
+    "commands": (8, {"torch", "onnx", "torchvision", "PIL", "omegaconf", "yaml"}),
+    "peers": (8, {"torch", "torchmetrics", "torchao", "brevitas", "lightning"}),
+    "sweep": (7, {"optuna", "yaml"}),
+    "commands.train": (8, {"hydra", "omegaconf"}),
+    "": (9, set()),
+}
+# rooms on one level that may not know each other are all of them; these may know less still
+KNOWS_ONLY = {
+    "functional": {"errors", "names"},
+    "theory": {"errors", "names", "functional"},
+    **{r: {"errors", "names", "functional", "spec.quant"} for r in ("nn", "optim", "distill")},
 }
 
 
-def part_of(module):
-    """Part of qat that a dotted module name belongs to: `qat.nn.weight` -> `nn`."""
+def room_of(module):
+    """Room of a dotted module name: `qat.nn.weight` -> `nn`, `qat` -> ``."""
+    return module.removeprefix("qat").lstrip(".").partition(".")[0]
+
+
+def row_of(module):
+    """The row of a module: its own, or its room's."""
     name = module.removeprefix("qat").lstrip(".")
-    return name if name in LAYERS else name.partition(".")[0]
+    return name if name in ROOMS else room_of(module)
 
 
 def module_of(path):
@@ -82,50 +76,58 @@ def imports(path):
 
 
 def allowed(importer, imported):
-    """Whether the part `importer` may import the part `imported`."""
-    if importer == imported or (importer, imported) in PEERS:
+    """Whether the module `importer` may import the module `imported`, both dotted."""
+    own, other = room_of(importer), room_of(imported)
+    if own == other:
         return True
-    if importer == "functional" and imported in LIGHT - {"errors", "names"}:
-        return False
-    if importer in ("nn", "optim", "distill", "theory") and imported in LIGHT:
-        return imported in ("errors", "names", "spec")
-    return LAYERS[imported] < LAYERS[importer]
+    if own in KNOWS_ONLY:
+        return bool({other, imported.removeprefix("qat.")} & KNOWS_ONLY[own])
+    return ROOMS[other][0] < ROOMS[own][0]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_arrows_go_down_only(path):
-    part = part_of(module_of(path))
-    assert part in LAYERS, f"{path}: give the new part of qat a layer"
+    module = module_of(path)
+    assert room_of(module) in ROOMS, f"{path}: give the new room of qat a row"
     for name in imports(path):
         top = name.partition(".")[0]
         if top == "qat":
-            assert allowed(part, part_of(name)), f"{path.name} ({part}) imports {name}"
+            assert allowed(module, name), f"{module} imports {name}"
         elif top not in sys.stdlib_module_names:
-            assert top in PACKAGES[part], f"{path.name} ({part}) imports {name}"
+            assert top in ROOMS[row_of(module)][1], f"{module} imports {name}"
 
 
 def test_the_rules_can_fail():
-    assert not allowed("nn", "optim")
-    assert not allowed("optim", "nn")
-    assert not allowed("functional", "spec")
-    assert not allowed("flow", "plan")
-    assert not allowed("lit", "cli")
-    assert not allowed("audit", "lit")
-    assert allowed("lit", "surgery")
-    assert "hydra" not in PACKAGES["lit"]
-    assert part_of("qat.lit.model_options") == "lit.model_options"
-    assert part_of("qat.lit.data.module") == "lit"
-    assert part_of("qat") == ""
+    assert not allowed("qat.nn.weight", "qat.optim.rule")
+    assert not allowed("qat.functional.ste", "qat.spec.quant")
+    assert not allowed("qat.nn.weight", "qat.spec.run")
+    assert not allowed("qat.lit.classifier", "qat.export.onnx.model")
+    assert not allowed("qat.data.module", "qat.lit.classifier")
+    assert not allowed("qat.quantize.audit", "qat.lit.classifier")
+    assert not allowed("qat.train.run", "qat.commands.train")
+    assert allowed("qat.lit.classifier", "qat.quantize.prepare")
+    assert allowed("qat.nn.weight", "qat.spec.quant")
+    assert "hydra" not in ROOMS["lit"][1]
+    assert "lightning" not in ROOMS["data"][1]
 
 
-def test_theory_knows_functional_only():
-    for path in (ROOT / "qat" / "theory").rglob("*.py"):
-        for name in imports(path):
-            if name.startswith("qat"):
-                known = ("theory", "functional", "errors", "names")
-                assert part_of(name) in known, f"{path.name}: {name}"
+def test_two_modules_stand_beside_the_rooms():
+    flat = {path.name for path in (ROOT / "qat").glob("*.py")}
+    assert flat == {"__init__.py", "errors.py", "names.py"}
+    rooms = {room_of(module_of(path)) for path in FILES} - {"", "errors", "names"}
+    assert rooms == {name for name in ROOMS if "." not in name} - {"", "errors", "names"}
 
 
 def test_only_the_command_line_knows_hydra():
-    users = {part_of(module_of(p)) for p in FILES for n in imports(p) if n.startswith("hydra")}
-    assert users == {"cli", "compose"}
+    users = {module_of(p) for p in FILES for n in imports(p) if n.startswith("hydra")}
+    assert {room_of(user) for user in users} == {"commands", "compose"}
+    assert [u for u in users if room_of(u) == "commands"] == ["qat.commands.train"]
+
+
+def test_spec_and_storage_load_no_torch():
+    modules = [module_of(p) for p in FILES if room_of(module_of(p)) in ("spec", "storage")]
+    code = (
+        f"import sys, {', '.join(modules)}; heavy = {{'torch', 'lightning', 'torchvision', 'timm', "
+        "'numpy', 'matplotlib', 'hydra'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from qat.errors import CheckpointError
-from qat.spec import QuantSpec
-from qat.surgery import load_weights, prepare
+from qat.quantize.prepare import load_weights, prepare
+from qat.spec.quant import QuantSpec
 
 
 def convnet():

@@ -6,8 +6,8 @@ from torch import nn
 
 from qat.errors import SpecError
 from qat.nn.weight import WeightQuantizer
-from qat.plan import activation_options, weight_plans, weight_projections, weight_quantizer
-from qat.spec import EndsSpec, Override, QuantSpec, WeightSpec
+from qat.quantize.plan import activation_options, weight_plans, weight_projections, weight_quantizer
+from qat.spec.quant import EndsSpec, Override, QuantSpec, WeightSpec
 
 
 def network():

@@ -119,8 +119,8 @@ def test_type_checkers_see_the_same_names():
 @pytest.mark.parametrize(
     "first",
     [
-        "from qat.audit import Audit; from qat.audit_table import audit_table",
-        "import qat; qat.audit; import qat.audit",
+        "from qat.quantize.audit import Audit; from qat.quantize.audit_table import audit_table",
+        "import qat; qat.audit; import qat.quantize.audit",
     ],
 )
 def test_functions_win_over_modules_of_their_name(first):
@@ -141,7 +141,7 @@ def test_specs_and_errors_are_light(name):
 
 
 def test_checking_a_command_needs_no_torch():
-    assert not loaded_after("import qat.preflight") & HEAVY
+    assert not loaded_after("import qat.spec.check") & HEAVY
     loaded = loaded_after("import qat.compose")
     assert not loaded & (HEAVY - {"hydra"})
     assert "hydra" in loaded

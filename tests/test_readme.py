@@ -36,7 +36,7 @@ def test_every_command_line_of_the_readme_composes():
 
 
 def test_every_sweep_of_the_readme_is_planned(tmp_path, monkeypatch):
-    from qat.overrides import with_quoted_paths
+    from qat.spec.overrides import with_quoted_paths
     from qat.sweep.command import is_sweep, sweep
 
     def launch(*arguments):
@@ -69,7 +69,7 @@ def test_every_command_of_the_shipping_section_is_understood():
     from qat.commands.options import read_arguments
     from qat.commands.predict import PredictSpec
     from qat.compose import conf_folder, group_option
-    from qat.overrides import with_quoted_paths
+    from qat.spec.overrides import with_quoted_paths
 
     section = README.partition("## Shipping")[2].partition("\n## ")[0]
     lines = re.findall(r"^python (scripts/)?(\w+)\.py ([^#\n]*)", section, flags=re.M)
@@ -92,7 +92,7 @@ def test_the_package_names_what_the_readme_promises():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     commands = ("export", "evaluate", "predict", "report")
     assert project["scripts"] == {
-        "qat-train": "qat.cli:main",
+        "qat-train": "qat.commands.train:main",
         **{f"qat-{name}": f"qat.commands.{name}:command" for name in commands},
     }
     names = {re.split(r"[<>=!\[ ]", line)[0] for line in project["dependencies"]}

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from real_run import ROOT, train
 
-from qat.report.card_table import with_tables
+from qat.report.cards.card_table import with_tables
 
 CARDS = sorted((ROOT / "results").glob("*.yaml"))
 

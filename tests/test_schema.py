@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qat.errors import SpecError
-from qat.schema import check, join, option, read
+from qat.spec.schema import check, join, option, read
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,8 +5,8 @@ import dataclasses
 import pytest
 
 from qat.errors import SpecError
-from qat.run_spec import DataSpec, RunSpec, SchedulerSpec, TrainingSpec, WarmStartSpec
-from qat.spec import (
+from qat.spec.data import DataSpec
+from qat.spec.quant import (
     GRID_BITS,
     ActivationSpec,
     EndsSpec,
@@ -17,6 +17,12 @@ from qat.spec import (
     activation_of,
     default_grid,
     weight_of,
+)
+from qat.spec.run import (
+    RunSpec,
+    SchedulerSpec,
+    TrainingSpec,
+    WarmStartSpec,
 )
 
 FLOAT = {

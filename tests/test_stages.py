@@ -3,10 +3,12 @@ import torch
 from torch import nn
 
 from qat.errors import SpecError
-from qat.lit.models import small_model, timm_model, torchvision_resnet
-from qat.spec import QuantSpec
-from qat.stages import check_layers, feature_maps, stage_outputs
-from qat.surgery import prepare
+from qat.models.resnet import torchvision_resnet
+from qat.models.small import small_model
+from qat.models.timm_model import timm_model
+from qat.quantize.prepare import prepare
+from qat.quantize.stages import check_layers, feature_maps, stage_outputs
+from qat.spec.quant import QuantSpec
 
 TASK = {"num_classes": 10, "in_channels": 3}
 

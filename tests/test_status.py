@@ -6,8 +6,8 @@ import os
 import pytest
 
 from qat.errors import QatError
-from qat.folder_lock import only_process
-from qat.status import Status, mark, read_status, state_of
+from qat.storage.lock import only_process
+from qat.storage.status import Status, mark, read_status, state_of
 
 
 def test_it_holds_what_a_sweep_needs(tmp_path):

@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from qat.errors import SpecError
 from qat.nn.activation import ActivationQuantizer
-from qat.spec import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
-from qat.surgery import activation_quantizers, enable_quantizers, prepare
+from qat.quantize.prepare import activation_quantizers, enable_quantizers, prepare
+from qat.spec.quant import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
 
 IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 WEIGHTS_ONLY = QuantSpec(activation=ActivationSpec(bits=32))

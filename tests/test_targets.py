@@ -2,12 +2,12 @@
 
 import pytest
 
-from qat.compose.target import instantiated, resolved
 from qat.errors import SpecError
-from qat.targets import ALLOWED, check_targets
+from qat.spec.targets import ALLOWED, check_targets
+from qat.train.targets import instantiated, resolved
 
 SGD = {"_target_": "torch.optim.SGD", "_partial_": True, "lr": 0.1}
-NET = {"_target_": "qat.lit.models.small_model", "name": "lenet5"}
+NET = {"_target_": "qat.models.small.small_model", "name": "lenet5"}
 
 
 def config(**changed):
@@ -16,8 +16,8 @@ def config(**changed):
 
 # names that begin as allowed ones do and reach what their module has imported
 REACHING = [
-    ("model", "qat.lit.models.torch.load"),
-    ("model", "qat.lit.models.small_model.__globals__"),
+    ("model", "qat.models.resnet.torch.load"),
+    ("model", "qat.models.small.small_model.__globals__"),
     ("model", "torchvision.models.resnet.torch.load"),
     ("model", "torchvision.models.resnet.torch.nn.Linear"),
     ("model", "torchvision.models._api.importlib.import_module"),
@@ -45,7 +45,9 @@ def test_a_name_that_reaches_further_is_refused(kind, target, tmp_path):
         instantiated(node, kind)
 
 
-@pytest.mark.parametrize("name", ["qat.lit.restore.torch.load", "os.system", "numpy.load", "x", 7])
+@pytest.mark.parametrize(
+    "name", ["qat.train.weights.torch.load", "os.system", "numpy.load", "x", 7]
+)
 @pytest.mark.parametrize("kind", list(ALLOWED))
 def test_other_names_are_refused_before_anything_is_imported(kind, name):
     with pytest.raises(SpecError, match="may not be called"):
@@ -55,13 +57,13 @@ def test_other_names_are_refused_before_anything_is_imported(kind, name):
 @pytest.mark.parametrize(
     "changed",
     [
-        {"model": NET | {"kwargs": {"x": {"_target_": "qat.lit.models.small_model"}}}},
+        {"model": NET | {"kwargs": {"x": {"_target_": "qat.models.small.small_model"}}}},
         {"model": NET | {"kwargs": [{"_target_": "torch.optim.SGD"}]}},
         {"optimizer": SGD | {"params": {"_target_": "torch.optim.SGD"}}},
         {"data": {"_target_": "torch.optim.SGD"}},
         {"callbacks": {"a": {"b": {"_target_": "lightning.pytorch.callbacks.Callback"}}}},
         {"callbacks": {"_target_": "lightning.pytorch.callbacks.Callback"}},
-        {"_target_": "qat.lit.models.small_model"},
+        {"_target_": "qat.models.small.small_model"},
     ],
     ids=str,
 )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from qat.whole_file import write_whole
+from qat.storage.atomic import write_whole
 
 
 def test_it_replaces_and_leaves_nothing_beside_it(tmp_path):

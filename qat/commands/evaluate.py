@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Literal
 
 from qat.commands.options import check_path, read_arguments, run_command, split_data
 from qat.errors import SpecError
-from qat.schema import check, option
+from qat.spec.schema import check, option
 
 if TYPE_CHECKING:
-    from qat.deployed import Deployed
-    from qat.lit.data.module import ImageData
+    from qat.commands.network import Deployed
+    from qat.data.module import ImageData
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,9 +54,9 @@ def main(arguments: Sequence[str]) -> None:
         check_path(Path(name))
     import torch
 
-    from qat.deployed import open_deployed
-    from qat.lit.data.registry import build_data
-    from qat.lit.judging import check_fits
+    from qat.commands.answers import check_fits
+    from qat.commands.network import open_deployed
+    from qat.data.registry import build_data
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _print_accuracies(networks: "dict[str, Deployed]", data: "ImageData", part: str) -> None:
-    from qat.lit.judging import answers
+    from qat.commands.answers import answers
 
     first = None
     for name, network in networks.items():
@@ -98,7 +98,7 @@ def _print_accuracies(networks: "dict[str, Deployed]", data: "ImageData", part: 
 def _print_latencies(networks: "dict[str, Deployed]", spec: EvaluateSpec) -> None:
     import torch
 
-    from qat.lit.judging import latencies
+    from qat.commands.answers import latencies
 
     functions = {name: network.logits for name, network in networks.items()}
     shape = next(iter(networks.values())).preprocessing.shape

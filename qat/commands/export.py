@@ -24,14 +24,14 @@ from typing import TYPE_CHECKING, Literal
 
 from qat.commands.options import read_arguments, run_command, split_data
 from qat.errors import CheckpointError, SpecError
-from qat.extras import require_onnx
-from qat.schema import check, option
-from qat.status import is_run_folder
+from qat.spec.extras import require_onnx
+from qat.spec.schema import check, option
+from qat.storage.status import is_run_folder
 
 if TYPE_CHECKING:
     from qat.commands.export_job import ExportJob
-    from qat.lit.data.module import ImageData
-    from qat.trained import Trained
+    from qat.data.module import ImageData
+    from qat.train.open_run import Trained
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,11 +58,11 @@ def main(arguments: Sequence[str]) -> None:
     _check(spec)
     import torch
 
+    from qat.commands.answers import check_fits
     from qat.commands.export_job import accuracies, export_job
-    from qat.lit.architecture import preprocessing_of
-    from qat.lit.judging import check_fits
-    from qat.status import state_of
-    from qat.trained import open_trained
+    from qat.data.module import preprocessing_of
+    from qat.storage.status import state_of
+    from qat.train.open_run import open_trained
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
@@ -112,8 +112,8 @@ def write_packed(job: "ExportJob") -> None:
     """
     import torch
 
-    from qat.deployed import without_grad
-    from qat.packed import load_packed, save_packed
+    from qat.commands.network import without_grad
+    from qat.export.packed.network import load_packed, save_packed
 
     path = job.folder / "packed.safetensors"
     size = save_packed(path, job.converted, job.header_with(job.expected))
@@ -132,7 +132,7 @@ def write_packed(job: "ExportJob") -> None:
 def _data(trained: "Trained", arguments: list[str]) -> "ImageData":
     """The run's data, with what the command line says of them."""
     from qat.compose import composed_data, conf_folder
-    from qat.lit.data.registry import build_data
+    from qat.data.registry import build_data
 
     if not arguments:
         return trained.data

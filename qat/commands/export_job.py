@@ -1,21 +1,25 @@
 """One network on its way into files: what it is, what it answers, how big it was."""
 
+import hashlib
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qat.compose import instantiated
-from qat.deployed import without_grad
-from qat.export.convert import Converted
-from qat.export.header import Header
-from qat.lit.judging import Answers, Network, answers
-from qat.packed_run import packed_run, with_accuracy
-from qat.trained import Trained
+from qat.commands.answers import Answers, Network, answers
+from qat.commands.network import without_grad
+from qat.data.module import preprocessing_of
+from qat.export.packed.convert import Converted, convert
+from qat.models.by_name import architecture_of
+from qat.quantize.audit import audit
+from qat.spec.header import Header
+from qat.storage.provenance import versions
+from qat.train.open_run import Trained
+from qat.train.targets import instantiated
 
 Parts = Mapping[str, Answers]
 
@@ -91,3 +95,27 @@ def _asked(network: Network, trained: Trained) -> Parts:
         "validation": answers(network, data.val_dataloader()),
         "test": answers(network, data.test_dataloader()),
     }
+
+
+def packed_run(trained: Trained, *, trits: bool = False) -> tuple[Converted, Header]:
+    """Codes and header of a run's network; the accuracy is not measured yet."""
+    preprocessing = preprocessing_of(trained.data, trained.classes)
+    quant = trained.spec.quant
+    converted = convert(trained.net, quant)  # the first to refuse what cannot be exported
+    example = torch.zeros(2, *preprocessing.shape)
+    header = Header(
+        quant=quant,
+        architecture=architecture_of(trained.spec.model),
+        preprocessing=preprocessing,
+        data=trained.spec.data.name,
+        versions=versions(),
+        source_sha256=hashlib.sha256(trained.checkpoint.read_bytes()).hexdigest(),
+        trits=trits,
+        promised_bytes=audit(trained.net, quant, example).bytes,
+    )
+    return converted, header
+
+
+def with_accuracy(header: Header, accuracy: Mapping[str, float]) -> Header:
+    """The header with what was measured."""
+    return replace(header, accuracy=dict(accuracy))

@@ -8,16 +8,16 @@ import torch
 from onnx.helper import set_model_props
 
 from qat.commands.export_job import ExportJob, accuracies
-from qat.export.graph import Graph
-from qat.export.onnx_check import onnx_moved_codes
-from qat.export.onnx_model import integer_stem, onnx_model, summands
-from qat.export.onnx_run import OnnxNetwork, onnx_metadata, optimised_operators
-from qat.export.qonnx_model import qonnx_model
-from qat.export.sums import fast_steps
-from qat.export.trace import network_graph
-from qat.lit.checkpoint_file import replacing
-from qat.lit.data.dataset import PlainDataset
-from qat.lit.data.module import ImageData
+from qat.data.dataset import PlainDataset
+from qat.data.module import ImageData
+from qat.export.integer.graph import Graph
+from qat.export.integer.trace import network_graph
+from qat.export.onnx.fast_steps import fast_steps
+from qat.export.onnx.model import integer_stem, onnx_model, summands
+from qat.export.onnx.moved_codes import onnx_moved_codes
+from qat.export.onnx.qonnx import qonnx_model
+from qat.export.onnx.run import OnnxNetwork, onnx_metadata, optimised_operators
+from qat.storage.atomic import replacing
 
 _AT_ONCE = 32  # images of the calibration
 

@@ -11,10 +11,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from qat.errors import CheckpointError, QatError, SpecError
-from qat.extras import require_onnx
-from qat.overrides import with_quoted_paths
-from qat.schema import read
-from qat.status import is_run_folder
+from qat.spec.extras import require_onnx
+from qat.spec.overrides import with_quoted_paths
+from qat.spec.schema import read
+from qat.storage.status import is_run_folder
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from qat.commands.options import check_path, read_arguments, run_command
 from qat.errors import DataError, SpecError
-from qat.schema import check, option
+from qat.spec.schema import check, option
 
 _AT_ONCE = 64
 _MODES = {1: "L", 3: "RGB"}
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         raise DataError(f"{missing} does not exist; give image files or folders of them")
-    from qat.deployed import open_deployed
+    from qat.commands.network import open_deployed
 
     network = open_deployed(Path(spec.model))
     width = max(len(str(path)) for path in paths)
@@ -77,8 +77,8 @@ def _batch(paths: Sequence[Path], preprocessing: Any) -> Any:
     """Images (N, C, H, W) as the network wants them."""
     import torch
 
-    from qat.lit.data.files import read_image
-    from qat.lit.data.transforms import from_file
+    from qat.data.image_files import read_image
+    from qat.data.transforms import from_file
 
     mode = _MODES.get(preprocessing.channels)
     if mode is None:

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Literal
 
 from qat.commands.options import read_arguments, run_command
 from qat.errors import DataError, SpecError
-from qat.schema import check, option
+from qat.spec.schema import check, option
 
 if TYPE_CHECKING:
-    from qat.report.runs import Run
+    from qat.report.runs.runs import Run
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +65,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _report(folders: Sequence[Path], spec: ReportSpec) -> None:
-    from qat.report.report import write_report
-    from qat.report.runs import read_runs
+    from qat.report.page.sweep_page import write_report
+    from qat.report.runs.runs import read_runs
 
     runs = read_runs(folders)
     if not runs:
@@ -99,8 +99,8 @@ def _write_cards(runs: Sequence["Run"], spec: ReportSpec, folder: Path) -> None:
         SpecError: one name for several cards, or one that is no file name.
         DataError: runs of different code.
     """
-    from qat.report.card import card_of, write_card
-    from qat.report.grouping import families_of
+    from qat.report.cards.card import card_of, write_card
+    from qat.report.runs.grouping import families_of
 
     families = families_of(runs, tuned_key=spec.tuned)
     if spec.name is not None and len(families) > 1:
@@ -143,7 +143,7 @@ def _safe(text: str) -> str:
 
 
 def _fill(path: Path) -> None:
-    from qat.report.card_table import with_tables
+    from qat.report.cards.card_table import with_tables
 
     if path.exists() and not path.is_file():
         raise DataError(f"readme={path} is no regular file; give a Markdown file")

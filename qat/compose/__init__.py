@@ -14,8 +14,7 @@ from qat.compose.config import (
 )
 from qat.compose.run_folder import recomposed, record, recorded, resumed_overrides
 from qat.compose.session import conf_folder
-from qat.compose.target import instantiated
-from qat.compose.writable import check_writable
+from qat.storage.writable import check_writable
 
 __all__ = [
     "Composed",
@@ -26,7 +25,6 @@ __all__ = [
     "composed_data",
     "conf_folder",
     "group_option",
-    "instantiated",
     "recomposed",
     "record",
     "recorded",

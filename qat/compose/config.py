@@ -12,16 +12,17 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from qat.compose.message import one_line
+from qat.compose.errors import one_line
 from qat.compose.run_folder import check_same
 from qat.compose.session import composing, conf_folder, plain
-from qat.compose.writable import check_writable
 from qat.errors import SpecError
-from qat.lit.data.layout import check_data
-from qat.overrides import as_override
-from qat.preflight import check_config
-from qat.run_spec import DataSpec, RunSpec
-from qat.schema import read
+from qat.spec.check import check_config
+from qat.spec.data import DataSpec
+from qat.spec.data_files import check_data
+from qat.spec.overrides import as_override
+from qat.spec.run import RunSpec
+from qat.spec.schema import read
+from qat.storage.writable import check_writable
 
 
 @dataclass(frozen=True, slots=True)

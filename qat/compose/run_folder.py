@@ -11,12 +11,13 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from qat.compose.message import one_line
+from qat.compose.errors import one_line
 from qat.compose.session import composing, options_of, plain
 from qat.errors import CheckpointError, SpecError
-from qat.overrides import differences, quoted
-from qat.preflight import typed
-from qat.run_spec import RunSpec
+from qat.spec.check import typed
+from qat.spec.overrides import differences, quoted
+from qat.spec.run import RunSpec
+from qat.spec.targets import with_names_of_now
 
 # what a resume may set anew without asking: it does not enter the numbers
 _FREE = ("resume", "resume_allow", "allow_targets")
@@ -129,7 +130,8 @@ def check_same(folder: Path, config: Mapping[str, Any], allow: tuple[str, ...]) 
     saved = folder / ".hydra" / "config.yaml"
     if not saved.is_file():
         raise CheckpointError(f"resume={folder} is no run folder: {saved} does not exist")
-    before, now = _flat(plain(OmegaConf.load(saved))), _flat(config)
+    before = _flat(with_names_of_now(plain(OmegaConf.load(saved))))
+    now = _flat(with_names_of_now(config))
     changed = [
         f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
         for key in sorted({*before, *now})

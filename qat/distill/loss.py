@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from qat.errors import SpecError
-from qat.functional.affinity import Form, feature_affinity, projected_affinity
+from qat.functional.affinity.feature_affinity import Form, feature_affinity, projected_affinity
 from qat.functional.distillation import attention_transfer, hint, similarity_preserving
 from qat.names import Adapter, FeatureLossName, Reduction
 
@@ -67,7 +67,7 @@ class FeatureLoss(nn.Module):
 
 
 class FeatureAffinityLoss(FeatureLoss):
-    """FA, exact; see `qat.functional.affinity.feature_affinity`.
+    """FA, exact; see `qat.functional.affinity.feature_affinity.feature_affinity`.
 
     Args:
         order: 1 (entrywise l1 over n^2) or 2 (squared Frobenius norm over n^2), n = H W.
@@ -97,7 +97,7 @@ class FeatureAffinityLoss(FeatureLoss):
 
 
 class ProjectedAffinityLoss(FeatureLoss):
-    """FFA, by random directions; see `qat.functional.affinity.projected_affinity`.
+    """FFA, by random directions; see `qat.functional.affinity.feature_affinity.projected_affinity`.
 
     The directions are a function of (seed, layer, step), so a resumed run draws the same ones, and
     no other random number is touched.

@@ -23,7 +23,7 @@ class FeatureTap:
 
     Args:
         net: any network.
-        names: dotted names of modules whose output is a tensor; `qat.stages` finds them.
+        names: dotted names of modules whose output is a tensor; `qat.quantize.stages` finds them.
 
     Raises:
         SpecError: a name is no module of the network.

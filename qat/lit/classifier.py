@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
-from qat.lit.data.dataset import Batch
+from qat.data.dataset import Batch
 from qat.lit.quantized import LitQuantized
-from qat.spec import QuantSpec
+from qat.spec.quant import QuantSpec
 
 MOST_CLASSES = 100  # of a confusion matrix that is worth keeping
 

@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from qat.data.dataset import Batch, images_of
 from qat.distill.loss import FeatureLoss
 from qat.distill.tap import FeatureTap
 from qat.distill.teacher import Answer, Teacher
-from qat.distill_spec import DistillSpec
 from qat.errors import CheckpointError
 from qat.functional.distillation import logit_kl, logit_mse
 from qat.lit.classifier import LitClassifier, hit_rate
-from qat.lit.data.dataset import Batch, images_of
-from qat.spec import QuantSpec
+from qat.spec.distill import DistillSpec
+from qat.spec.quant import QuantSpec
 
 _MONITORS = {"accuracy": "val/acc", "agreement": "val/agreement", "last": None}
 

@@ -13,22 +13,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from qat.calibrate import start_steps
+from qat.data.dataset import Batch, fingerprint, images_of
+from qat.data.module import ImageData, first_batches
 from qat.errors import CheckpointError
-from qat.lit.batchnorm import reestimated_batchnorm
-from qat.lit.data.dataset import Batch, fingerprint, images_of
-from qat.lit.data.first import first_batches
-from qat.lit.data.module import ImageData
 from qat.lit.epoch_means import EpochMeans
-from qat.lit.phase_factor import phase_factor
-from qat.lit.refused import refuse_unsupported
+from qat.lit.learning_rate import phase_factor
+from qat.lit.resume.guards import refuse_unsupported
 from qat.optim.groups import parameter_groups
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import rule_from_numbers
-from qat.plan import weight_projections
-from qat.run_spec import SchedulerSpec, TrainingSpec
-from qat.spec import QuantSpec
-from qat.surgery import enable_quantizers, set_progress
+from qat.quantize.batchnorm import reestimated_batchnorm
+from qat.quantize.calibrate import start_steps
+from qat.quantize.plan import weight_projections
+from qat.quantize.prepare import enable_quantizers, set_progress
+from qat.spec.quant import QuantSpec
+from qat.spec.run import (
+    SchedulerSpec,
+    TrainingSpec,
+)
 
 
 class OptimizerFactory(Protocol):

@@ -6,7 +6,7 @@ from torch import Tensor
 from qat.functional.gradient import scaled_gradient
 from qat.functional.sign import sign_ste
 from qat.nn.parametrization import DorefaWeight, LearnedScale, LsqWeight, WeightParametrization
-from qat.spec import WeightMethod
+from qat.spec.quant import WeightMethod
 
 _OMEGA = 20.0  # the authors' frequency
 

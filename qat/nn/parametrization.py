@@ -18,7 +18,7 @@ from qat.functional.sign import round_ste, sign_ste
 from qat.functional.stairs import Stairs
 from qat.functional.ste import estimator
 from qat.names import Derivative
-from qat.spec import METHOD_BITS, Granularity, WeightMethod
+from qat.spec.quant import METHOD_BITS, Granularity, WeightMethod
 
 # a learned scale below this has no inverse worth taking
 _SCALE_MIN = 1e-8

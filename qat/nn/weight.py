@@ -24,7 +24,7 @@ from qat.functional.power_of_two import (
     power_of_two_levels,
 )
 from qat.functional.ternary import fit_ternary
-from qat.spec import GRID_BITS, Granularity, Grid, default_grid
+from qat.spec.quant import GRID_BITS, Granularity, Grid, default_grid
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qat.audit import Audit, audit
 from qat.errors import NotOnGridError
 from qat.peers.peer import Peer
-from qat.plan import weight_projections
-from qat.spec import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
-from qat.surgery import prepare
+from qat.quantize.audit import Audit, audit
+from qat.quantize.plan import weight_projections
+from qat.quantize.prepare import prepare
+from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
 
 
 def counted_weights(peer: Peer, net: nn.Module) -> dict[str, Tensor]:

@@ -14,15 +14,15 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from qat.errors import NonFiniteError
-from qat.lit.built import Built
 from qat.lit.classifier import hit_rate
-from qat.lit.csv_logger import RunCsvLogger
 from qat.lit.epoch_means import EpochMeans
-from qat.lit.phase_factor import phase_factor
+from qat.lit.learning_rate import phase_factor
 from qat.lit.quantized import OptimizerFactory
+from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.optim.groups import parameter_groups
 from qat.peers.peer import Peer
-from qat.run_spec import RunSpec
+from qat.spec.run import RunSpec
+from qat.train.build import Built
 
 
 @dataclass(slots=True)
@@ -69,7 +69,7 @@ class PeerLoop:
     epoch with the highest validation accuracy among those that end on hard weights.
 
     Args:
-        built: data and float network of `qat.lit.built.build`.
+        built: data and float network of `qat.train.build.build`.
         spec: the run, checked.
         optimizer: partial of a torch optimizer.
         peer: quantizes from the second phase on.

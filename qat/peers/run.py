@@ -8,24 +8,23 @@ from typing import Any
 import torch
 from torchmetrics.classification import MulticlassConfusionMatrix
 
-from qat.audit import Audit
-from qat.code_version import sources_hash
-from qat.compose import instantiated
+from qat.data.module import ImageData
 from qat.errors import QatError, SpecError
-from qat.folder_lock import only_process
-from qat.lit.built import Built, Parts, build
 from qat.lit.classifier import MOST_CLASSES
-from qat.lit.csv_logger import RunCsvLogger
-from qat.lit.data.module import ImageData
-from qat.lit.signals import Signals
-from qat.machine import versions
+from qat.lit.resume.csv_logger import RunCsvLogger
+from qat.lit.resume.signals import Signals
 from qat.peers.levels import audited, totals
 from qat.peers.loop import Fitted, Kept, PeerLoop, evaluated
 from qat.peers.methods import package_version
 from qat.peers.peer import Peer
-from qat.preflight import config_hash
-from qat.run_spec import RunSpec
-from qat.status import Status, is_finished, read_status
+from qat.quantize.audit import Audit
+from qat.spec.check import config_hash
+from qat.spec.run import RunSpec
+from qat.storage.lock import only_process
+from qat.storage.provenance import sources_hash, versions
+from qat.storage.status import Status, is_finished, read_status
+from qat.train.build import Built, Parts, build
+from qat.train.targets import instantiated
 
 # what the loop does not have; these are the values of a run that it repeats
 _TRAINER = {

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from qat.report.affinity_table import AffinityCost, GradientAgreement
-from qat.report.figure import COLORS, panels
+from qat.report.figures.style import COLORS, panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from qat.compose import conf_folder, sweep_option
 from qat.errors import SpecError
-from qat.schema import read
-from qat.sweep_spec import SweepSpec
+from qat.spec.schema import read
+from qat.spec.sweep import SweepSpec
 
 if TYPE_CHECKING:
-    from qat.sweep.launched import Launch
+    from qat.sweep.hydra_launcher import Launch
 
 
 def is_sweep(overrides: Sequence[str], *, multirun: bool) -> bool:
@@ -29,7 +29,7 @@ def sweep(overrides: Sequence[str], *, launch: "Launch") -> bool:
     Raises:
         QatError: see `qat.sweep.run.run_sweep`.
     """
-    from qat.sweep.launched import run_launched
+    from qat.sweep.hydra_launcher import run_launched
     from qat.sweep.run import run_sweep
 
     own = [o for o in overrides if not _is_option(o)]

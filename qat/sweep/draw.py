@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from qat.overrides import as_override
-from qat.sweep_spec import SweepSpec
+from qat.spec.overrides import as_override
+from qat.spec.sweep import SweepSpec
 
 
 def listed(parameters: Mapping[str, Any]) -> list[str]:

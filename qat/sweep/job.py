@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from qat.code_version import code_version
 from qat.compose import Composed
-from qat.preflight import config_hash
-from qat.status import is_finished, mark, read_status, state_of
-from qat.sweep_spec import SweepSpec
+from qat.spec.check import config_hash
+from qat.spec.sweep import SweepSpec
+from qat.storage.provenance import code_version
+from qat.storage.status import is_finished, mark, read_status, state_of
 
 Action = Literal["start", "continue", "retry", "skip", "leave"]
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from qat.code_version import code_version
 from qat.compose import combinations, composed, conf_folder
+from qat.spec.sweep import SweepSpec
+from qat.storage.provenance import code_version
 from qat.sweep.draw import drawn, listed
 from qat.sweep.job import Action, Job, jobs_of
-from qat.sweep_spec import SweepSpec
 
 _LONG = 24  # jobs
 _TOLD: dict[Action, str] = {

@@ -9,10 +9,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
-from qat.code_version import code_version, sources_hash
 from qat.errors import QatError
-from qat.folder_lock import only_process
-from qat.status import mark, read_status
+from qat.storage.lock import only_process
+from qat.storage.provenance import code_version, sources_hash
+from qat.storage.status import mark, read_status
 from qat.sweep.job import Job
 from qat.sweep.worker import EXIT_BUSY, PRELOAD, SAVING, work
 

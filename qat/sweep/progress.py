@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from qat.status import read_status
+from qat.storage.status import read_status
 from qat.sweep.job import Job
 
 _STATES = ("finished", "pruned", "failed", "interrupted")

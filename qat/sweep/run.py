@@ -8,15 +8,15 @@ from pathlib import Path
 from types import FrameType
 
 from qat.compose import check_writable
-from qat.folder_lock import only_process
+from qat.spec.sweep import SweepSpec
+from qat.storage.lock import only_process
 from qat.sweep.job import Job, jobs_of, mark_abandoned
-from qat.sweep.keeping import thin
 from qat.sweep.plan import plan_lines, planned, shared_overrides, without_given
 from qat.sweep.pool import Pool
 from qat.sweep.progress import Progress, closing_lines
 from qat.sweep.search import check_search, drawn_jobs, search
+from qat.sweep.thinning import thin
 from qat.sweep.tuned import Trial, chosen_jobs, runs_of, trials_of
-from qat.sweep_spec import SweepSpec
 
 # what was interrupted goes first, so that little lies half done
 _ORDER = ("continue", "retry", "start")

@@ -5,17 +5,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qat.code_version import code_version
 from qat.compose import composed, conf_folder
-from qat.extras import require_optuna
-from qat.preflight import config_hash
-from qat.status import mark, validation_score
+from qat.spec.check import config_hash
+from qat.spec.extras import require_optuna
+from qat.spec.sweep import SweepSpec
+from qat.storage.provenance import code_version
+from qat.storage.status import mark, validation_score
 from qat.sweep.job import Job, jobs_of
-from qat.sweep.keeping import thin
 from qat.sweep.pool import LEAVING, Pool
 from qat.sweep.progress import Progress, validation_scores
 from qat.sweep.study import Study
-from qat.sweep_spec import SweepSpec
+from qat.sweep.thinning import thin
 
 if TYPE_CHECKING:
     import optuna

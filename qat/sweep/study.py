@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
 
-from qat.extras import require_optuna
+from qat.spec.extras import require_optuna
+from qat.spec.sweep import SweepSpec
 from qat.sweep.draw import as_text, is_integer
-from qat.sweep_spec import SweepSpec
 
 if TYPE_CHECKING:
     import optuna

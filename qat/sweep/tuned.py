@@ -10,12 +10,12 @@ from typing import Any
 
 from qat.compose import Composed, combinations, composed, conf_folder
 from qat.errors import SpecError
-from qat.preflight import config_hash
-from qat.status import validation_score
+from qat.spec.check import config_hash
+from qat.spec.sweep import SweepSpec
+from qat.storage.atomic import write_whole
+from qat.storage.status import validation_score
 from qat.sweep.draw import listed
 from qat.sweep.job import Job, jobs_of
-from qat.sweep_spec import SweepSpec
-from qat.whole_file import write_whole
 
 
 @dataclass(frozen=True, slots=True, eq=False)

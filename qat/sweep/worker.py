@@ -7,17 +7,23 @@ import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from qat.code_version import CodeVersion, adopt
 from qat.compose import Composed, record
 from qat.errors import QatError
-from qat.folder_lock import only_process
-from qat.preflight import config_hash
-from qat.status import is_finished
-from qat.wandb_runs import close_wandb, group_run
+from qat.spec.check import config_hash
+from qat.storage.lock import only_process
+from qat.storage.provenance import CodeVersion, adopt
+from qat.storage.status import is_finished
+from qat.train.wandb_group import close_wandb, group_run
 
 EXIT_FAILED, EXIT_BUSY = 1, 75
 # what importing takes most of a job's start; a fork server that has it starts jobs at once
-PRELOAD = ("qat.sweep.worker", "qat.lit.run", "qat.audit_table", "timm", "sklearn.datasets")
+PRELOAD = (
+    "qat.sweep.worker",
+    "qat.train.fit",
+    "qat.quantize.audit_table",
+    "timm",
+    "sklearn.datasets",
+)
 SAVING = 120.0  # seconds that a job may need to save when its sweep is stopped or killed
 
 
@@ -43,7 +49,7 @@ def work(run: Composed, folder: str, sweep: str, code: CodeVersion, alive: Conne
 
 
 def _run(run: Composed, folder: Path) -> int:
-    from qat.job import run_job
+    from qat.train.run import run_job
 
     try:
         with only_process(folder, wait=SAVING):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from qat.cli import main
+from qat.commands.train import main
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -4,9 +4,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from qat.compose import checked, conf_folder, recomposed, recorded
-from qat.distill_spec import DistillSpec, TeacherTraining
 from qat.errors import CheckpointError, SpecError
-from qat.teacher_training import ensure_teacher, teacher_config
+from qat.spec.distill import DistillSpec, TeacherTraining
+from qat.train.teacher_training import ensure_teacher, teacher_config
 
 
 def resolved(*overrides):

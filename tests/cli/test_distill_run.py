@@ -17,9 +17,9 @@ FREE = [*SMALL, "distill=faqd_label_free", "distill.features.loss=projected_affi
 POISON = """
 import sys
 import torch
-from qat.lit.data.dataset import TensorImages
-from qat.lit.data.digits import Digits
-from qat.lit.data.split import Parts
+from qat.data.dataset import TensorImages
+from qat.data.digits import Digits
+from qat.data.split import Parts
 
 poison, sys.argv[1:] = sys.argv[1], sys.argv[2:]
 load = Digits.load
@@ -35,7 +35,7 @@ def poisoned(self):
     return Parts(spoiled(parts.train), spoiled(parts.validation), parts.test)
 
 Digits.load = poisoned
-from qat.cli import main
+from qat.commands.train import main
 main()
 """
 

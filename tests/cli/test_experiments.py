@@ -3,7 +3,7 @@
 import pytest
 
 from qat.compose import checked, conf_folder
-from qat.run_spec import RunSpec
+from qat.spec.run import RunSpec
 
 # model, data, rule, bits (weight, activation), ends, epochs (all, float), lr, momentum, batch
 RECIPES = {
@@ -63,7 +63,7 @@ RECIPES = {
 
 def composed(name: str, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     # the images of the recipes are not here; everything else is checked as for a real run
-    monkeypatch.setattr("qat.preflight.check_data", lambda options: None)
+    monkeypatch.setattr("qat.spec.check.check_data", lambda options: None)
     return checked(conf_folder(), [f"experiment={name}"])
 
 
@@ -88,7 +88,7 @@ def test_numbers(name, monkeypatch):
 @pytest.mark.parametrize("name", [n for n in RECIPES if n.startswith("faqd_c") or "tiny" in n])
 @pytest.mark.parametrize("labels", [True, False])
 def test_the_distillation_recipes_sum_as_the_authors(name, labels, monkeypatch):
-    monkeypatch.setattr("qat.preflight.check_data", lambda options: None)
+    monkeypatch.setattr("qat.spec.check.check_data", lambda options: None)
     given = [f"experiment={name}", f"distill.labels={str(labels).lower()}"]
     spec = checked(conf_folder(), given)
     distill = spec.distill
@@ -109,7 +109,7 @@ def test_the_distillation_recipes_sum_as_the_authors(name, labels, monkeypatch):
 
 @pytest.mark.parametrize("option", ["kd", "fitnet", "none"])
 def test_another_distillation_replaces_that_of_a_recipe_whole(option, monkeypatch):
-    monkeypatch.setattr("qat.preflight.check_data", lambda options: None)
+    monkeypatch.setattr("qat.spec.check.check_data", lambda options: None)
     alone = checked(conf_folder(), [f"distill={option}"]).distill
     given = ["experiment=faqd_cifar10_resnet20", f"distill={option}"]
     found = checked(conf_folder(), given).distill

@@ -11,13 +11,13 @@ from real_run import ROOT, kill_after, train
 from sklearn.datasets import load_digits
 
 from qat.commands import evaluate, export, predict
+from qat.commands.answers import answers
 from qat.errors import QatError
-from qat.export.integer import IntegerNetwork
-from qat.export.trace import network_graph
-from qat.lit.checkpoint_file import load
-from qat.lit.judging import answers
-from qat.packed import load_packed
-from qat.trained import open_trained
+from qat.export.integer.network import IntegerNetwork
+from qat.export.integer.trace import network_graph
+from qat.export.packed.network import load_packed
+from qat.storage.checkpoint import load
+from qat.train.open_run import open_trained
 
 SMALL = [
     "model=resnet20", "quant=bcgd_w2a4", "trainer.max_epochs=3", "warm_start.epochs=1",
@@ -206,7 +206,7 @@ def test_options_are_heard(run, monkeypatch, capsys):
         opened.append(state)
         return open_trained(folder, state=state, **options)
 
-    monkeypatch.setattr("qat.trained.open_trained", recording)
+    monkeypatch.setattr("qat.train.open_run.open_trained", recording)
     evaluate.main([f"model={run}", "state=last", "latency=[]"])
     export.main([f"run={run}", "state=last", f"out={run.parent / 'elsewhere'}"])
     assert opened == ["last", "last"]
@@ -226,7 +226,7 @@ def test_a_file_whose_logits_are_not_the_runs_is_refused(run, monkeypatch):
             packed.net.fc.bias[0] += 1e-3
         return packed
 
-    monkeypatch.setattr("qat.packed.load_packed", spoiled)
+    monkeypatch.setattr("qat.export.packed.network.load_packed", spoiled)
     with pytest.raises(QatError, match="logits on validation images are not the run's"):
         export.main([f"run={run}", f"out={run.parent / 'spoiled'}"])
 
@@ -242,7 +242,7 @@ def test_images_of_16_bits_are_scaled(run, tmp_path, capsys):
 
 
 def test_without_onnx_the_extra_is_named(run, monkeypatch):
-    monkeypatch.setattr("qat.extras.find_spec", lambda name: None)
+    monkeypatch.setattr("qat.spec.extras.find_spec", lambda name: None)
     with pytest.raises(QatError, match=r"onnx and onnxruntime; install the extra: pip install"):
         export.main([f"run={run}", "format=onnx"])
 

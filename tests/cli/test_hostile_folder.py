@@ -10,12 +10,12 @@ import pytest
 from omegaconf import OmegaConf
 
 import qat
-from qat.cli import main
 from qat.commands import evaluate, export, predict
+from qat.commands.train import main
 from qat.compose import conf_folder, recorded
 from qat.errors import QatError
 
-LOAD = "qat.lit.restore.torch.load"
+LOAD = "qat.train.weights.torch.load"
 
 
 class Evil:
@@ -90,7 +90,7 @@ def test_no_door_calls_what_a_folder_names(attack, door, hostile, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [])
     # as if a checkpoint of any content were there: the network is built before it is read
-    monkeypatch.setattr("qat.trained._newest", lambda folder, *_: folder / "any.ckpt")
+    monkeypatch.setattr("qat.train.open_run._newest", lambda folder, *_: folder / "any.ckpt")
     make, made = hostile
     folder = make(*attack(tmp_path), config=None)
     (folder / "x.png").write_bytes(b"")
@@ -156,7 +156,7 @@ def test_the_command_line_is_heard_on_targets(tmp_path, monkeypatch):
     model = ["model._target_=mypackage_h.net", "allow_targets=[mypackage_h.]"]
     recorded(conf_folder(), tmp_path, composed(*model))
     (tmp_path / "mypackage_h.py").write_text(
-        "from qat.nn.models import LeNet5\n\n\ndef net(**shape):\n"
+        "from qat.models.small import LeNet5\n\n\ndef net(**shape):\n"
         "    shape.pop('name'), shape.pop('stem'), shape.pop('weights')\n"
         "    return LeNet5(**shape, norm_affine=True)\n"
     )

@@ -7,7 +7,7 @@ import torch
 from real_run import differences, kill_after, tensors, train
 
 from qat import load_trained
-from qat.plan import weight_parametrizations
+from qat.quantize.plan import weight_parametrizations
 
 # scheduled coarse derivatives in weights and activations, shifts, signs
 SMALL = [

@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from qat.lit.checkpoint_file import checkpoints_by_step, last_good
+from qat.storage.checkpoint import (
+    checkpoints_by_step,
+    last_good,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 EVERY = 7  # optimizer steps between two checkpoints

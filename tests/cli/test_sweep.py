@@ -259,7 +259,7 @@ def test_a_row_is_not_tuned_before_all_of_its_trials_have_ended(tmp_path):
 HOLD = """
 import sys, time
 from pathlib import Path
-from qat.folder_lock import only_process
+from qat.storage.lock import only_process
 with only_process(Path(sys.argv[1])):
     print("in", flush=True)
     time.sleep(200)

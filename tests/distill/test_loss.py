@@ -13,7 +13,7 @@ from qat.distill.loss import (
     resized,
 )
 from qat.errors import SpecError
-from qat.functional.affinity import feature_affinity
+from qat.functional.affinity.feature_affinity import feature_affinity
 from qat.functional.distillation import attention_transfer, hint
 
 

@@ -6,9 +6,9 @@ import json
 import pytest
 
 from qat.errors import CheckpointError
-from qat.export.convert import convert
-from qat.export.file import from_bytes, to_bytes
-from qat.export.header import Header
+from qat.export.packed.convert import convert
+from qat.export.packed.file import from_bytes, to_bytes
+from qat.spec.header import Header
 
 ZEROS = "0" * 64
 

@@ -3,13 +3,13 @@
 import torch
 from torch import nn
 
-from qat.export.convert import convert, put
-from qat.export.graph import Quantize
-from qat.export.integer import as_codes
-from qat.export.trace import network_graph
-from qat.nn.models import CifarResNet
-from qat.spec import ActivationSpec, EndsSpec, QuantSpec, RuleSpec, WeightSpec
-from qat.surgery import activation_quantizers, prepare
+from qat.export.integer.graph import Quantize
+from qat.export.integer.network import as_codes
+from qat.export.integer.trace import network_graph
+from qat.export.packed.convert import convert, put
+from qat.models.small import CifarResNet
+from qat.quantize.prepare import activation_quantizers, prepare
+from qat.spec.quant import ActivationSpec, EndsSpec, QuantSpec, RuleSpec, WeightSpec
 
 
 def resnet8():

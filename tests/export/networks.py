@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
-from qat.lit.models import torchvision_resnet
-from qat.nn.models import CifarResNet, LeNet5
-from qat.spec import ActivationSpec, EndsSpec, Override, QuantSpec, RuleSpec, WeightSpec
-from qat.surgery import prepare
+from qat.models.resnet import torchvision_resnet
+from qat.models.small import CifarResNet, LeNet5
+from qat.quantize.prepare import prepare
+from qat.spec.quant import ActivationSpec, EndsSpec, Override, QuantSpec, RuleSpec, WeightSpec
 
 IN_GRAPH = RuleSpec(name="float_only")
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from qat.errors import SpecError
-from qat.export.codes import CodeRule, code_rule
-from qat.export.integer import as_codes, quantized
-from qat.export.numbers import Combination, Term
+from qat.export.integer.network import as_codes, quantized
+from qat.export.integer.numbers import Combination, Term
 from qat.nn.activation import ActivationQuantizer, QuantizedActivation
+from qat.nn.activation_codes import CodeRule, code_rule
 from qat.nn.learned_clip import LsqActivation, PactActivation
 from qat.nn.sign_activation import SignActivation
 

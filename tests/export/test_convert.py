@@ -9,12 +9,12 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from qat.errors import CheckpointError, NonFiniteError, SpecError
-from qat.export.convert import convert, latent_state, put, quantized_layers, quantizer_of
+from qat.export.packed.convert import convert, latent_state, put, quantized_layers, quantizer_of
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import bcgd, binary_relax
-from qat.plan import latent_weight, layer_quantizer, weight_projections
-from qat.spec import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
-from qat.surgery import load_weights
+from qat.quantize.plan import latent_weight, layer_quantizer, weight_projections
+from qat.quantize.prepare import load_weights
+from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
 
 DOREFA = weights(4, method="dorefa")
 

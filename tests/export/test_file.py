@@ -13,9 +13,9 @@ import torch
 from networks import CASES, images, lenet, moved, prepared, tiny, weights
 
 from qat.errors import CheckpointError
-from qat.export.convert import convert, put
-from qat.export.file import from_bytes, is_packed, read_packed, to_bytes, unpack
-from qat.export.header import FORMAT, Architecture, Header, Preprocessing, header_from
+from qat.export.packed.convert import convert, put
+from qat.export.packed.file import from_bytes, is_packed, read_packed, to_bytes, unpack
+from qat.spec.header import FORMAT, Architecture, Header, Preprocessing, header_from
 
 FULL = {
     "architecture": Architecture(family="small", options={"name": "lenet5"}),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from networks import lenet, prepared, tiny, weights
 from safetensors.torch import save
 
-from qat.export.file import from_bytes, is_packed, unpack
+from qat.export.packed.file import from_bytes, is_packed, unpack
 
 SPEC = weights(2)
 DATA = small_file(SPEC, prepared(tiny, SPEC))

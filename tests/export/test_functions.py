@@ -9,12 +9,12 @@ from torch import nn
 from torch.nn import functional as F
 
 from qat.errors import SpecError
-from qat.export.convert import convert
-from qat.export.graph import Layer
-from qat.export.integer import IntegerNetwork
-from qat.export.trace import network_graph
-from qat.spec import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
-from qat.surgery import prepare
+from qat.export.integer.graph import Layer
+from qat.export.integer.network import IntegerNetwork
+from qat.export.integer.trace import network_graph
+from qat.export.packed.convert import convert
+from qat.quantize.prepare import prepare
+from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
 
 FLOAT = QuantSpec(
     rule=RuleSpec(name="float_only"),

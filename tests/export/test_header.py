@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from networks import prepared, tiny, weights
 
 from qat.errors import CheckpointError, SpecError
-from qat.export.header import Header, Preprocessing, header_from
+from qat.spec.header import Header, Preprocessing, header_from
 
 SPEC = weights(2)
 DATA = small_file(SPEC, prepared(tiny, SPEC))

@@ -8,13 +8,13 @@ from exported import SPECS, exported, resnet8
 from onnx import TensorProto, helper
 
 from qat.errors import CheckpointError, SpecError
-from qat.export.convert import convert
-from qat.export.file import from_bytes, to_bytes
-from qat.export.header import Architecture, Header, Preprocessing
-from qat.export.onnx_model import onnx_model
-from qat.export.onnx_run import OnnxNetwork, onnx_metadata
-from qat.lit.architecture import built_network
-from qat.packed import load_packed, save_packed
+from qat.export.onnx.model import onnx_model
+from qat.export.onnx.run import OnnxNetwork, onnx_metadata
+from qat.export.packed.convert import convert
+from qat.export.packed.file import from_bytes, to_bytes
+from qat.export.packed.network import load_packed, save_packed
+from qat.models.by_name import built_network
+from qat.spec.header import Architecture, Header, Preprocessing
 
 PIXELS = Preprocessing(channels=3, size=8, mean=(0.0,) * 3, std=(1.0,) * 3, classes=tuple("abcde"))
 

@@ -8,14 +8,14 @@ import torch
 from exported import SPECS, exported, float_codes, images, resnet8
 from torch import nn
 
-from qat.export.convert import convert
-from qat.export.graph import AveragePool, Layer, Quantize, Relu
-from qat.export.integer import IntegerNetwork, real
-from qat.export.numbers import Combination
-from qat.export.trace import network_graph
-from qat.nn.models import LeNet5
-from qat.spec import ActivationSpec, EndsSpec, QuantSpec, WeightSpec
-from qat.surgery import prepare
+from qat.export.integer.graph import AveragePool, Layer, Quantize, Relu
+from qat.export.integer.network import IntegerNetwork, real
+from qat.export.integer.numbers import Combination
+from qat.export.integer.trace import network_graph
+from qat.export.packed.convert import convert
+from qat.models.small import LeNet5
+from qat.quantize.prepare import prepare
+from qat.spec.quant import ActivationSpec, EndsSpec, QuantSpec, WeightSpec
 
 IMAGES = images(32, seed=5)
 HANDFUL = 2  # of the 147,456 codes of a network; float32 sums of 8-bit codes round at jumps

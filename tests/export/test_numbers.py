@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qat.errors import SpecError
-from qat.export.numbers import Combination, Term, over_channels
+from qat.export.integer.numbers import Combination, Term, over_channels
 
 LARGEST = 2**31 - 1
 finite = {"allow_nan": False, "allow_infinity": False, "width": 64}

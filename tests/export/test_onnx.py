@@ -12,14 +12,14 @@ from exported import SPECS, exported, images, resnet8
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from qat.export.graph import Add, Layer, Quantize, pooled_first
-from qat.export.integer import IntegerNetwork, as_codes
-from qat.export.onnx_check import onnx_moved_codes
-from qat.export.onnx_model import onnx_model, summands
-from qat.export.onnx_run import optimised_operators
-from qat.export.sums import fast_steps, sum_steps
-from qat.nn.models import LeNet5, Vgg11
-from qat.spec import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
+from qat.export.integer.graph import Add, Layer, Quantize, pooled_first
+from qat.export.integer.network import IntegerNetwork, as_codes
+from qat.export.onnx.fast_steps import fast_steps, sum_steps
+from qat.export.onnx.model import onnx_model, summands
+from qat.export.onnx.moved_codes import onnx_moved_codes
+from qat.export.onnx.run import optimised_operators
+from qat.models.small import LeNet5, Vgg11
+from qat.spec.quant import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
 
 IMAGES = images(32, seed=5)
 # the levels of these lie so far apart that every sum of integers gives the network's code
@@ -216,7 +216,7 @@ def test_vgg():
 def test_the_network_in_integers_needs_no_onnx():
     code = (
         "import sys; sys.modules['onnx'] = sys.modules['onnxruntime'] = None; "
-        "import qat.export.integer, qat.export.trace, qat.export.file, qat.deployed"
+        "import qat.export.integer.network, qat.export.integer.trace, qat.export.packed.file, qat.commands.network"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert onnx.__name__ in sys.modules  # and this process has both

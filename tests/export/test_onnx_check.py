@@ -4,10 +4,10 @@ import pytest
 import torch
 from exported import SPECS, exported, images, resnet8
 
-from qat.export.graph import Quantize
-from qat.export.integer import IntegerNetwork, as_codes, moved_codes
-from qat.export.onnx_check import onnx_moved_codes
-from qat.export.sums import sum_steps
+from qat.export.integer.graph import Quantize
+from qat.export.integer.network import IntegerNetwork, as_codes, moved_codes
+from qat.export.onnx.fast_steps import sum_steps
+from qat.export.onnx.moved_codes import onnx_moved_codes
 
 IMAGES = images(8)
 

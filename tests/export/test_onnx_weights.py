@@ -7,13 +7,13 @@ import torch
 from onnx import TensorProto, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from qat.export.bits import packed_size
-from qat.export.onnx_weights import add_integers, per_output
-from qat.export.onnx_writer import OPSET, OnnxWriter
-from qat.export.weight import weight_codes
+from qat.export.onnx.weights import add_integers, per_output
+from qat.export.onnx.writer import OPSET, OnnxWriter
+from qat.export.packed.bits import packed_size
+from qat.export.packed.weight_codes import weight_codes
 from qat.nn.parametrization import DorefaWeight, LsqWeight
 from qat.nn.weight import WeightQuantizer
-from qat.spec import GRID_BITS
+from qat.spec.quant import GRID_BITS
 
 QUANTIZERS = {
     **{f"{grid}-{bits}": WeightQuantizer(bits, grid=grid)

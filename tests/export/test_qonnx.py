@@ -7,8 +7,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
 from qat.errors import SpecError
-from qat.export.integer import IntegerNetwork
-from qat.export.qonnx_model import qonnx_model
+from qat.export.integer.network import IntegerNetwork
+from qat.export.onnx.qonnx import qonnx_model
 
 UNEVEN = ("power-of-two", "pact")  # the weights of the latter are DoReFa's
 

@@ -6,11 +6,11 @@ from exported import images
 from torch import nn
 
 from qat.errors import SpecError
-from qat.export.convert import Converted
-from qat.export.trace import network_graph
-from qat.lit.models import timm_model
-from qat.spec import QuantSpec
-from qat.surgery import prepare
+from qat.export.integer.trace import network_graph
+from qat.export.packed.convert import Converted
+from qat.models.timm_model import timm_model
+from qat.quantize.prepare import prepare
+from qat.spec.quant import QuantSpec
 
 
 def graph_of(net, example=None):

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from qat.export.codes import CodeRule
-from qat.export.graph import Layer
-from qat.export.requantize import int8_layer, requantization
-from qat.export.weight import weight_codes
+from qat.export.integer.graph import Layer
+from qat.export.onnx.requantize import int8_layer, requantization
+from qat.export.packed.weight_codes import weight_codes
+from qat.nn.activation_codes import CodeRule
 from qat.nn.weight import WeightQuantizer
 
 X_SCALE = float(torch.tensor(0.3))

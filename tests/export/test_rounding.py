@@ -4,13 +4,13 @@ import pytest
 import torch
 from networks import images, lenet, prepared, resnet18, weights
 
-from qat.export.convert import convert, put
-from qat.export.graph import Quantize
-from qat.export.integer import IntegerNetwork, as_codes, quantized, real
-from qat.export.rounding import near_jumps, rounding_bounds
-from qat.export.trace import network_graph
-from qat.spec import QuantSpec
-from qat.surgery import activation_quantizers
+from qat.export.integer.graph import Quantize
+from qat.export.integer.network import IntegerNetwork, as_codes, quantized, real
+from qat.export.integer.rounding import near_jumps, rounding_bounds
+from qat.export.integer.trace import network_graph
+from qat.export.packed.convert import convert, put
+from qat.quantize.prepare import activation_quantizers
+from qat.spec.quant import QuantSpec
 
 CASES = {
     "resnet18": (resnet18, weights(1)),

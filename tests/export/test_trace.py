@@ -9,14 +9,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from qat.errors import SpecError
-from qat.export.convert import convert
-from qat.export.graph import Add, Affine, AveragePool, Image, Layer, Subsample
-from qat.export.integer import IntegerNetwork
-from qat.export.trace import network_graph
-from qat.lit.models import timm_model, torchvision_resnet
-from qat.nn.models import CifarResNet, LeNet5, Vgg11
-from qat.spec import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
-from qat.surgery import enable_quantizers, prepare
+from qat.export.integer.graph import Add, Affine, AveragePool, Image, Layer, Subsample
+from qat.export.integer.network import IntegerNetwork
+from qat.export.integer.trace import network_graph
+from qat.export.packed.convert import convert
+from qat.models.resnet import torchvision_resnet
+from qat.models.small import CifarResNet, LeNet5, Vgg11
+from qat.models.timm_model import timm_model
+from qat.quantize.prepare import enable_quantizers, prepare
+from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
 
 FLOAT = QuantSpec(
     rule=RuleSpec(name="float_only"),

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qat.export.weight import stored_codes, unpacked, weight_codes
+from qat.export.packed.weight_codes import stored_codes, unpacked, weight_codes
 from qat.nn.binary_parametrization import METHODS
 from qat.nn.weight import WeightQuantizer
-from qat.spec import GRID_BITS, METHOD_BITS
+from qat.spec.quant import GRID_BITS, METHOD_BITS
 
 PROJECTIONS = [
     WeightQuantizer(bits, granularity, grid)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qat.errors import CheckpointError
-from qat.export.weight import stored_codes, unpacked, weight_codes
+from qat.export.packed.weight_codes import stored_codes, unpacked, weight_codes
 from qat.nn.weight import WeightQuantizer
 
 

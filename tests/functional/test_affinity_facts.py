@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qat.errors import SpecError
-from qat.functional.affinity import (
+from qat.functional.affinity.feature_affinity import (
     feature_affinity,
     projected_affinity,
     random_directions,

@@ -4,8 +4,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from qat.functional.affinity import feature_affinity, projected_affinity, unit_columns
-from qat.functional.affinity_forms import by_channels, by_gram, by_positions, cheapest_form
+from qat.functional.affinity.feature_affinity import (
+    feature_affinity,
+    projected_affinity,
+    unit_columns,
+)
+from qat.functional.affinity.forms import by_channels, by_gram, by_positions, cheapest_form
 
 
 def columns(batch, channels, side, *, noise, teacher_channels=None):
@@ -123,7 +127,7 @@ def test_tiles_make_no_difference(order, monkeypatch):
     s, t = columns(5, 6, 7, noise=0)
     values, gradient = by_positions(s.double(), t.double(), order=order)
     for tile in (1, 60, 49 * 49, 2 * 49 * 49 + 5):
-        monkeypatch.setattr("qat.functional.affinity_loss._TILE", {"cpu": tile})
+        monkeypatch.setattr("qat.functional.affinity.loss._TILE", {"cpu": tile})
         other, slope = by_positions(s.double(), t.double(), order=order)
         torch.testing.assert_close(other, values, rtol=1e-12, atol=0)
         torch.testing.assert_close(slope, gradient, rtol=1e-9, atol=1e-12)

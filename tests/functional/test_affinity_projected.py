@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from qat.functional.affinity import affinity, feature_affinity, projected_affinity
+from qat.functional.affinity.feature_affinity import affinity, feature_affinity, projected_affinity
 
 DRAWS = 3000
 

@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from qat.errors import CheckpointError
-from qat.lit.checkpoint import (
+from qat.lit.resume.checkpoint_io import (
     SafeCheckpointIO,
     checkpoint_name,
     checkpoints_by_step,

@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from qat.errors import CheckpointError
-from qat.lit.checkpoint_file import checkpoint_name, last_good, load, save
+from qat.storage.checkpoint import (
+    checkpoint_name,
+    last_good,
+    load,
+    save,
+)
 
 
 def content(step=0):
@@ -70,7 +75,7 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
 
 KILLED = """
 import sys, torch
-from qat.lit.checkpoint_file import save
+from qat.storage.checkpoint import save
 print("ready", flush=True)
 for step in range(10**6):
     x = torch.full((1 << 20,), float(step))
@@ -98,7 +103,7 @@ def test_a_kill_during_a_save_leaves_a_whole_file(tmp_path):
 
 def test_checking_a_folder_imports_nothing_heavy(three):
     code = (
-        "import sys; from qat.lit.checkpoint_file import last_good; last_good(sys.argv[1]);"
+        "import sys; from qat.storage.checkpoint import last_good; last_good(sys.argv[1]);"
         "assert not {'torch', 'lightning', 'numpy'} & set(sys.modules), 'heavy'"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qat.errors import CheckpointError, QatError
-from qat.lit.csv_logger import RunCsvLogger
+from qat.lit.resume.csv_logger import RunCsvLogger
 
 ROWS = [
     ({"epoch": 0, "train/loss": 0.1 + 0.2}, 1),

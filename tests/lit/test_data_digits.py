@@ -6,9 +6,9 @@ from collections import Counter
 import pytest
 import torch
 
+from qat.data.registry import FAMILIES, build_data
 from qat.errors import SpecError
-from qat.lit.data.registry import FAMILIES, build_data
-from qat.run_spec import DataSpec
+from qat.spec.data import DataSpec
 
 
 def digits(seed=0, **options):
@@ -143,6 +143,6 @@ def test_unknown_name():
 def test_families_are_the_names_of_the_config():
     from typing import get_args
 
-    from qat.run_spec import DataName
+    from qat.spec.data import DataName
 
     assert tuple(FAMILIES) == get_args(DataName)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from qat.data.image_files import read_image
+from qat.data.registry import build_data
 from qat.errors import DataError
-from qat.lit.data.files import read_image
-from qat.lit.data.registry import build_data
-from qat.run_spec import DataSpec
+from qat.spec.data import DataSpec
 
 
 def sixteen_bit(path):

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from qat.data.registry import build_data
 from qat.errors import DataError
-from qat.lit.data.registry import build_data
-from qat.run_spec import DataSpec
+from qat.spec.data import DataSpec
 
 
 def picture(value, size=(20, 16)):

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from qat.data.registry import FAMILIES, build_data
 from qat.errors import DataError, SpecError
-from qat.lit.data.layout import check_data
-from qat.lit.data.registry import FAMILIES, build_data
-from qat.run_spec import DataSpec
-from qat.schema import read
+from qat.spec.data import DataSpec
+from qat.spec.data_files import check_data
+from qat.spec.schema import read
 
 CONF = Path(__file__).parents[2] / "conf" / "data"
 TITLES = {
@@ -89,7 +89,7 @@ def test_digits_and_downloads_pass():
 
 def test_the_check_needs_no_torch():
     code = (
-        "import sys; from qat.run_spec import DataSpec; from qat.lit.data.registry import *\n"
+        "import sys; from qat.spec.run import DataSpec; from qat.data.registry import *\n"
         "check_data(DataSpec())\n"
         "print([m for m in ('torch', 'lightning', 'torchvision', 'numpy') if m in sys.modules])"
     )

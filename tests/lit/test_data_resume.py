@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from qat.lit.data.registry import build_data
-from qat.run_spec import DataSpec
+from qat.data.registry import build_data
+from qat.spec.data import DataSpec
 
 EPOCHS = 3
 

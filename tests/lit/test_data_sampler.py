@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qat.lit.data.dataset import PlainDataset, SeededDataset, TensorImages
-from qat.lit.data.loader import image_loader
-from qat.lit.data.sampler import EpochBatchSampler, derived_seed
+from qat.data.dataset import PlainDataset, SeededDataset, TensorImages
+from qat.data.loader import image_loader
+from qat.data.sampler import EpochBatchSampler, derived_seed
 
 sizes = {"length": st.integers(1, 60), "batch_size": st.integers(1, 20), "drop_last": st.booleans()}
 

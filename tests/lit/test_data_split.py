@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qat.lit.data.dataset import TensorImages
-from qat.lit.data.registry import build_data
-from qat.lit.data.split import carve, stratified_order
-from qat.run_spec import DataSpec
+from qat.data.dataset import TensorImages
+from qat.data.registry import build_data
+from qat.data.split import carve, stratified_order
+from qat.spec.data import DataSpec
 
 labels = st.lists(st.integers(0, 4), min_size=1, max_size=80)
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torchvision import datasets
 
+from qat.data.registry import build_data
 from qat.errors import DataError
-from qat.lit.data.registry import build_data
-from qat.run_spec import DataSpec
+from qat.spec.data import DataSpec
 
 CIFAR_FILES = {
     "cifar10": ("cifar-10-batches-py", [f"data_batch_{i}" for i in range(1, 6)], ["test_batch"]),

@@ -1,12 +1,10 @@
-"""The callback: options, open windows, histograms, a figure that fails."""
-
-from types import SimpleNamespace
+"""The callback: options, open windows, histograms."""
 
 import pytest
 import torch
 
 from qat import SpecError
-from qat.lit.diagnostics import Diagnostics
+from qat.lit.measure.diagnostics import Diagnostics
 
 # the weights of five steps, one a column: still, drifting, to and fro, there and back, late
 CODES = torch.tensor(
@@ -50,17 +48,3 @@ def test_histograms_of_all_windows_are_summed():
         found = diagnostics._window_metrics()
     assert found["quant/settled"] == pytest.approx(1 / 5)
     assert diagnostics._histogram == [0, 2, 0, 4, 2, 2]
-
-
-@pytest.mark.parametrize("error", [ValueError("of a kind\nand more"), OSError("disk full")])
-def test_a_figure_that_cannot_be_drawn_is_one_warning(tmp_path, monkeypatch, caplog, error):
-    def fail(*_):
-        raise error
-
-    (tmp_path / "metrics.csv").write_text("step,quant/occupancy\n5,0.5\n")
-    monkeypatch.setattr("qat.lit.diagnostics.save_figure", fail)
-    trainer = SimpleNamespace(default_root_dir=str(tmp_path), is_global_zero=True)
-    Diagnostics().on_fit_end(trainer, None)
-    (line,) = caplog.messages
-    assert str(error).splitlines()[0] in line
-    assert "\n" not in line

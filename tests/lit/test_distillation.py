@@ -6,13 +6,19 @@ import pytest
 import torch
 from torch import nn
 
-from qat.distill_spec import DistillSpec, FeatureSpec
 from qat.errors import SpecError
-from qat.lit.distillation import distiller
-from qat.lit.models import small_model
-from qat.run_spec import DataSpec, RunSpec, SchedulerSpec, TrainingSpec, WarmStartSpec
-from qat.spec import QuantSpec
-from qat.surgery import prepare
+from qat.lit.pairing import distiller
+from qat.models.small import small_model
+from qat.quantize.prepare import prepare
+from qat.spec.data import DataSpec
+from qat.spec.distill import DistillSpec, FeatureSpec
+from qat.spec.quant import QuantSpec
+from qat.spec.run import (
+    RunSpec,
+    SchedulerSpec,
+    TrainingSpec,
+    WarmStartSpec,
+)
 
 IMAGES = torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

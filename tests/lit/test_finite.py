@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qat.errors import NonFiniteError
-from qat.lit.checkpoint import checkpoints_by_step, last_good
-from qat.lit.reliability import _are_finite
+from qat.lit.resume.checkpoint_io import checkpoints_by_step, last_good
+from qat.lit.resume.guards import _are_finite
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
 import toy_run

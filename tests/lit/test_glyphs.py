@@ -20,15 +20,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
 from qat.compose import checked, composed_data, conf_folder
+from qat.data import glyph_drawing, glyph_fonts, glyphs
+from qat.data.glyphs.drawing import SIDE, Ranges, draw
+from qat.data.glyphs.fonts import CANVAS, CAPITAL, FACES, font_files, shapes
+from qat.data.glyphs.glyphs import cache_path, generated
+from qat.data.registry import build_data
+from qat.data.sampler import derived_seed
 from qat.errors import DataError, SpecError
-from qat.glyphs_spec import CLASSES, GlyphsSpec
-from qat.lit.data import glyph_drawing, glyph_fonts, glyphs
-from qat.lit.data.glyph_drawing import SIDE, Ranges, draw
-from qat.lit.data.glyph_fonts import CANVAS, CAPITAL, FACES, font_files, shapes
-from qat.lit.data.glyphs import cache_path, generated
-from qat.lit.data.registry import build_data
-from qat.lit.data.sampler import derived_seed
-from qat.run_spec import DataSpec
+from qat.spec.data import CLASSES, DataSpec, GlyphsSpec
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = GlyphsSpec(train=60, validation=26, test=40)
@@ -285,7 +284,7 @@ def test_the_name_depends_on_options_version_and_fonts(tmp_path, monkeypatch):
 
 def test_two_processes_at_once(tmp_path):
     code = (
-        "import sys; from qat.run_spec import *; from qat.lit.data.glyphs import *\n"
+        "import sys; from qat.spec.run import *; from qat.data.glyphs.glyphs import *\n"
         "spec = GlyphsSpec(train=60, validation=26, test=40)\n"
         "data = Glyphs(DataSpec(name='glyphs', root=sys.argv[1], glyphs=spec))\n"
         "print(hashlib.sha256(data.parts.train.images.numpy().tobytes()).hexdigest())"
@@ -345,7 +344,7 @@ def test_the_config_says_the_defaults():
 
 def test_options_are_checked_without_torch():
     code = (
-        "import sys; from qat.run_spec import *; from qat.lit.data.layout import check_data\n"
+        "import sys; from qat.spec.run import *; from qat.spec.data_files import check_data\n"
         "check_data(DataSpec(name='glyphs', glyphs=GlyphsSpec()))\n"
         "print([m for m in ('torch', 'numpy', 'PIL', 'matplotlib') if m in sys.modules])"
     )

@@ -5,15 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
+from qat.commands.answers import Answers, check_fits, latencies
 from qat.compose import composed_data, conf_folder
+from qat.data.folders import ImageNet
+from qat.data.module import preprocessing_of
+from qat.data.registry import build_data
+from qat.data.transforms import from_file
 from qat.errors import DataError, SpecError
-from qat.export.header import Preprocessing
-from qat.lit.architecture import preprocessing_of
-from qat.lit.data.folders import ImageNet
-from qat.lit.data.registry import build_data
-from qat.lit.data.transforms import from_file
-from qat.lit.judging import Answers, check_fits, latencies
-from qat.run_spec import DataSpec
+from qat.spec.data import DataSpec
+from qat.spec.header import Preprocessing
 
 
 def digits(**options):

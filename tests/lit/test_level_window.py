@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from qat.lit.level_window import MOST_WEIGHTS, SAMPLE, occupancy, oscillation, sampled_codes
+from qat.lit.measure.flips import MOST_WEIGHTS, SAMPLE, occupancy, oscillation, sampled_codes
 from qat.nn.binary_parametrization import BiperWeight, ResteWeight
 from qat.nn.parametrization import DorefaWeight
 from qat.nn.weight import WeightQuantizer

@@ -8,7 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from qat.errors import SpecError
-from qat.lit.model_options import check_model
+from qat.spec.model import check_model
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 
@@ -49,8 +49,8 @@ def test_a_foreign_target_is_left_alone():
 
 def test_checks_load_nothing_heavy():
     code = (
-        "import sys; import qat.lit.model_options as m;"
-        "m.check_model({'_target_': 'qat.lit.models.small_model', 'name': 'vgg11'});"
+        "import sys; import qat.spec.model as m;"
+        "m.check_model({'_target_': 'qat.models.small.small_model', 'name': 'vgg11'});"
         "print([n for n in ('torch', 'torchvision', 'timm', 'lightning') if n in sys.modules])"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

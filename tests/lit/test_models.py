@@ -12,8 +12,10 @@ from torch import nn
 from torchvision.models import resnet18, resnet34, resnet50
 
 from qat.errors import CheckpointError, SpecError
-from qat.lit.model_options import SMALL_NAMES, TORCHVISION_NAMES, check_model
-from qat.lit.models import small_model, timm_model, torchvision_resnet
+from qat.models.resnet import torchvision_resnet
+from qat.models.small import small_model
+from qat.models.timm_model import timm_model
+from qat.spec.model import SMALL_NAMES, TORCHVISION_NAMES, check_model
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 TASK = {"num_classes": 10, "in_channels": 1, "image_size": 8}
@@ -67,7 +69,7 @@ def test_the_shape_of_the_task_is_checked_by_every_factory(key):
 
 def test_timm_is_imported_only_when_used():
     # torchvision is not: torchmetrics, which every run needs, imports it anyway
-    code = "import sys, qat.lit.models; print('timm' in sys.modules)"
+    code = "import sys, qat.models.resnet; print('timm' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "False"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qat.errors import CheckpointError, SpecError
-from qat.lit.pretrained import pretrained
+from qat.models.pretrained import pretrained
 
 
 @pytest.fixture(autouse=True)

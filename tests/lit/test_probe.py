@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qat import ActivationQuantizer, QuantSpec, enable_quantizers, prepare
-from qat.lit.probe import gradient_cosine, look
+from qat.lit.measure.coarse_gradient import gradient_cosine, look
 
 
 def smooth_network():

@@ -9,18 +9,22 @@ import torch
 from torch import nn
 
 from qat import SpecError
-from qat.lit.checkpoint import SafeCheckpointIO, last_good
+from qat.data.digits import Digits
 from qat.lit.classifier import LitClassifier
-from qat.lit.data.digits import Digits
-from qat.lit.layer_records import layer_weights
-from qat.lit.records import Records
-from qat.lit.run_checkpoint import RunCheckpoint
+from qat.lit.measure.layer_records import layer_weights
+from qat.lit.measure.records import Records
+from qat.lit.resume.checkpoint_io import SafeCheckpointIO, last_good
+from qat.lit.resume.run_checkpoint import RunCheckpoint
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import binary_connect
-from qat.plan import weight_projections
-from qat.run_spec import DataSpec, SchedulerSpec, TrainingSpec
-from qat.spec import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
-from qat.surgery import prepare
+from qat.quantize.plan import weight_projections
+from qat.quantize.prepare import prepare
+from qat.spec.data import DataSpec
+from qat.spec.quant import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
+from qat.spec.run import (
+    SchedulerSpec,
+    TrainingSpec,
+)
 
 W32, A32 = WeightSpec(bits=32), ActivationSpec(bits=32)
 OF_WEIGHTS = {"flip_rate", "distance", "scale"}

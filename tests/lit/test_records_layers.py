@@ -8,14 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from qat.lit.layer_records import BINS, LayerWeight, alphas, bin_width, histogram, quantities
-from qat.lit.records import snapshot_epochs
+from qat.lit.measure.layer_records import (
+    BINS,
+    LayerWeight,
+    alphas,
+    bin_width,
+    histogram,
+    quantities,
+)
+from qat.lit.measure.records import snapshot_epochs
 from qat.nn.activation import ActivationQuantizer
 from qat.nn.binary_parametrization import METHODS
 from qat.nn.learned_clip import DorefaActivation, LsqActivation, PactActivation
 from qat.nn.sign_activation import SignActivation
 from qat.nn.weight import WeightQuantizer
-from qat.spec import GRID_BITS, METHOD_BITS
+from qat.spec.quant import GRID_BITS, METHOD_BITS
 
 GRIDS = [(grid, bits) for grid, every in GRID_BITS.items() for bits in every]
 METHOD_CASES = [(m, bits) for m, every in METHOD_BITS.items() for bits in every if m in METHODS]

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qat.lit.csv_logger import GrowingCsv
+from qat.storage.csv_table import GrowingCsv
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,9 +8,15 @@ import lightning as L
 import pytest
 
 from qat.errors import CheckpointError, SpecError
-from qat.lit.checkpoint import checkpoint_name, checkpoints_by_step, last_good, load, verify
-from qat.lit.run_checkpoint import RunCheckpoint
-from qat.lit.signals import Signals
+from qat.lit.resume.checkpoint_io import (
+    checkpoint_name,
+    checkpoints_by_step,
+    last_good,
+    load,
+    verify,
+)
+from qat.lit.resume.run_checkpoint import RunCheckpoint
+from qat.lit.resume.signals import Signals
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
 import toy_run

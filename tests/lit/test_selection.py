@@ -3,8 +3,11 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qat.lit.checkpoint_file import checkpoint_name, checkpoints_by_step
-from qat.lit.selection import Selection, keep_only
+from qat.lit.resume.selection import Selection, keep_only
+from qat.storage.checkpoint import (
+    checkpoint_name,
+    checkpoints_by_step,
+)
 
 
 def offers(*epochs, mode="max"):

@@ -12,8 +12,8 @@ import lightning as L
 import pytest
 
 from qat.errors import NonFiniteError
-from qat.lit.checkpoint import checkpoints_by_step
-from qat.lit.signals import Interrupted, Signals
+from qat.lit.resume.checkpoint_io import checkpoints_by_step
+from qat.lit.resume.signals import Interrupted, Signals
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
 import toy_run

@@ -7,8 +7,8 @@ import torch
 from omegaconf import OmegaConf
 
 from qat.errors import CheckpointError, SpecError
-from qat.lit.model_options import check_model
-from qat.lit.timm_models import timm_model
+from qat.models.timm_model import timm_model
+from qat.spec.model import check_model
 
 CONF = Path(__file__).parents[2] / "conf" / "model"
 TASK = {"num_classes": 10, "in_channels": 1, "image_size": 8}

@@ -10,18 +10,18 @@ import pytest
 import torch
 from PIL import Image
 
+from qat.data.digits import Digits
+from qat.data.image_files import UnreadableImageError
+from qat.data.registry import build_data
+from qat.data.unlabelled.folder import folder_images
+from qat.data.unlabelled.form import Form
+from qat.data.unlabelled.images_only import ImagesOnly
+from qat.data.unlabelled.photographs import photograph_patches
+from qat.data.unlabelled.torchvision_set import torchvision_images
 from qat.errors import DataError, SpecError
-from qat.lit.data.digits import Digits
-from qat.lit.data.files import UnreadableImageError
-from qat.lit.data.form import Form
-from qat.lit.data.images_only import ImagesOnly
-from qat.lit.data.photographs import photograph_patches
-from qat.lit.data.registry import build_data
-from qat.lit.data.unlabelled_folder import folder_images
-from qat.lit.data.unlabelled_torchvision import torchvision_images
-from qat.run_spec import DataSpec
-from qat.schema import read
-from qat.unlabelled_spec import (
+from qat.spec.data import DataSpec
+from qat.spec.schema import read
+from qat.spec.unlabelled import (
     FolderImages,
     Photographs,
     TaskImages,
@@ -130,7 +130,7 @@ def test_the_checks_before_a_run(tmp_path):
 
 
 def test_the_checks_import_no_torch():
-    code = "import qat.unlabelled_spec, sys; assert 'torch' not in sys.modules"
+    code = "import qat.spec.unlabelled, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -390,7 +390,7 @@ def test_an_empty_set(monkeypatch):
 
 
 def test_the_fingerprint_is_that_of_the_names(tmp_path):
-    from qat.lit.data.dataset import fingerprint
+    from qat.data.dataset import fingerprint
 
     one, other = folder(tmp_path / "one"), folder(tmp_path / "other")
 

@@ -10,12 +10,12 @@ import torch
 from PIL import Image
 from torchvision import datasets
 
+from qat.data.registry import build_data
+from qat.data.unlabelled.form import Form
+from qat.data.unlabelled.images_only import ImagesOnly
 from qat.errors import DataError, SpecError
-from qat.lit.data.form import Form
-from qat.lit.data.images_only import ImagesOnly
-from qat.lit.data.registry import build_data
-from qat.run_spec import DataSpec
-from qat.unlabelled_spec import (
+from qat.spec.data import DataSpec
+from qat.spec.unlabelled import (
     FolderImages,
     Photographs,
     TaskImages,
@@ -113,7 +113,7 @@ def test_unknown_names_of_torchvision_are_refused_before_the_run():
 def test_the_checks_read_names_and_folders_without_torch(tmp_path):
     picture(tmp_path / "a.png", 1)
     code = (
-        "import sys; from qat.unlabelled_spec import *\n"
+        "import sys; from qat.spec.unlabelled import *\n"
         f"folder = FolderImages(root={str(tmp_path)!r})\n"
         "source = TorchvisionImages(name='STL10')\n"
         "check_unlabelled(UnlabelledSpec(folder=folder, torchvision=source))\n"

@@ -20,13 +20,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
-from qat.lit.checkpoint import SafeCheckpointIO, last_good
-from qat.lit.csv_logger import RunCsvLogger
-from qat.lit.data.loader import PositionedLoader, leave_group, training_position
-from qat.lit.data.sampler import EpochBatchSampler
-from qat.lit.reliability import FiniteGuard, StatelessRandomness
-from qat.lit.run_checkpoint import RunCheckpoint
-from qat.lit.signals import Signals
+from qat.data.loader import PositionedLoader, leave_group, training_position
+from qat.data.sampler import EpochBatchSampler
+from qat.lit.resume.checkpoint_io import SafeCheckpointIO, last_good
+from qat.lit.resume.csv_logger import RunCsvLogger
+from qat.lit.resume.guards import FiniteGuard, StatelessRandomness
+from qat.lit.resume.run_checkpoint import RunCheckpoint
+from qat.lit.resume.signals import Signals
 
 BATCHES, BATCH_SIZE = 7, 16
 

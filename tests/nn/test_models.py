@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from qat.errors import SpecError
-from qat.nn.models import CifarResNet, LeNet5, Vgg11
+from qat.models.small import CifarResNet, LeNet5, Vgg11
 
 
 def build(name, *, image_size=32, **options):

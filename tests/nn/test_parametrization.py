@@ -14,7 +14,7 @@ from qat import SpecError
 from qat.functional.stairs import Stairs
 from qat.functional.ste import DERIVATIVES, ESTIMATORS, coarse_slope, sign_slope
 from qat.nn.binary_parametrization import METHODS
-from qat.spec import METHOD_BITS
+from qat.spec.quant import METHOD_BITS
 
 CASES = [(name, bits) for name, all_bits in METHOD_BITS.items() for bits in all_bits]
 GRANULARITIES = [

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from qat.errors import SpecError
 from qat.nn.weight import WeightQuantizer
-from qat.spec import GRID_BITS
+from qat.spec.quant import GRID_BITS
 
 EXACT = [(1, "binary"), (2, "ternary"), (2, "ternary_threshold"), (2, "power_of_two")]
 ALL = [(bits, grid) for grid, widths in GRID_BITS.items() for bits in widths]

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from qat.errors import SpecError
-from qat.nn.models import LeNet5
+from qat.models.small import LeNet5
 from qat.optim.groups import parameter_groups
 from qat.peers.methods import METHODS, peer_of
 from qat.peers.peer import Peer, convertible, layers

@@ -12,11 +12,11 @@ from torch.overrides import TorchFunctionMode
 
 from qat.compose import checked, conf_folder
 from qat.errors import NonFiniteError, NotOnGridError, SpecError
-from qat.job import run_job
 from qat.peers import run as peer_run_module
 from qat.peers.methods import METHODS, peer_of
 from qat.peers.peer import Peer
 from qat.peers.run import run_peer
+from qat.train.run import run_job
 
 OWN = ["model=lenet5", "data=digits", "seed=3", "quant=float", "training.threads=1"]
 BUDGET = ["trainer.max_epochs=3", "warm_start.epochs=1"]

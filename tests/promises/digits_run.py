@@ -6,11 +6,15 @@ import lightning as L
 import torch
 from torch import nn
 
+from qat.data.digits import Digits
 from qat.lit.classifier import LitClassifier
-from qat.lit.data.digits import Digits
-from qat.run_spec import DataSpec, SchedulerSpec, TrainingSpec
-from qat.spec import ActivationSpec, QuantSpec, RuleSpec
-from qat.surgery import prepare
+from qat.quantize.prepare import prepare
+from qat.spec.data import DataSpec
+from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec
+from qat.spec.run import (
+    SchedulerSpec,
+    TrainingSpec,
+)
 
 BATCHES = 4  # per epoch
 

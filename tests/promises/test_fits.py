@@ -14,9 +14,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from digits_run import fit, module, network
 
 from qat.lit.classifier import LitClassifier
-from qat.run_spec import SchedulerSpec, TrainingSpec
-from qat.spec import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
-from qat.surgery import activation_quantizers, prepare
+from qat.quantize.prepare import activation_quantizers, prepare
+from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
+from qat.spec.run import (
+    SchedulerSpec,
+    TrainingSpec,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 

@@ -20,8 +20,8 @@ from qat import (
     weight_projections,
 )
 from qat.functional.ste import DERIVATIVES
-from qat.plan import latent_weight, layer_quantizer, weight_parametrizations
-from qat.surgery import set_progress
+from qat.quantize.plan import latent_weight, layer_quantizer, weight_parametrizations
+from qat.quantize.prepare import set_progress
 
 METHODS = {"lsq": 4, "dorefa": 1, "dorefa ": 3, "reste": 1, "biper": 1}
 BATCH = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))

@@ -11,8 +11,8 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import nn
 
 from qat.errors import QatError
-from qat.run_spec import SchedulerSpec
-from qat.surgery import activation_quantizers
+from qat.quantize.prepare import activation_quantizers
+from qat.spec.run import SchedulerSpec
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
 

@@ -7,7 +7,7 @@ import lightning as L
 import pytest
 import torch
 
-from qat.lit.restore import network_state, restore
+from qat.train.weights import network_state, restore
 
 sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 CONFIG = {
-    "model": {"_target_": "qat.lit.models.small_model", "name": "lenet5"},
+    "model": {"_target_": "qat.models.small.small_model", "name": "lenet5"},
     "data": {"name": "digits", "root": None, "batch_size": 64},
     "quant": {
         "rule": {"name": "bcgd", "rho": 1e-05},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qat.functional.affinity import feature_affinity
+from qat.functional.affinity.feature_affinity import feature_affinity
 from qat.report.affinity_figure import draw_affinity
 from qat.report.affinity_table import AffinityCost, GradientAgreement, affinity_report, exponents
 

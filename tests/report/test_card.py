@@ -5,9 +5,9 @@ import statistics
 import pytest
 
 from qat.errors import DataError, SpecError
-from qat.report.card import card_of
-from qat.report.grouping import families_of
-from qat.report.runs import read_runs
+from qat.report.cards.card import card_of
+from qat.report.runs.grouping import families_of
+from qat.report.runs.runs import read_runs
 
 CODE = {"version": "1", "commit": "abc", "sources": "s1"}
 MACHINE = {"processor": "x", "cores": 2}

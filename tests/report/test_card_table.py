@@ -3,8 +3,8 @@
 import pytest
 
 from qat.errors import DataError
-from qat.report.card import read_card, write_card
-from qat.report.card_table import card_table, with_tables
+from qat.report.cards.card import read_card, write_card
+from qat.report.cards.card_table import card_table, with_tables
 
 CARD = {
     "title": "digits, lenet5",

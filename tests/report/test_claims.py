@@ -5,9 +5,9 @@ import statistics
 import pytest
 
 from qat.errors import SpecError
-from qat.report.claims import claims_of
-from qat.report.grouping import families_of
-from qat.report.runs import read_runs
+from qat.report.compare.comparison import claims_of
+from qat.report.runs.grouping import families_of
+from qat.report.runs.runs import read_runs
 
 BETTER, WORSE = (0.95, 0.96, 0.97, 0.99), (0.90, 0.92, 0.92, 0.93)
 

@@ -4,10 +4,10 @@ import math
 
 import pytest
 
-from qat.report.comparison import compare, reference_of
-from qat.report.family_section import readings
-from qat.report.grouping import groups_of
-from qat.report.runs import read_runs
+from qat.report.compare.comparison import compare, reference_of
+from qat.report.page.family_section import readings
+from qat.report.runs.grouping import groups_of
+from qat.report.runs.runs import read_runs
 
 FLOAT = {1: 0.95, 2: 0.96, 3: 0.94}
 LOWER = {1: 0.8501, 2: 0.86, 3: 0.84}  # 10 points below, each by nearly the same

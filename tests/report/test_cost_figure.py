@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qat.report.cost_figure import draw_cost, spread_costs
-from qat.report.pareto import Point
+from qat.report.compare.pareto import Point
+from qat.report.figures.cost import draw_cost, spread_costs
 
 
 def signs(figure, count):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qat.report.curves import band, band_of, series
-from qat.report.pareto import Point, pareto_front
+from qat.report.compare.bands import band, band_of, series
+from qat.report.compare.pareto import Point, pareto_front
 
 ROWS = [
     {"step": "16", "epoch": "0", "val/acc": "0.5"},

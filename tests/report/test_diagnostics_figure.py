@@ -2,8 +2,9 @@
 
 import pytest
 
-from qat.report.diagnostics_figure import METRICS, draw_diagnostics, read_rows
-from qat.report.figure import save_figure
+from qat.report.figures.diagnostics import METRICS, draw_diagnostics, read_rows
+from qat.report.figures.style import save_figure
+from qat.report.page.run_page import write_run_report
 
 ROWS = [
     {"step": str(step), "val/acc": "", **{name: repr(0.9 - step / 1000) for name in METRICS}}
@@ -70,3 +71,17 @@ def test_rows_are_those_of_the_file(tmp_path):
         {"step": "5", "quant/occupancy": ""},
         {"step": "6", "quant/occupancy": "0.5"},
     ]
+
+
+@pytest.mark.parametrize("error", [ValueError("of a kind\nand more"), OSError("disk full")])
+def test_a_figure_that_cannot_be_drawn_is_one_warning(tmp_path, monkeypatch, caplog, error):
+    def fail(*_):
+        raise error
+
+    (tmp_path / "metrics.csv").write_text("step,quant/occupancy\n5,0.5\n")
+    (tmp_path / "summary.json").write_text('{"occupancy": [0, 1]}')
+    monkeypatch.setattr("qat.report.figures.diagnostics.save_figure", fail)
+    assert write_run_report(tmp_path) == tmp_path / "report.html", "the page does not depend on it"
+    (line,) = [m for m in caplog.messages if "figure" in m]
+    assert str(error).splitlines()[0] in line
+    assert "\n" not in line

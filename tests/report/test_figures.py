@@ -4,9 +4,9 @@ import pytest
 
 from qat.functional.stairs import relu_stairs, signed_stairs
 from qat.functional.ste import DERIVATIVES
-from qat.report.estimator_figure import draw_estimators
-from qat.report.figure import panels, save_figure
-from qat.report.laboratory_figures import FIGURES
+from qat.report.figures.estimators import draw_estimators
+from qat.report.figures.style import panels, save_figure
+from qat.report.figures.theory import FIGURES
 from qat.theory.laboratory import EXPERIMENTS
 
 

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
-from qat.report.grouping import families_of, groups_of, tuned
-from qat.report.labels import shown, sort_key
-from qat.report.runs import read_run, read_runs
+from qat.report.runs.grouping import families_of, groups_of, tuned
+from qat.report.runs.labels import shown, sort_key
+from qat.report.runs.runs import read_run, read_runs
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from qat.report.grouping import families_of, groups_of
-from qat.report.runs import read_runs
+from qat.report.runs.grouping import families_of, groups_of
+from qat.report.runs.runs import read_runs
 
 
 @pytest.fixture

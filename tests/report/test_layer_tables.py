@@ -2,10 +2,10 @@
 
 import pytest
 
-from qat.report.confusion_figure import confusion_of, draw_confusion, summed
-from qat.report.group_section import worst_confusions
-from qat.report.layer_figure import draw_histograms, draw_layers, spread_out
-from qat.report.layer_tables import layer_bands, layer_histograms
+from qat.report.compare.layers import layer_bands, layer_histograms
+from qat.report.figures.confusion import confusion_of, draw_confusion, summed
+from qat.report.figures.layers import draw_histograms, draw_layers, spread_out
+from qat.report.page.group_section import worst_confusions
 
 
 def row(step, layer, quantity, value):

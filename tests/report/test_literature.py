@@ -2,10 +2,10 @@
 
 import pytest
 
-from qat.report.comparison import compare
-from qat.report.grouping import families_of
-from qat.report.literature import Published, points_beside, published
-from qat.report.runs import read_runs
+from qat.report.compare.comparison import compare
+from qat.report.compare.literature import Published, points_beside, published
+from qat.report.runs.grouping import families_of
+from qat.report.runs.runs import read_runs
 
 FLOAT_ENDS = {"quant.ends.first": "float", "quant.ends.last": "float"}
 

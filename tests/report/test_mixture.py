@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from qat.report.grouping import families_of
-from qat.report.mixture import warnings_of
-from qat.report.runs import read_runs
+from qat.report.runs.grouping import families_of
+from qat.report.runs.origins import warnings_of
+from qat.report.runs.runs import read_runs
 
 SAME = {"code": {"sources": "s1"}, "threads": 1, "versions": {"torch": "2.15.0"}}
 

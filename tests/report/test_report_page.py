@@ -14,7 +14,7 @@ import pytest
 
 from qat.commands.report import main
 from qat.errors import DataError, SpecError
-from qat.report.run_page import write_run_report
+from qat.report.page.run_page import write_run_report
 
 ROOT = Path(__file__).resolve().parents[2]
 T_2 = 4.302653  # Student's t(0.975) with two degrees of freedom, from a printed table

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qat.report.statistics import (
+from qat.report.compare.statistics import (
     deviation,
     holm,
     interval_of_mean,

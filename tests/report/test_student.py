@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qat.report.student import incomplete_beta, t_quantile, two_sided_p
+from qat.report.compare.statistics import incomplete_beta, t_quantile, two_sided_p
 
 # probability 0.975 and 0.995, as printed in any textbook
 TABLE = {

@@ -5,8 +5,8 @@ import itertools
 import pytest
 
 from qat.errors import SpecError
-from qat.report.grouping import families_of
-from qat.report.runs import read_runs
+from qat.report.runs.grouping import families_of
+from qat.report.runs.runs import read_runs
 
 KEY = "optimizer.lr"
 

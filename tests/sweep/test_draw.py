@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qat.errors import SpecError
+from qat.spec.sweep import SweepSpec
 from qat.sweep.draw import as_text, drawn, listed
-from qat.sweep_spec import SweepSpec
 
 RANGES = {
     "optimizer.lr": {"low": 1e-3, "high": 0.1, "log": True},

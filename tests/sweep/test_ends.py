@@ -5,14 +5,14 @@ import json
 import pytest
 
 from qat.compose import composed, conf_folder
-from qat.folder_lock import only_process
-from qat.status import read_status
+from qat.spec.sweep import SweepSpec
+from qat.storage.lock import only_process
+from qat.storage.status import read_status
 from qat.sweep import tuned
 from qat.sweep.job import jobs_of, mark_abandoned
 from qat.sweep.pool import _settle
 from qat.sweep.progress import closing_lines, validation_scores
 from qat.sweep.worker import EXIT_BUSY
-from qat.sweep_spec import SweepSpec
 
 
 @pytest.fixture

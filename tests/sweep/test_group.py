@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from qat.code_version import _OUTSIDE
-from qat.wandb_runs import group_run
+from qat.storage.provenance import _OUTSIDE
+from qat.train.wandb_group import group_run
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -61,11 +61,11 @@ def modules():
 
 def test_no_code_that_a_run_reaches_is_left_out_but_pictures():
     known = modules()
-    reached, edge = set(), {"qat.job"}
+    reached, edge = set(), {"qat.train.run"}
     while edge:
         reached |= edge
         edge = {m for name in edge for m in known.get(name, ())} & known.keys() - reached
-    assert {"qat.lit.run", "qat.export.file", "qat.optim.rule"} <= reached
+    assert {"qat.train.fit", "qat.export.packed.file", "qat.optim.rule"} <= reached
     outside = {
         name for name in reached if name.split(".")[1:2] and f"{name.split('.')[1]}" in _OUTSIDE
     }

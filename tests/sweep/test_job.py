@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from qat.code_version import code_version
 from qat.compose import composed, conf_folder
+from qat.spec.sweep import SweepSpec
+from qat.storage.provenance import code_version
 from qat.sweep.job import jobs_of, labels
-from qat.sweep_spec import SweepSpec
 
 
 @pytest.fixture(scope="module")

@@ -9,12 +9,15 @@ import torch
 
 from qat.compose import composed, conf_folder
 from qat.errors import CheckpointError
-from qat.folder_lock import only_process
-from qat.lit.checkpoint_file import load, save
+from qat.spec.sweep import SweepSpec
+from qat.storage.checkpoint import (
+    load,
+    save,
+)
+from qat.storage.lock import only_process
 from qat.sweep import run, tuned
 from qat.sweep.job import jobs_of
-from qat.sweep.keeping import superfluous, thin
-from qat.sweep_spec import SweepSpec
+from qat.sweep.thinning import superfluous, thin
 
 BEST, NEWEST = "best/step=00000020.ckpt", "last/step=00000034.ckpt"
 ALL = {BEST, NEWEST, "last/step=00000017.ckpt", "warm_start.ckpt"}

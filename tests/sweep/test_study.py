@@ -4,8 +4,8 @@ import pytest
 
 pytest.importorskip("optuna")
 
+from qat.spec.sweep import SweepSpec
 from qat.sweep.study import Study
-from qat.sweep_spec import SweepSpec
 
 SPEC = SweepSpec(
     method="tpe", parameters={"optimizer.lr": {"low": 0.01, "high": 0.1}}, prune_after=2

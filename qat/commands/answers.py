@@ -1,0 +1,98 @@
+"""Accuracy and latency of anything that answers images with logits."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qat.data.module import ImageData
+from qat.errors import SpecError
+from qat.spec.header import Preprocessing
+
+Network = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a network says of the images of one part, in their order.
+
+    Attributes:
+        logits: float32 (N, K).
+        labels: int64 (N,).
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def classes(self) -> Tensor:
+        """The class of the largest logit, int64 (N,)."""
+        return self.logits.argmax(dim=1)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the images whose class is right, 0..1."""
+        return float((self.classes == self.labels).double().mean())
+
+
+def answers(network: Network, batches: Iterable[tuple[Tensor, ...]]) -> Answers:
+    """Ask a network about every batch (image, label)."""
+    pairs = [(network(batch[0]).float(), batch[1]) for batch in batches]
+    logits, labels = zip(*pairs, strict=True)
+    return Answers(torch.cat(logits), torch.cat(labels))
+
+
+def check_fits(preprocessing: Preprocessing, data: ImageData) -> None:
+    """Raise SpecError unless the images of `data` are what the network was trained for."""
+    there = (data.channels, data.image_size, tuple(data.classes))
+    here = (preprocessing.channels, preprocessing.size, preprocessing.classes)
+    names = ("channels", "pixels a side", "classes")
+    for name, ours, theirs in zip(names, here, there, strict=True):
+        if ours != theirs:
+            shown = [f"{len(v)}" if isinstance(v, tuple) else f"{v}" for v in (ours, theirs)]
+            raise SpecError(
+                f"the network was trained for {name} {shown[0]}, data={data.options.name} has "
+                f"{shown[1]}{' (or other names)' if name == 'classes' else ''}; evaluate it on "
+                "data of its own kind, or set data.image_size"
+            )
+    if (data.mean, data.std) != (preprocessing.mean, preprocessing.std):
+        raise SpecError(
+            f"the network's images are normalised by mean {preprocessing.mean}, those of "
+            f"data={data.options.name} by {data.mean}; evaluate it on data of its own kind"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Seconds of one forward pass over `batch` images: the fastest and the median round."""
+
+    batch: int
+    fastest: float
+    median: float
+
+
+def latencies(
+    networks: dict[str, Network], shape: tuple[int, ...], *, batch: int, rounds: int
+) -> dict[str, Latency]:
+    """Time networks on random images, taking turns so that whatever else runs hits all of them.
+
+    Args:
+        networks: name -> network.
+        shape: (C, H, W) of an image.
+        batch: images per pass.
+        rounds: timed passes of each network, >= 1, after two that are not.
+    """
+    image = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
+    seconds: dict[str, list[float]] = {name: [] for name in networks}
+    for _ in range(rounds + 2):
+        for name, network in networks.items():
+            start = time.perf_counter()
+            network(image)
+            seconds[name].append(time.perf_counter() - start)
+    return {
+        name: Latency(batch, min(times[2:]), statistics.median(times[2:]))
+        for name, times in seconds.items()
+    }

@@ -1,0 +1,139 @@
+"""The command line: flags, one run or a sweep, exit codes."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from qat.errors import QatError
+from qat.spec.overrides import with_quoted_paths
+from qat.spec.run import RunSpec
+from qat.storage.status import is_finished
+from qat.train.wandb_group import close_wandb, group_run
+
+if TYPE_CHECKING:
+    from qat.sweep.hydra_launcher import SweepWork
+
+EXIT_BAD_COMMAND = 2
+EXIT_FAILED = 1
+
+
+def main() -> None:
+    """Entry point of `python train.py` and of the console script `qat-train`."""
+    try:
+        _run(sys.argv[1:])
+    except QatError as error:
+        _die(str(error), EXIT_BAD_COMMAND)
+    except KeyboardInterrupt:
+        _die("interrupted", 130)
+    except BrokenPipeError:  # the reader of our output has left, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(EXIT_FAILED)
+
+
+def _run(arguments: list[str]) -> None:
+    from hydra._internal.utils import get_args_parser
+
+    from qat.compose import checked, conf_folder, resumed_overrides
+    from qat.sweep.command import is_sweep, sweep
+
+    args = get_args_parser().parse_args(arguments)
+    overrides = with_quoted_paths(args.overrides)
+    asks_only = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
+    if not asks_only and is_sweep(overrides, multirun=args.multirun):
+        try:
+            sys.exit(0 if sweep(overrides, launch=_launch) else EXIT_FAILED)
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            _die(f"{error.filename or 'sweep'}: {error.strerror or error}", EXIT_FAILED)
+    if not asks_only:
+        overrides = resumed_overrides(overrides)
+        spec = checked(conf_folder(), overrides)
+        if spec.resume is not None and _is_finished(Path(spec.resume), spec):
+            print(f"{spec.resume} is finished; see its summary.json")
+            return
+        group_run(overrides)
+    flags = [a for a in arguments if a not in set(args.overrides)]
+    sys.argv = [sys.argv[0], *flags, *overrides]
+    _hydra_main()
+
+
+def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
+    """Let Hydra hand the runs of a sweep to the launcher that the command chose.
+
+    Each job finds its own run folder; Hydra's folders hold its own files only.
+    """
+    own = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=.launched/${hydra.job.num}"]
+    sys.argv = [sys.argv[0], "--multirun", *overrides, *own]
+
+    def job(cfg: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+        from omegaconf import OmegaConf
+
+        config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+        try:
+            work(config, list(HydraConfig.get().overrides.task))
+        except Exception as error:  # its status.json has it; the other jobs go on
+            if not isinstance(error, QatError):
+                traceback.print_exc()
+            print(f"error: {error}", file=sys.stderr)
+        finally:
+            close_wandb()
+
+    _hydra_main(job)
+
+
+def _is_finished(folder: Path, spec: RunSpec) -> bool:
+    """Whether a run to be resumed has reached its end, and is not allowed to go beyond it."""
+    return is_finished(folder) and "trainer.max_epochs" not in spec.resume_allow
+
+
+def _hydra_main(task: Callable[[Any], Any] | None = None) -> None:
+    import hydra
+
+    from qat.compose import conf_folder
+
+    # let exceptions through: ours become one line here, and a bug shows its whole traceback
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    job = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(
+        task or _job
+    )
+    try:
+        job()
+    except QatError as error:
+        _die(str(error), EXIT_FAILED)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _die(f"cannot write the run folder: {error}", EXIT_FAILED)
+
+
+def _job(cfg: Any) -> float | None:
+    """One run in its folder; returns the validation score of the selected epoch."""
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from qat.spec.check import check_config
+    from qat.train.run import run_job
+
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    spec = check_config(config)
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        return run_job(config, spec, folder)
+    except QatError as error:
+        _die(str(error), EXIT_FAILED)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _die(f"{folder}: {error.strerror or error}", EXIT_FAILED)
+    finally:
+        close_wandb()
+
+
+def _die(message: str, code: int) -> NoReturn:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,149 @@
+"""Raw images with their labels, and the data sets that transform them."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, default_collate
+
+from qat.data.sampler import Key, derived_seed
+
+Transform = Callable[[Any], Tensor]
+# with a label, or without
+Sample = tuple[Tensor, int] | Tensor
+Batch = tuple[Tensor, Tensor] | Tensor
+
+
+class RawImages(Protocol):
+    """Raw images (a uint8 or float tensor, or a PIL image), by index."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Any: ...
+
+
+class LabelledImages(Protocol):
+    """Raw images with their labels."""
+
+    @property
+    def labels(self) -> Tensor:
+        """(N,), int64, from 0."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> tuple[Any, int]: ...
+
+    def image(self, index: int) -> Any:
+        """The image without its label, which is not read."""
+        ...
+
+    def select(self, indices: np.ndarray) -> Self:
+        """The images at `indices`, in that order."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TensorImages:
+    """Images held in memory.
+
+    Attributes:
+        images: (N, C, H, W), uint8 in 0..255 or float32 in 0..1.
+        labels: (N,), int64.
+    """
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[index], int(self.labels[index])
+
+    def image(self, index: int) -> Tensor:
+        """The image without its label, which is not read."""
+        return self.images[index]
+
+    def select(self, indices: np.ndarray) -> Self:
+        """The images at `indices`, in that order."""
+        chosen = torch.from_numpy(indices)
+        return dataclasses.replace(self, images=self.images[chosen], labels=self.labels[chosen])
+
+
+class SeededDataset(Dataset[Sample]):
+    """Images under a random transform that depends on (seed, epoch, index) only.
+
+    The transforms draw from torch's global CPU generator. It is seeded for each sample and put
+    back afterwards (2 us a sample), so neither the order in which samples are asked for nor the
+    number of workers can change one, and the caller's own random numbers stay as they were.
+
+    Args:
+        dataset: raw images, with labels or without.
+        transform: raw image -> tensor (C, H, W), random.
+        seed: of the run.
+    """
+
+    def __init__(self, dataset: RawImages, transform: Transform, *, seed: int) -> None:
+        self.dataset = dataset
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, index = key
+        raw = self.dataset[index]
+        # the CPU generator itself: torch.manual_seed would also reseed CUDA, and takes 100x as long
+        generator = torch.default_generator
+        before = generator.get_state()
+        generator.manual_seed(derived_seed(self.seed, epoch, index))
+        try:
+            return _transformed(raw, self.transform)
+        finally:
+            generator.set_state(before)
+
+
+class PlainDataset(Dataset[Sample]):
+    """Images under a transform without randomness, for validation, test and probes.
+
+    Args:
+        dataset: raw images, with labels or without.
+        transform: raw image -> tensor (C, H, W).
+    """
+
+    def __init__(self, dataset: RawImages, transform: Transform) -> None:
+        self.dataset = dataset
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Sample:
+        return _transformed(self.dataset[index], self.transform)
+
+
+def _transformed(raw: Any, transform: Transform) -> Sample:
+    return (transform(raw[0]), raw[1]) if isinstance(raw, tuple) else transform(raw)
+
+
+def fingerprint(images: RawImages) -> str:
+    """What a run is resumed with: the number of images, and of files without labels their names."""
+    own: str | None = getattr(images, "fingerprint", None)
+    return own or str(len(images))
+
+
+def images_of(batch: Batch) -> Tensor:
+    """The images (N, C, H, W) of a batch with labels or without."""
+    return batch if isinstance(batch, Tensor) else batch[0]
+
+
+def collated(samples: Sequence[Sample]) -> Batch:
+    """Samples as one batch, in main memory."""
+    batch: Batch | list[Tensor] = default_collate(list(samples))
+    return batch if isinstance(batch, Tensor) else (batch[0], batch[1])

@@ -1,0 +1,1 @@
+"""Synthetic letters, drawn from the fonts that matplotlib brings."""

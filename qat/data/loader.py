@@ -1,0 +1,78 @@
+"""Loaders that leave the global random state alone, and where training goes on after a resume."""
+
+import os
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from qat.data.dataset import Sample
+from qat.data.sampler import Position
+
+
+class PositionedLoader(DataLoader[Sample]):
+    """A loader whose place follows from the trainer's counters, so that it has none to save.
+
+    Lightning warns on every resume within an epoch unless a loader offers these two methods.
+    """
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: see `training_position`."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to restore."""
+
+
+def image_loader(
+    dataset: Dataset[Sample], workers: int, *, seed: int, **batching: Any
+) -> DataLoader[Sample]:
+    """A loader of batches (image, label).
+
+    Args:
+        dataset: of single samples.
+        workers: processes, 0 loads in this one.
+        seed: of the loader's own generator; without one it draws from the global generator at
+            each `iter`, so that looking at the data would change the training.
+        batching: `batch_size`, or `batch_sampler`.
+    """
+    return PositionedLoader(
+        dataset,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        worker_init_fn=leave_group,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator().manual_seed(seed),
+        **batching,
+    )
+
+
+def leave_group(worker: int) -> None:
+    """Take a worker out of its parent's process group.
+
+    A signal to the whole group (Ctrl-C, a scheduler's SIGTERM) would otherwise kill the workers
+    first, and the run would fail before it could save. Ignoring the signals instead would make the
+    interpreter wait for ever at its exit, where it ends its children by SIGTERM.
+    """
+    os.setpgrp()
+
+
+def training_position(trainer: Any, batches: int) -> Position:
+    """(epoch, batches done of it) where a Lightning trainer goes on.
+
+    Counts *processed* batches: `completed` lags by one inside `on_train_batch_end`, where
+    checkpoints are made. The epoch is that of the batches, which `trainer.current_epoch` is not
+    in a checkpoint made at the end of an epoch.
+
+    Args:
+        trainer: a lightning Trainer, before or during fit. Its trackers are typed too narrowly
+            to be typed here.
+        batches: of a full epoch, >= 1.
+    """
+    loop, limit = trainer.fit_loop, trainer.limit_train_batches
+    if limit is not None:
+        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+    epochs, done = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current.processed
+    if epochs.processed == epochs.started or done >= batches:
+        return epochs.started, 0
+    return epochs.started - 1, done

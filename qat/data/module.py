@@ -1,0 +1,235 @@
+"""The base class of all data modules."""
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, ClassVar, cast
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from qat.data.dataset import (
+    Batch,
+    LabelledImages,
+    PlainDataset,
+    RawImages,
+    Sample,
+    SeededDataset,
+    Transform,
+    collated,
+)
+from qat.data.loader import image_loader, training_position
+from qat.data.sampler import EpochBatchSampler, Position
+from qat.data.split import Parts
+from qat.errors import DataError
+from qat.spec.data import DataSpec
+from qat.spec.data_files import check_data
+from qat.spec.header import Crop, Preprocessing
+
+_SMALLEST_BATCH = 2  # BatchNorm in training refuses a single value per channel
+
+
+class ImageData(L.LightningDataModule):
+    """Labelled images in three fixed parts; a family sets the class attributes and `load`.
+
+    Batches are (image, label): (N, C, H, W) float32, normalised, and (N,) int64.
+
+    Args:
+        options: the config group `data`.
+        seed: of the run; moves the order and the augmentation, never the split.
+
+    Attributes:
+        channels: C of an image.
+        native_size: height and width in pixels unless data.image_size says otherwise.
+        has_fixed_size: whether raw images have that size; false where a transform cuts it out.
+        crop: whole images are stretched to the size, or the middle is cut out (centre).
+        mean: of each channel, of pixels in 0..1.
+        std: of each channel, of pixels in 0..1.
+        train_sampler: of the last `train_dataloader`, None before.
+    """
+
+    channels: ClassVar[int]
+    native_size: ClassVar[int]
+    has_fixed_size: ClassVar[bool] = True
+    crop: ClassVar[Crop] = "whole"
+    mean: ClassVar[tuple[float, ...]]
+    std: ClassVar[tuple[float, ...]]
+
+    def __init__(self, options: DataSpec, *, seed: int = 0) -> None:
+        super().__init__()
+        self.options = options
+        self.seed = seed
+        self.train_sampler: EpochBatchSampler | None = None
+        self._parts: Parts | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, by label."""
+        raise NotImplementedError
+
+    @property
+    def num_classes(self) -> int:
+        """K; known before the data are there, except for folders of the user's own."""
+        return len(self.classes)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width of an image in pixels."""
+        return self.options.image_size or self.native_size
+
+    @property
+    def parts(self) -> Parts:
+        """The raw parts, read at the first use.
+
+        Raises:
+            DataError: as `load`.
+        """
+        if self._parts is None:
+            self._parts = self.load()
+        return self._parts
+
+    def load(self) -> Parts:
+        """Read the raw parts.
+
+        Raises:
+            DataError: something is missing or unreadable.
+        """
+        raise NotImplementedError
+
+    def download(self) -> None:
+        """Fetch the data if they are missing; a family that cannot does nothing."""
+
+    def training_transform(self) -> Transform:
+        """Random transform of the training images."""
+        raise NotImplementedError
+
+    def evaluation_transform(self) -> Transform:
+        """Transform without randomness, of all other images."""
+        raise NotImplementedError
+
+    def check(self) -> None:
+        """Check that the data exist or may be downloaded; reads no image.
+
+        Raises:
+            DataError: they do not; says what is missing and how to get it.
+        """
+        check_data(self.options)
+
+    def prepare_data(self) -> None:
+        """Check and, if data.download is true, download; Lightning calls it in one process."""
+        self.check()
+        if self.options.download:
+            self.download()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the parts; `stage` does not matter."""
+        _ = self.parts
+
+    def prepare(self) -> None:
+        """All that Lightning does before it asks for a loader, for use without a trainer."""
+        self.prepare_data()
+        self.setup()
+
+    def position(self) -> Position | None:
+        """(epoch, batches done of it) where training goes on; None without a trainer.
+
+        The sampler asks at the start of each epoch.
+        """
+        if self.trainer is None or self.train_sampler is None:
+            return None
+        return training_position(self.trainer, len(self.train_sampler))
+
+    def train_dataloader(self) -> DataLoader[Sample]:
+        """Batches of the training part, from `position` on.
+
+        An incomplete last batch is kept unless it is a single image.
+        """
+        images = self.parts.train
+        self.train_sampler = self._sampler(locate=self.position)
+        transform = (
+            self.training_transform() if self.options.augment else self.evaluation_transform()
+        )
+        dataset = SeededDataset(images, transform, seed=self.seed)
+        return image_loader(
+            dataset, self.options.workers, seed=self.seed, batch_sampler=self.train_sampler
+        )
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches of a full training epoch, told without making a loader.
+
+        Lightning's own count starts the train loader, and with it the place where a resumed run
+        goes on, before that place is known.
+        """
+        return len(self._sampler())
+
+    def _sampler(self, **options: Any) -> EpochBatchSampler:
+        count, size = len(self.parts.train), self.options.batch_size
+        drop_last = count > size and count % size < _SMALLEST_BATCH
+        return EpochBatchSampler(count, size, seed=self.seed, drop_last=drop_last, **options)
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """The validation part in a fixed order."""
+        return self._plain_loader(self.parts.validation)
+
+    def test_dataloader(self) -> DataLoader[Sample]:
+        """The test part in a fixed order."""
+        return self._plain_loader(self.parts.test)
+
+    def sample_batch(self) -> Batch:
+        """One batch of the training part, not augmented and always the same, for probes."""
+        dataset = PlainDataset(self.parts.train, self.evaluation_transform())
+        count = min(len(dataset), self.options.batch_size)
+        return collated([dataset[index] for index in range(count)])
+
+    def class_weights(self) -> Tensor | None:
+        """Weights of the classes in the loss, (K,) float32, or None for data.class_weights=none.
+
+        w_c = N / (K n_c) with n_c of the N training images in class c, so that every class has
+        the same weight in total and the mean weight of an image is 1.
+
+        Raises:
+            DataError: a class has no training image.
+        """
+        if self.options.class_weights == "none":
+            return None
+        images = cast(LabelledImages, self.parts.train)  # all families but ImagesOnly
+        counts = torch.bincount(images.labels, minlength=self.num_classes)
+        if not bool(counts.all()):
+            raise DataError(
+                f"data.class_weights=balanced needs an image of every class; "
+                f"{self.classes[int(counts.argmin())]!r} has none in the training part, "
+                "use data.class_weights=none"
+            )
+        return counts.sum() / (self.num_classes * counts.float())
+
+    def _plain_loader(self, images: RawImages) -> DataLoader[Sample]:
+        dataset = PlainDataset(images, self.evaluation_transform())
+        options = self.options
+        return image_loader(dataset, options.workers, seed=self.seed, batch_size=options.batch_size)
+
+
+def first_batches(data: ImageData, count: int) -> Iterator[Batch]:
+    """The first `count` batches of the training order of epoch 0, augmented as in training.
+
+    A function of the data options and the seed alone, wherever the run stands; at most one epoch.
+    """
+    images = data.parts.train
+    transform = data.training_transform() if data.options.augment else data.evaluation_transform()
+    dataset = SeededDataset(images, transform, seed=data.seed)
+    sampler = EpochBatchSampler(len(images), data.options.batch_size, seed=data.seed)
+    for keys in islice(sampler, count):
+        yield collated([dataset[key] for key in keys])
+
+
+def preprocessing_of(data: ImageData, classes: tuple[str, ...]) -> Preprocessing:
+    """What `data` does to an image that is not augmented."""
+    return Preprocessing(
+        channels=data.channels,
+        size=data.image_size,
+        crop=data.crop,
+        mean=data.mean,
+        std=data.std,
+        classes=classes,
+    )

@@ -1,0 +1,89 @@
+"""Augmentation and normalisation, all through torchvision.transforms.v2."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchvision.transforms import v2
+
+from qat.data.dataset import Transform
+from qat.spec.header import Preprocessing
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """What an image must look like at the end.
+
+    Attributes:
+        size: height and width in pixels.
+        native: of the raw image in pixels; equal to `size` if nothing is resized.
+        mean: of each channel, of pixels in 0..1.
+        std: of each channel, of pixels in 0..1.
+    """
+
+    size: int
+    native: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def plain(pixels: Pixels) -> Transform:
+    """Resize if necessary, and normalise."""
+    return _compose(_resize(pixels), pixels)
+
+
+def cropped(pixels: Pixels, *, padding: int, flip: bool) -> Transform:
+    """Random crop out of an image with black borders, perhaps a random flip.
+
+    Args:
+        pixels: the wanted image.
+        padding: width of the border in pixels of the native size.
+        flip: mirror every second image, left to right.
+    """
+    border = round(padding * pixels.size / pixels.native)
+    steps = [*_resize(pixels), v2.RandomCrop(pixels.size, padding=border)]
+    return _compose([*steps, v2.RandomHorizontalFlip()] if flip else steps, pixels)
+
+
+def jittered(pixels: Pixels) -> Transform:
+    """Small affine maps: turns of up to 10 degrees, an eighth of the size, 0.9 .. 1.1 in scale."""
+    affine = v2.RandomAffine(
+        10,
+        translate=(1 / 8, 1 / 8),
+        scale=(0.9, 1.1),
+        interpolation=v2.InterpolationMode.BILINEAR,
+    )
+    return _compose([*_resize(pixels), affine], pixels)
+
+
+def zoomed(pixels: Pixels) -> Transform:
+    """Random part of 8 to 100 % of the area, stretched by up to 4:3, and a random flip."""
+    return _compose([v2.RandomResizedCrop(pixels.size), v2.RandomHorizontalFlip()], pixels)
+
+
+def centred(pixels: Pixels) -> Transform:
+    """The middle 7/8 of the image: 256 pixels on the shorter side, then 224, and in proportion."""
+    shorter = round(pixels.size * 256 / 224)
+    return _compose([v2.Resize(shorter), v2.CenterCrop(pixels.size)], pixels)
+
+
+def from_file(preprocessing: Preprocessing) -> Transform:
+    """What an image file of any size needs before it enters the network."""
+    native = 0 if preprocessing.crop == "whole" else preprocessing.size  # 0: resize always
+    pixels = Pixels(preprocessing.size, native, preprocessing.mean, preprocessing.std)
+    return plain(pixels) if preprocessing.crop == "whole" else centred(pixels)
+
+
+def _resize(pixels: Pixels) -> list[Any]:
+    return [] if pixels.size == pixels.native else [v2.Resize((pixels.size, pixels.size))]
+
+
+def _compose(steps: Sequence[Any], pixels: Pixels) -> Transform:
+    finish = [
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+        v2.Normalize(pixels.mean, pixels.std),
+    ]
+    transform: Transform = v2.Compose([*steps, *finish])
+    return transform

@@ -1,0 +1,1 @@
+"""Images without labels, from a task, folders, torchvision or photographs."""

@@ -1,0 +1,158 @@
+"""Nodes out of the functions and methods of tensors of a traced network."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from qat.export.integer.graph import (
+    Add,
+    AveragePool,
+    Concat,
+    Flatten,
+    MaxPool,
+    Node,
+    Relu,
+    Subsample,
+)
+from qat.export.integer.modules import adaptive_average_pool, affine, average_pool, max_pool
+from qat.export.integer.refusals import Site, same
+
+Options = Mapping[str, Any]
+
+
+class _Function(NamedTuple):
+    """How a function is read: its node, given options; names of its arguments behind the input."""
+
+    node: Callable[[Options, Site], Node]
+    arguments: tuple[str, ...] = ()
+
+
+def function_node(name: str, args: tuple[Any, ...], kwargs: Options, site: Site) -> Node:
+    """The node of a function or method.
+
+    Args:
+        name: as `qat.export.integer.refusals.function_name` tells it.
+        args: its positional arguments behind the first tensor.
+        kwargs: the others.
+        site: where it stands.
+
+    Raises:
+        SpecError: a function that is not known here, or options of it.
+    """
+    function = FUNCTIONS.get(name)
+    if function is None or not site.inputs:
+        raise site.refusal()
+    options = dict(zip(function.arguments, args, strict=False)) | dict(kwargs)
+    return function.node(options, site)
+
+
+def _add(options: Options, site: Site) -> Node:
+    shapes = [node.shape for node in site.inputs]
+    if shapes != [site.shape] * 2 or options.get("alpha", 1) != 1:
+        raise site.refusal("is a sum that is not of two maps of one shape")
+    return Add(**site.fields)
+
+
+def _concat(options: Options, site: Site) -> Node:
+    if options.get("dim", 0) not in (1, 1 - len(site.shape) - 1) or options.get("out") is not None:
+        raise site.refusal("joins other axes than the channels")
+    return Concat(**site.fields)
+
+
+def _flatten(options: Options, site: Site) -> Node:
+    if site.shape == site.before:
+        return same(site)
+    if site.shape != (math.prod(site.before),):
+        raise site.refusal(f"makes {site.shape} of {site.before}")
+    return Flatten(**site.fields)
+
+
+def _mean(options: Options, site: Site) -> Node:
+    before, given = site.before, options.get("dim", ())
+    axes = given if isinstance(given, (tuple, list)) else (given,)
+    if len(before) != 3 or {int(axis) % 4 for axis in axes} != {2, 3}:
+        raise site.refusal("is a mean over other axes than rows and columns")
+    keeps_axes = len(site.shape) == 3
+    return AveragePool(kernel=(before[1], before[2]), keeps_axes=keeps_axes, **site.fields)
+
+
+def _max_pool(options: Options, site: Site) -> MaxPool:
+    return max_pool(nn.MaxPool2d(**options), site)
+
+
+def _average_pool(options: Options, site: Site) -> Node:
+    return average_pool(nn.AvgPool2d(**options), site)
+
+
+def _adaptive_average_pool(options: Options, site: Site) -> Node:
+    return adaptive_average_pool(None, site)
+
+
+def _dropout(options: Options, site: Site) -> Node:
+    if options.get("training", True) is not False:
+        raise site.refusal("drops in evaluation too", "give it training=self.training")
+    return same(site)
+
+
+def _batch_norm(options: Options, site: Site) -> Node:
+    mean = options.get("running_mean")
+    if mean is None or options.get("training"):
+        raise site.refusal("uses no running statistics", "take a batch norm module")
+    return affine(
+        mean,
+        options["running_var"],
+        options.get("weight"),
+        options.get("bias"),
+        eps=float(options.get("eps", 1e-5)),
+        site=site,
+    )
+
+
+def _subsample(options: Options, site: Site) -> Node:
+    index = options["index"]
+    steps = [_step(part) for part in (index if isinstance(index, tuple) else (index,))]
+    if len(steps) != 4 or None in steps or steps[:2] != [1, 1]:
+        raise site.refusal("takes a part that is not every n-th row and column")
+    stride = (int(steps[2] or 1), int(steps[3] or 1))
+    return Subsample(stride=stride, channels=(0, 0), **site.fields)
+
+
+def _step(part: Any) -> int | None:
+    """Step of a slice that leaves nothing out but by its step, else None."""
+    if isinstance(part, slice) and part.start in (None, 0) and part.stop is None:
+        return 1 if part.step is None else int(part.step)
+    return None
+
+
+def _pad(options: Options, site: Site) -> Node:
+    widths = [int(width) for width in options["pad"]]
+    by_zeros = options.get("mode", "constant") == "constant" and not options.get("value")
+    if not by_zeros or len(widths) != 6 or any(widths[:4]) or min(widths) < 0:
+        raise site.refusal("pads other axes than the channels, or not by zeros")
+    return Subsample(stride=(1, 1), channels=(widths[4], widths[5]), **site.fields)
+
+
+_WINDOW = ("kernel_size", "stride", "padding")
+FUNCTIONS: dict[str, _Function] = {
+    **dict.fromkeys(("contiguous", "clone", "detach"), _Function(lambda _, site: same(site))),
+    **dict.fromkeys(("dropout", "dropout1d", "dropout2d"), _Function(_dropout, ("p", "training"))),
+    **dict.fromkeys(("add", "iadd", "add_"), _Function(_add)),
+    **dict.fromkeys(("cat", "concat"), _Function(_concat, ("dim",))),
+    **dict.fromkeys(("relu", "relu_"), _Function(lambda _, s: Relu(ceiling=None, **s.fields))),
+    "relu6": _Function(lambda _, site: Relu(ceiling=6.0, **site.fields)),
+    **dict.fromkeys(("flatten", "view", "reshape"), _Function(_flatten)),
+    "mean": _Function(_mean, ("dim", "keepdim")),
+    "adaptive_avg_pool2d": _Function(_adaptive_average_pool),
+    "avg_pool2d": _Function(
+        _average_pool, (*_WINDOW, "ceil_mode", "count_include_pad", "divisor_override")
+    ),
+    "max_pool2d": _Function(_max_pool, (*_WINDOW, "dilation", "ceil_mode", "return_indices")),
+    "batch_norm": _Function(
+        _batch_norm,
+        ("running_mean", "running_var", "weight", "bias", "training", "momentum", "eps"),
+    ),
+    "getitem": _Function(_subsample, ("index",)),
+    "pad": _Function(_pad, ("pad", "mode", "value")),
+}

@@ -1,0 +1,183 @@
+"""Nodes out of the modules of a traced network."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from qat.export.integer.graph import Affine, AveragePool, Flatten, Layer, MaxPool, Node, Relu
+from qat.export.integer.refusals import Site, same
+from qat.export.packed.weight_codes import WeightCodes
+
+
+def layer_node(path: str, module: Any, codes: WeightCodes | None, site: Site) -> Layer:
+    """A convolution or a linear layer with its codes, None if its weight is float.
+
+    Raises:
+        SpecError: another kind of layer, or geometry that is not exported.
+    """
+    is_parametrized = parametrize.is_parametrized(module)
+    kind = type(module).__base__ if is_parametrized else type(module)
+    is_conv = issubclass(nn.Conv2d, kind)  # type: ignore[arg-type]
+    if not is_conv and not isinstance(module, nn.Linear):
+        raise site.refusal()
+    if not is_conv and len(site.shape) != 1:
+        raise site.refusal(f"maps vectors within {site.before}", "flatten its input first")
+    weight = module.weight.detach().float() if codes is None else codes.levels()
+    outputs = weight.shape[0]
+    scale = torch.ones(()) if codes is None else codes.scale
+    bias = torch.zeros(outputs) if module.bias is None else module.bias.detach()
+    return Layer(
+        path=path,
+        codes=codes,
+        weight=weight,
+        multiplier=scale.double().flatten().expand(outputs).clone(),
+        offset=bias.double(),
+        offset_size=bias.double().abs(),
+        **(_geometry(module, site) if is_conv else {}),
+        **site.fields,
+    )
+
+
+def module_node(module: nn.Module, site: Site) -> Node:
+    """Any other module that holds no others.
+
+    Raises:
+        SpecError: a kind that is not known here.
+    """
+    reader = _READERS.get(type(module))
+    if reader is None:
+        raise site.refusal()
+    return reader(module, site)
+
+
+def max_pool(module: Any, site: Site) -> MaxPool:
+    """The maximum over windows of an `nn.MaxPool2d`; each must begin on the map or before it."""
+    pool = MaxPool(
+        kernel=pair(module.kernel_size),
+        stride=pair(module.stride),
+        padding=pair(module.padding),
+        dilation=pair(module.dilation),
+        ceil_mode=bool(module.ceil_mode),
+        **site.fields,
+    )
+    if pool.ceil_mode and _windows(pool, site.before[1:]) != site.shape[1:]:
+        # torch leaves such a window out, ONNX does not
+        raise site.refusal("has a window that begins behind the map", "use ceil_mode=False")
+    return pool
+
+
+def average_pool(module: Any, site: Site) -> Node:
+    """The mean over windows of an `nn.AvgPool2d`; they must not overlap, nor leave a rest."""
+    window = pair(module.kernel_size)
+    is_plain = (
+        pair(module.stride) == window
+        and not any(pair(module.padding))
+        and module.divisor_override in (None, window[0] * window[1])
+    )
+    return _mean_over(window if is_plain else None, site)
+
+
+def adaptive_average_pool(module: Any, site: Site) -> Node:
+    """The mean of an `nn.AdaptiveAvgPool2d`; its windows must all be of one size."""
+    rows, columns = site.before[1] // site.shape[1], site.before[2] // site.shape[2]
+    return _mean_over((rows, columns), site)
+
+
+def affine(
+    mean: Tensor, var: Tensor, weight: Tensor | None, bias: Tensor | None, *, eps: float, site: Site
+) -> Affine:
+    """(x - mean) / sqrt(var + eps) * weight + bias as multiplier and offset, in float64."""
+    multiplier = 1 / (var.detach().double() + eps).sqrt()
+    if weight is not None:
+        multiplier = multiplier * weight.detach().double()
+    offset = -mean.detach().double() * multiplier
+    size = offset.abs()
+    if bias is not None:
+        offset, size = offset + bias.detach().double(), size + bias.detach().double().abs()
+    return Affine(multiplier=multiplier, offset=offset, offset_size=size, **site.fields)
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """An option of rows and columns, given as one number, one in a tuple, or two."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return int(values[0]), int(values[-1])
+
+
+def _batch_norm(module: Any, site: Site) -> Affine:
+    if module.running_mean is None:
+        raise site.refusal("has no running statistics", "build it with track_running_stats=True")
+    return affine(
+        module.running_mean,
+        module.running_var,
+        module.weight,
+        module.bias,
+        eps=module.eps,
+        site=site,
+    )
+
+
+def _flatten(module: Any, site: Site) -> Node:
+    if (module.start_dim, module.end_dim % (len(site.before) + 1)) != (1, len(site.before)):
+        raise site.refusal(f"keeps some axes of {site.before}", "use Flatten(1)")
+    return same(site) if site.shape == site.before else Flatten(**site.fields)
+
+
+def _windows(pool: MaxPool, size: tuple[int, ...]) -> tuple[int, ...]:
+    """Windows in rows and columns, those that begin behind the map included."""
+    options = zip(size, pool.kernel, pool.stride, pool.padding, pool.dilation, strict=True)
+    return tuple(-(-(n + 2 * p - d * (k - 1) - 1) // s) + 1 for n, k, s, p, d in options)
+
+
+def _mean_over(window: tuple[int, int] | None, site: Site) -> Node:
+    """`window` is None if it overlaps others or reaches beyond the map."""
+    before, after = site.before[1:], site.shape[1:]
+    if window is None or (after[0] * window[0], after[1] * window[1]) != before:
+        raise site.refusal(
+            f"maps {before[0]} x {before[1]} to {after[0]} x {after[1]} by windows that overlap "
+            "or leave a rest",
+            "use another image size or plain windows",
+        )
+    return (
+        same(site)
+        if window == (1, 1)
+        else AveragePool(kernel=window, keeps_axes=True, **site.fields)
+    )
+
+
+def _geometry(module: nn.Conv2d, site: Site) -> dict[str, Any]:
+    if module.padding_mode != "zeros":
+        raise site.refusal(
+            f"pads by {module.padding_mode}", "build the model with padding_mode=zeros"
+        )
+    return {
+        "stride": pair(module.stride),
+        "padding": _padding(module, site),
+        "dilation": pair(module.dilation),
+        "groups": module.groups,
+    }
+
+
+def _padding(module: nn.Conv2d, site: Site) -> tuple[int, int]:
+    if not isinstance(module.padding, str):
+        return pair(module.padding)
+    if module.padding == "valid":
+        return (0, 0)
+    reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    if any(r % 2 for r in reach):
+        raise site.refusal("pads one side more than the other", "use an odd kernel")
+    return reach[0] // 2, reach[1] // 2
+
+
+_READERS: dict[type, Callable[[Any, Site], Node]] = {
+    **dict.fromkeys((nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d), lambda _, s: same(s)),
+    **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _batch_norm),
+    nn.ReLU: lambda _, site: Relu(ceiling=None, **site.fields),
+    nn.ReLU6: lambda _, site: Relu(ceiling=6.0, **site.fields),
+    nn.MaxPool2d: max_pool,
+    nn.AvgPool2d: average_pool,
+    nn.AdaptiveAvgPool2d: adaptive_average_pool,
+    nn.Flatten: _flatten,
+}

@@ -1,0 +1,76 @@
+"""Where a value is made in a traced network, and the refusal of what cannot be exported."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from qat.errors import SpecError
+from qat.export.integer.graph import Node
+
+CURE = (
+    "export knows Conv2d, Linear, BatchNorm, ReLU and quantized activations, max and average "
+    "pooling, flatten and sums; take a model made of these"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where a value is made.
+
+    Attributes:
+        name: of the value.
+        shape: of the value, without the batch axis.
+        inputs: what it is made of.
+        place: how messages call it, such as "the layer features.3 (GELU)".
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    inputs: tuple[Node, ...]
+    place: str
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """What every node is told."""
+        inputs = tuple(node.name for node in self.inputs)
+        return {"name": self.name, "shape": self.shape, "inputs": inputs}
+
+    @property
+    def before(self) -> tuple[int, ...]:
+        """Shape of the first input."""
+        return self.inputs[0].shape
+
+    def refusal(self, why: str = "", cure: str = CURE) -> SpecError:
+        """The error that says that this cannot be exported: why, and what to do."""
+        return SpecError(f"{self.place} {why and why + ', which '}cannot be exported; {cure}")
+
+
+def same(site: Site) -> Node:
+    """The first input itself, for what changes nothing."""
+    return site.inputs[0]
+
+
+def function_name(node: fx.Node) -> str:
+    """Name of the function or method that a traced node calls, "" for other nodes."""
+    if node.op == "call_method":
+        return str(node.target)
+    if node.op == "call_function":
+        target: Any = node.target
+        # the same name as that of torch.nn.functional, but its arguments in another order
+        if target is torch.batch_norm:
+            return "torch.batch_norm"
+        return str(getattr(target, "__name__", target))
+    return ""
+
+
+def place_of(node: fx.Node, kind: str = "") -> str:
+    """How messages call a traced node; `kind` is the class of a module."""
+    if node.op == "call_module":
+        return f"the layer {node.target} ({kind})"
+    stack = list(node.meta.get("nn_module_stack") or {})
+    inside = f" in {stack[-1]}" if stack and stack[-1] else ""
+    if not function_name(node):
+        return f"the tensor {node.target}{inside}"
+    return f"the function {function_name(node)}{inside}"

@@ -1,0 +1,218 @@
+"""From a prepared network to its `Graph`, by symbolic tracing."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
+
+from qat.errors import SpecError
+from qat.export.integer.fold import folded
+from qat.export.integer.functions import function_node
+from qat.export.integer.graph import Graph, Image, Node, Quantize
+from qat.export.integer.modules import layer_node, module_node
+from qat.export.integer.refusals import CURE, Site, function_name, place_of
+from qat.export.packed.convert import Converted
+from qat.nn.activation import QuantizedActivation
+from qat.quantize.flow import LAYER_TYPES
+from qat.quantize.modes import evaluating
+from qat.quantize.plan import latent_weight
+from qat.quantize.prepare import INPUT_QUANTIZER
+
+_OF_ONE_TENSOR = ("view", "reshape")  # their further inputs are sizes
+
+
+def network_graph(model: nn.Module, converted: Converted, example: Tensor) -> Graph:
+    """The network as nodes in the order of execution; the last one is the logits.
+
+    Args:
+        model: prepared network; its mode is left as it is.
+        converted: its codes.
+        example: images (N, C, H, W), N >= 2.
+
+    Raises:
+        SpecError: a layer or a function cannot be exported; it is named, with what to do.
+    """
+    with evaluating(model), torch.no_grad():
+        traced = _traced(model, example)
+        ShapeProp(traced).propagate(example)
+        codes = {
+            id(latent_weight(model.get_submodule(name))): weight
+            for name, weight in converted.weights.items()
+        }
+        return folded(_Translation(model, codes).graph(traced.graph))
+
+
+def _traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
+    tracer = NetworkTracer(example)
+    try:
+        return fx.GraphModule(model, tracer.trace(model))
+    except Exception as error:  # whatever the model's own code makes of symbols for tensors
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SpecError(
+            f"{type(model).__name__} cannot be followed: its forward depends on values of its "
+            f"input ({reason}); {CURE}"
+        ) from error
+
+
+@dataclass
+class _Translation:
+    """Translates one traced network, node by node.
+
+    Attributes:
+        model: the network.
+        codes: id of a latent weight -> its codes; layers that share a weight share these.
+        nodes: those made so far, by name.
+        made: what each traced node has become; one that changes nothing is its input's node.
+    """
+
+    model: nn.Module
+    codes: dict[int, Any]
+    nodes: dict[str, Node] = field(default_factory=dict)
+    made: dict[fx.Node, Node] = field(default_factory=dict)
+
+    def graph(self, traced: fx.Graph) -> Graph:
+        wanted = _needed(traced)
+        for source in traced.nodes:
+            if source.op != "output" and source in wanted:
+                node = self.made[source] = self._node(source)
+                self.nodes.setdefault(node.name, node)
+        answer: Any = traced.output_node().args[0]
+        if not isinstance(answer, fx.Node):
+            raise SpecError(
+                f"{type(self.model).__name__} answers {type(answer).__name__} instead of one "
+                "tensor and cannot be exported; take a model that answers its logits"
+            )
+        last = list(self.nodes).index(self.made[answer].name)
+        return list(self.nodes.values())[: last + 1]
+
+    def _node(self, source: fx.Node) -> Node:
+        if source.op == "call_module":
+            return self._module(str(source.target), source)
+        site = self._site(source)
+        if source.op == "placeholder":
+            return Image(**site.fields)
+        args = tuple(map(self._option, source.args[1:]))
+        kwargs = {name: self._option(value) for name, value in source.kwargs.items()}
+        return function_node(function_name(source), args, kwargs, site)
+
+    def _module(self, path: str, source: fx.Node) -> Node:
+        module = self.model.get_submodule(path)
+        site = self._site(source, type(module).__name__)
+        if isinstance(module, QuantizedActivation):
+            return Quantize(path=path, quantizer=module, **site.fields)
+        if isinstance(module, LAYER_TYPES):
+            return layer_node(path, module, self.codes.get(id(latent_weight(module))), site)
+        return module_node(module, site)
+
+    def _site(self, source: fx.Node, kind: str = "") -> Site:
+        place, meta = place_of(source, kind), source.meta.get("tensor_meta")
+        if not isinstance(meta, TensorMetadata):
+            raise SpecError(f"{place} makes no single tensor and cannot be exported; {CURE}")
+        given = _traced_in([*source.args, *source.kwargs.values()])
+        inputs = [self.made[argument] for argument in given if argument in self.made]
+        return Site(source.name, tuple(meta.shape[1:]), tuple(inputs), place)
+
+    def _option(self, value: Any) -> Any:
+        """An argument; tensors that the model holds are taken out of it."""
+        if not isinstance(value, fx.Node) or value.op != "get_attr":
+            return value
+        *owner, name = str(value.target).split(".")
+        return getattr(self.model.get_submodule(".".join(owner)), name)
+
+
+def _traced_in(value: Any) -> Iterator[fx.Node]:
+    """The traced nodes among arguments, also in lists; one that is given twice comes twice."""
+    if isinstance(value, fx.Node):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _traced_in(item)
+
+
+def _needed(traced: fx.Graph) -> set[fx.Node]:
+    """Nodes whose tensors reach the output; sizes, assertions and the model's own do not count."""
+    wanted: set[fx.Node] = set()
+    waiting = [traced.output_node()]
+    while waiting:
+        node = waiting.pop()
+        if node in wanted:
+            continue
+        wanted.add(node)
+        sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
+        waiting += sources[:1] if function_name(node) in _OF_ONE_TENSOR else sources
+    return wanted
+
+
+# what turns a tensor's values into plain numbers, on which no exported network may decide
+_READING = ("item", "tolist", "equal", "allclose", "is_nonzero")
+
+
+class NetworkTracer(fx.Tracer):
+    """Keeps activation quantizers whole, sees the ones on the inputs of layers, decides by shapes.
+
+    Args:
+        example: images (N, C, H, W). A condition on shapes is decided as it is for these, for an
+            exported network takes images of this size only.
+    """
+
+    def __init__(self, example: Tensor) -> None:
+        super().__init__()
+        self._example = example
+        self._is_evaluating = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Quantizers are leaves, as torch's own modules are."""
+        if isinstance(m, QuantizedActivation):
+            return True
+        return bool(super().is_leaf_module(m, module_qualified_name))
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        """Calls the quantizer on a layer's input first: tracing passes hooks by."""
+        if self._is_evaluating:
+            return forward(*args, **kwargs)
+        quantizer = dict(m.named_children()).get(INPUT_QUANTIZER)
+        if quantizer is not None:
+            args = (quantizer(args[0]), *args[1:])
+        return super().call_module(m, forward, args, kwargs)
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Parameters are symbols, but not while a condition is decided."""
+        if self._is_evaluating:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """A condition that depends on shapes only; TraceError for one on values of tensors."""
+        value = None if _reads_values(obj.node) else self._evaluated(obj.node)
+        return value if isinstance(value, bool) else bool(super().to_bool(obj))
+
+    def _evaluated(self, node: fx.Node) -> Any:
+        """What a traced node is for the example."""
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        for earlier in self.graph.nodes:
+            copies[earlier] = graph.node_copy(earlier, copies.__getitem__)
+        graph.output(copies[node])
+        self._is_evaluating = True
+        try:
+            return fx.Interpreter(self.root, graph=graph).run(self._example)
+        finally:
+            self._is_evaluating = False
+
+
+def _reads_values(node: fx.Node) -> bool:
+    """Whether a plain number taken out of a tensor is behind this node."""
+    seen: set[fx.Node] = set()
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        if current not in seen:
+            seen.add(current)
+            waiting += current.all_input_nodes
+    names = (getattr(n.target, "__name__", n.target) for n in seen if n.op.startswith("call_"))
+    return any(name in _READING for name in names)

@@ -1,0 +1,1 @@
+"""ONNX files: faithful, fast and QONNX, their checks and their run."""

@@ -1,0 +1,1 @@
+"""Packed files: codes at their true bits, scales, and a header."""

@@ -1,0 +1,188 @@
+"""A trained network as codes, scales and what stays float."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from qat.errors import CheckpointError, NonFiniteError, SpecError
+from qat.export.packed.weight_codes import WeightCodes, weight_codes
+from qat.nn.activation import QuantizedActivation
+from qat.nn.parametrization import WeightParametrization
+from qat.nn.weight import WeightQuantizer
+from qat.quantize.plan import (
+    latent_weight,
+    layer_quantizer,
+    parametrization,
+    weight_parametrizations,
+    weight_plans,
+)
+from qat.quantize.plan import weight_quantizer as projection
+from qat.quantize.prepare import quantizer_entries
+from qat.spec.quant import QuantSpec, WeightSpec
+
+_LATENT = "parametrizations.weight.original"  # where a parametrized layer keeps its weight
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """All that a trained network holds.
+
+    Attributes:
+        weights: dotted name of each quantized conv or linear layer -> its codes; a weight that
+            several layers share is its first layer's.
+        residue: the rest of the state dict, float: biases, normalisation, steps, float weights.
+    """
+
+    weights: dict[str, WeightCodes]
+    residue: dict[str, Tensor]
+
+
+def convert(model: nn.Module, spec: QuantSpec) -> Converted:
+    """Codes, scales and float residue of a prepared network.
+
+    The weights may be latent (inside `QuantOptimizer.latent_weights()`), which are projected here,
+    or hard, whose codes are read off. Relaxed ones are neither: their codes are right on exact
+    grids only.
+
+    Args:
+        model: prepared network; it is left as it is.
+        spec: the options it was prepared with.
+
+    Raises:
+        SpecError: a layer's weight should have a quantizer of its own and has none, or shares its
+            weight with a layer that has another one; or its quantizers are disabled, as in the
+            float warm start.
+        NonFiniteError: a parameter or statistic is NaN or infinite.
+    """
+    _refuse_float_phase(model)
+    for key, tensor in model.state_dict().items():
+        if not bool(tensor.isfinite().all()):
+            raise NonFiniteError(f"{key} holds a value that is not finite; export another epoch")
+    modules = dict(model.named_modules())
+    weights: dict[str, WeightCodes] = {}
+    for name, weight_spec in quantized_layers(model, spec).items():
+        module = modules[name]
+        if weight_spec.is_in_graph and not parametrize.is_parametrized(module, "weight"):
+            raise SpecError(
+                f"{name}.weight has no {weight_spec.method} quantizer; convert the network that "
+                "prepare() has made, or take the codes of load_packed(...).converted"
+            )
+        quantizer = layer_quantizer(module, weight_spec)
+        weights[name] = weight_codes(latent_weight(module), quantizer)
+    _refuse_shared(model, weights)
+    coded = _weight_keys(model, weights)
+    state = model.state_dict()
+    residue = {key: state[key].detach().cpu().clone() for key in state if key not in coded}
+    return Converted(weights, residue)
+
+
+def _refuse_float_phase(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, (QuantizedActivation, WeightParametrization)) and not module.enabled:
+            raise SpecError(
+                f"the quantizer {name} is disabled: this network is of the float warm start; "
+                "export a quantized epoch (state=selected), or enable_quantizers(net, True)"
+            )
+
+
+def quantized_layers(model: nn.Module, spec: QuantSpec) -> dict[str, WeightSpec]:
+    """Options of every layer that holds a quantized weight of its own, by dotted name."""
+    modules = dict(model.named_modules())
+    seen: set[int] = set()
+    found: dict[str, WeightSpec] = {}
+    for name, plan in weight_plans(model, spec).items():
+        weight = id(latent_weight(modules[name]))
+        if plan.spec.is_quantized and weight not in seen:
+            found[name] = plan.spec
+        seen.add(weight)
+    return found
+
+
+def quantizer_of(spec: WeightSpec) -> WeightQuantizer | WeightParametrization:
+    """What decodes the codes of a layer with these options."""
+    return parametrization(spec) if spec.is_in_graph else projection(spec)
+
+
+@torch.no_grad()
+def put(model: nn.Module, converted: Converted) -> None:
+    """Make a prepared network the converted one: hard weights as plain parameters.
+
+    Args:
+        model: prepared with the options of the converted network; changed in place. In-graph
+            quantizers are taken away, as the weights are on their grids for good.
+        converted: what it shall hold.
+
+    Raises:
+        CheckpointError: names or shapes do not fit.
+    """
+    check_residue(model, converted.weights, converted.residue)
+    model.load_state_dict({**model.state_dict(), **converted.residue})
+    for name, weight in converted.weights.items():
+        layer = model.get_submodule(name)
+        if parametrize.is_parametrized(layer, "weight"):
+            parametrize.remove_parametrizations(layer, "weight")
+        layer.weight.copy_(weight.hard())  # type: ignore[operator]
+
+
+def latent_state(model: nn.Module, converted: Converted) -> dict[str, Tensor]:
+    """A state dict with latent weights that have these codes, for training that goes on from here.
+
+    Args:
+        model: prepared network, which may have other quantizers than the converted one: then what
+            these have learned is left out, as in float weights.
+        converted: what it shall hold.
+    """
+    weights = {
+        key: weight.latent()
+        for name, weight in converted.weights.items()
+        for key in _weight_keys(model, {name: weight})
+    }
+    state = {**converted.residue, **weights}
+    entries = set(quantizer_entries(model))
+    plain = {key.replace(_LATENT, "weight") for key in set(model.state_dict()) - entries}
+    theirs = {key for key in state if key.replace(_LATENT, "weight") not in plain}
+    if theirs != entries:
+        state = {key: value for key, value in state.items() if key not in theirs | entries}
+    return state
+
+
+def check_residue(
+    model: nn.Module, weights: Mapping[str, object], residue: Mapping[str, Tensor]
+) -> None:
+    """Raise CheckpointError unless `residue` is what `model` holds beside these layers' weights."""
+    state = model.state_dict()
+    wanted = set(state) - _weight_keys(model, weights)
+    problems = [f"missing {key}" for key in sorted(wanted - set(residue))]
+    problems += [f"unexpected {key}" for key in sorted(set(residue) - wanted)]
+    problems += [
+        f"{key} is {residue[key].dtype} of shape {tuple(residue[key].shape)}, the network wants "
+        f"{state[key].dtype} of shape {tuple(state[key].shape)}"
+        for key in sorted(wanted & set(residue))
+        if (residue[key].shape, residue[key].dtype) != (state[key].shape, state[key].dtype)
+    ]
+    if problems:
+        more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
+        raise CheckpointError("weights do not fit: " + "; ".join(problems[:3]) + more)
+
+
+def _refuse_shared(model: nn.Module, names: Mapping[str, object]) -> None:
+    """Refuse one weight behind several in-graph quantizers, whose hard values may differ."""
+    for name, quantizer in weight_parametrizations(model):
+        if name not in names:
+            raise SpecError(
+                f"{name}.weight is another layer's too, and each has a {quantizer.kind} quantizer "
+                "of its own; use quant.weight.method=update for shared weights"
+            )
+
+
+def _weight_keys(model: nn.Module, names: Mapping[str, object]) -> set[str]:
+    """Keys of the state dict under which the weights of these layers stand, shared ones too."""
+    coded = {id(latent_weight(model.get_submodule(name))) for name in names}
+    return {
+        key
+        for key, parameter in model.named_parameters(remove_duplicate=False)
+        if id(parameter) in coded
+    }

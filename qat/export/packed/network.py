@@ -1,0 +1,86 @@
+"""Packed files on disk: written whole or not at all, opened as networks again."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from qat.errors import CheckpointError, QatError
+from qat.export.packed.convert import Converted, put
+from qat.export.packed.file import PackedFile, read_packed, to_bytes, unpack
+from qat.quantize.prepare import prepare
+from qat.spec.header import Header
+from qat.storage.atomic import replacing
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A network out of a packed file.
+
+    Attributes:
+        net: with hard weights as plain parameters, in eval mode.
+        converted: its codes and scales.
+        file: what was read.
+    """
+
+    net: nn.Module
+    converted: Converted
+    file: PackedFile
+
+    @property
+    def header(self) -> Header:
+        """What the file says of itself."""
+        return self.file.header
+
+
+def save_packed(path: str | Path, converted: Converted, header: Header) -> int:
+    """Write a packed file, complete or not at all; returns its size in bytes.
+
+    Args:
+        path: of the file, by custom *.safetensors.
+        converted: as `qat.convert` gives it.
+        header: at least `Header(quant=spec)`; what a file without architecture holds is opened
+            with `load_packed(path, model=...)`.
+
+    Raises:
+        CheckpointError: it cannot be written.
+    """
+    data = to_bytes(converted, header)
+    with replacing(Path(path)) as file:
+        file.write(data)
+    return len(data)
+
+
+def load_packed(path: str | Path, *, model: nn.Module | None = None) -> Packed:
+    """Open a packed file: verify it, build the network, give it its hard weights.
+
+    Nothing from the file is executed: the architecture is a name of ours, torchvision's or timm's.
+
+    Args:
+        path: of the file.
+        model: float network to take instead of the architecture that the file names.
+
+    Raises:
+        CheckpointError: it is damaged, no packed file, of another format, names no architecture
+            while no model is given, or does not fit the network.
+    """
+    file = read_packed(path)
+    header = file.header
+    if model is None:
+        if header.architecture is None or header.preprocessing is None:
+            raise CheckpointError(
+                f"{path} names no architecture; open it with qat.load_packed(path, model=NETWORK)"
+            )
+        from qat.models.by_name import built_network  # torchvision, and perhaps timm
+
+        model = built_network(header.architecture, header.preprocessing, largest=8 * file.size)
+    try:
+        p = header.preprocessing
+        prepare(model, header.quant, example=None if p is None else torch.zeros(2, *p.shape))
+        model.eval()
+        converted = unpack(file, model)
+        put(model, converted)
+    except QatError as error:
+        raise CheckpointError(f"{path} does not fit its network: {error}") from None
+    return Packed(model, converted, file)

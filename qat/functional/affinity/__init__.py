@@ -1,0 +1,1 @@
+"""Feature affinity: losses between the affinities of two feature maps."""

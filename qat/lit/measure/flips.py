@@ -1,0 +1,87 @@
+"""How weights move between levels over consecutive steps: flips, oscillation, occupancy."""
+
+from collections.abc import Sequence
+from itertools import accumulate
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from qat.nn.parametrization import WeightParametrization
+from qat.nn.weight import WeightQuantizer
+from qat.quantize.plan import latent_weight, weight_parametrizations
+
+Quantizer = WeightQuantizer | WeightParametrization
+
+# whole tensors are encoded, for most codes are exact only with the scale of the whole tensor
+MOST_WEIGHTS = 2**20
+SAMPLE = 2**16  # weights that are followed, at most
+
+
+def quantized_weights(module: LightningModule) -> list[tuple[Tensor, Quantizer]]:
+    """Latent weights and quantizers of a run, projected by the rule or quantized in the graph."""
+    wrapper = getattr(module, "quant_optimizer", None)
+    pairs = [] if wrapper is None else wrapper.latent_pairs()
+    found: list[tuple[Tensor, Quantizer]] = [
+        (w, quantizer) for w, quantizer in pairs if isinstance(quantizer, WeightQuantizer)
+    ]
+    net: torch.nn.Module = module.net  # type: ignore[assignment]
+    for name, quantizer in weight_parametrizations(net):
+        found.append((latent_weight(net.get_submodule(name)).detach(), quantizer))
+    return found
+
+
+def sampled_codes(weights: Sequence[tuple[Tensor, Quantizer]]) -> Tensor:
+    """Codes int8 (S,) of evenly spaced weights, so that large tensors count for more.
+
+    A sign needs no scale: of all tensors with two levels and one scale, only the weights followed
+    are encoded. Of the others the smallest ones are followed, MOST_WEIGHTS in all, at least one.
+    """
+    followed = [pair for pair in weights if _is_sign(pair[1])]
+    whole = [pair for pair in weights if not _is_sign(pair[1])]
+    sizes = accumulate(sorted(w.numel() for w, _ in whole))
+    count = max(1, sum(size <= MOST_WEIGHTS for size in sizes))
+    followed += sorted(whole, key=lambda pair: pair[0].numel())[:count]
+    every = -(-sum(w.numel() for w, _ in followed) // SAMPLE)
+    return torch.cat([_every(w, quantizer, every) for w, quantizer in followed]).cpu()
+
+
+def _is_sign(quantizer: Quantizer) -> bool:
+    return len(quantizer.levels) == 2 and quantizer.granularity == "tensor"
+
+
+def _every(w: Tensor, quantizer: Quantizer, every: int) -> Tensor:
+    """Codes of every n-th weight."""
+    if _is_sign(quantizer):
+        return quantizer.encode(w.flatten()[::every])[0]
+    return quantizer.encode(w)[0].flatten()[::every]
+
+
+def oscillation(codes: Tensor) -> float:
+    """Share of the weights' steps that flip back: against the direction of the flip before.
+
+    Args:
+        codes: (T, S) integers of T consecutive steps. Flips before the window are not known.
+
+    Returns:
+        Number of flips whose direction is opposite to that of the weight's last flip in the window,
+        divided by S (T - 1).
+
+    Source: the oscillation of arXiv:2203.08086.
+    """
+    moves = codes.short().diff(dim=0).sign()
+    last, back = torch.zeros_like(moves[0]), 0
+    for move in moves:
+        back += int((move * last < 0).sum())
+        last = torch.where(move != 0, move, last)
+    return back / max(1, moves.numel())
+
+
+def occupancy(codes: Tensor) -> Tensor:
+    """Share of the T steps that each weight spends at its most visited level, (S,) in 1/T .. 1.
+
+    Args:
+        codes: (T, S) integers of T consecutive steps.
+    """
+    most_visited = codes.mode(dim=0).values
+    return (codes == most_visited).float().mean(dim=0)

@@ -1,0 +1,71 @@
+"""Callbacks that look at quantization while it trains."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from qat.errors import SpecError
+from qat.lit.measure.flips import quantized_weights
+
+
+class QuantStats(Callback):
+    """Logs how the quantized weights move, every n optimizer steps.
+
+        quant/flip_rate   share of the codes that the step changed, 0..1
+        quant/distance    ||w - Q(w)|| / ||w|| over all quantized weights, 0 (on the grid) ..
+
+    Both compare one step's ends only, so a resumed run logs the same numbers.
+
+    Args:
+        every_n_steps: optimizer steps between two measurements, >= 1.
+
+    Raises:
+        SpecError: every_n_steps < 1.
+    """
+
+    def __init__(self, every_n_steps: int = 50) -> None:
+        if every_n_steps < 1:
+            raise SpecError(
+                f"callbacks.quant_stats.every_n_steps must be >= 1; got {every_n_steps}"
+            )
+        self._every = every_n_steps
+        self._codes: list[Tensor] | None = None
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Remember the codes before a step that is to be measured."""
+        due = (trainer.global_step + 1) % self._every == 0
+        if due and pl_module.is_quantized:
+            pairs = quantized_weights(pl_module)
+            self._codes = [quantizer.encode(w)[0] for w, quantizer in pairs] or None
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Compare with the codes after it."""
+        if self._codes is None:
+            return
+        before, self._codes = self._codes, None
+        flips = count = 0
+        squares = torch.zeros(2, dtype=torch.float64)
+        for old, (w, quantizer) in zip(before, quantized_weights(pl_module), strict=True):
+            codes, scale = quantizer.encode(w)
+            flips += int((codes != old).sum())
+            count += codes.numel()
+            gap = w - quantizer.decode(codes, scale)
+            squares += torch.stack([gap.norm(), w.norm()]).double().square().cpu()
+        distance = float((squares[0] / squares[1]).sqrt()) if squares[1] > 0 else 0.0
+        logged = {"quant/flip_rate": flips / max(1, count), "quant/distance": distance}
+        # straight to the loggers: Lightning would repeat the numbers in later rows
+        for logger in trainer.loggers:
+            logger.log_metrics(logged, step=trainer.global_step)

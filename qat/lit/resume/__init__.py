@@ -1,0 +1,1 @@
+"""What makes a kill harmless: checkpoints, place, signals, guards."""

@@ -1,0 +1,245 @@
+"""When a run saves, what it keeps, and how Lightning finds its place again.
+
+Checkpoints are taken only between two batches: after all that belongs to the last one (update,
+schedules, logging, validation, end of the epoch), before anything of the next. So rows of
+metrics.csv are before it or after it, and no validation is skipped or run twice. Lightning's loop
+counters are put to rest in a checkpoint; checked against Lightning 2.6.6, whose counters have `ready`,
+`started`, `processed` and `completed`, each as `total` and as `current` (this epoch).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from typing_extensions import override
+
+from qat.errors import SpecError
+from qat.lit.resume.checkpoint_io import SafeCheckpointIO, checkpoint_name, checkpoints_by_step
+from qat.lit.resume.csv_logger import RunCsvLogger
+from qat.lit.resume.guards import refuse_non_finite
+from qat.lit.resume.selection import Best, Selection, keep_only
+
+_KEY = "qat_run"
+# batch: inside an epoch; epoch: between two epochs; end: after the last one
+Boundary = Literal["batch", "epoch", "end"]
+Selectable = Callable[[Trainer, LightningModule], bool]
+
+
+class RunCheckpoint(Callback):
+    """Writes `folder/last/step=<n>.ckpt` (the newest two) and `folder/best/step=<n>.ckpt`.
+
+    It must be the first callback, so that no other one has begun the next batch when it saves;
+    the Trainer needs `enable_checkpointing=False` and `SafeCheckpointIO`.
+
+    `Selection` says which epoch is kept in `best/`; no callback may change the weights between
+    a validation and the next batch, when that file is written.
+
+    Args:
+        folder: `RUN/checkpoints`.
+        every_n_steps: Optimizer steps between checkpoints, >= 1; ends of epochs are saved too.
+        keep: Checkpoints kept in `last/`, >= 2, or a damaged one would leave nothing.
+        monitor: Validation metric that selects; None selects nothing.
+        mode: Whether a larger or a smaller score is better.
+        selectable: Whether the weights just validated may be the result (are fully quantized).
+
+    Raises:
+        SpecError: A number is out of range.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        every_n_steps: int = 500,
+        keep: int = 2,
+        monitor: str | None = "val/acc",
+        mode: Literal["max", "min"] = "max",
+        selectable: Selectable | None = None,
+    ) -> None:
+        if every_n_steps < 1 or keep < 2:
+            raise SpecError(
+                f"every_n_steps must be >= 1 and keep >= 2, got {every_n_steps} and {keep}"
+            )
+        self._folder = Path(folder)
+        self._every, self._keep = every_n_steps, keep
+        self._monitor, self._selectable = monitor, selectable
+        self._selection = Selection(mode)
+        self._best_is_new = False
+        self._boundary: Boundary | None = None
+        self._saved_step = 0
+
+    @property
+    def best(self) -> Best | None:
+        """The selected epoch so far, None before the first validation."""
+        return self._selection.best
+
+    @property
+    def best_path(self) -> Path | None:
+        """Checkpoint of the selected epoch."""
+        return self._folder / self.best["path"] if self.best else None
+
+    def save(self, trainer: Trainer, boundary: Boundary) -> None:
+        """Save the state of this boundary unless it is on disk already.
+
+        Raises:
+            CheckpointError: The file cannot be written; older ones are untouched.
+            NonFiniteError: A weight or an optimizer state is not finite; nothing is written.
+        """
+        self._save_best(trainer, boundary)
+        step = trainer.global_step
+        if step > self._saved_step:
+            self._write(trainer, self._folder / "last" / checkpoint_name(step), boundary)
+            self._saved_step = step
+        if trainer.is_global_zero:
+            self._clean(step)
+
+    def _save_best(self, trainer: Trainer, boundary: Boundary) -> None:
+        if self.best_path and self._best_is_new:
+            self._write(trainer, self.best_path, boundary)
+            self._best_is_new = False
+
+    def _write(self, trainer: Trainer, path: Path, boundary: Boundary) -> None:
+        self._boundary = boundary
+        trainer.save_checkpoint(path, weights_only=False)
+        self._boundary = None
+
+    def _clean(self, step: int) -> None:
+        """Delete what is superseded, steps among it that a resumed run has yet to take again."""
+        taken = [saved for saved in checkpoints_by_step(self._folder / "last") if saved <= step]
+        keep_only(self._folder / "last", taken[-self._keep :])
+        if self.best and self._folder.joinpath(self.best["path"]).exists():
+            keep_only(self._folder / "best", [self.best["step"]])
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a trainer that would write or read checkpoints in another way.
+
+        Raises:
+            SpecError: The checkpoint plugin or the order of the callbacks is wrong.
+        """
+        if not isinstance(trainer.strategy.checkpoint_io, SafeCheckpointIO):
+            raise SpecError("RunCheckpoint needs Trainer(plugins=[SafeCheckpointIO()])")
+        if trainer.callbacks[0] is not self:  # type: ignore[attr-defined]
+            raise SpecError("RunCheckpoint must be the first of Trainer(callbacks=[...])")
+
+    @override
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A run from the beginning starts its metrics.csv anew."""
+        if self._saved_step == 0:
+            for logger in _csv_loggers(trainer):
+                logger.rewind()
+
+    @override
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save between two epochs, if it is time."""
+        if trainer.global_step > 0:
+            self._save_if_due(trainer, "epoch")
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save inside an epoch; a step is first seen here when its gradients are used up."""
+        if batch_idx > 0:  # the boundary before the first one is on_train_epoch_start
+            self._save_if_due(trainer, "batch")
+
+    def _save_if_due(self, trainer: Trainer, boundary: Boundary) -> None:
+        self._save_best(trainer, boundary)
+        if trainer.global_step - self._saved_step >= self._every:
+            self.save(trainer, boundary)
+
+    @override
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end of the run."""
+        self.save(trainer, "end")
+
+    @override
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note whether this epoch is the best; it is written at the boundary that follows.
+
+        Raises:
+            SpecError: The metric to select by was not logged.
+        """
+        is_fitting = trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+        if self._monitor is None or not is_fitting:
+            return
+        if self._monitor not in trainer.callback_metrics:
+            logged = ", ".join(sorted(trainer.callback_metrics)) or "nothing"
+            raise SpecError(f"monitor {self._monitor!r} was not logged; logged: {logged}")
+        score = float(trainer.callback_metrics[self._monitor])
+        selectable = self._selectable is None or self._selectable(trainer, pl_module)
+        self._best_is_new |= self._selection.offer(
+            score, step=trainer.global_step, selectable=selectable
+        )
+
+    @override
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add the selected epoch and the place in metrics.csv; put Lightning's counters at rest.
+
+        Raises:
+            NonFiniteError: A weight or an optimizer state is not finite.
+        """
+        refuse_non_finite(checkpoint)
+        metrics = [logger.position() for logger in _csv_loggers(trainer)]
+        checkpoint[_KEY] = {"best": self._selection.state_dict(), "metrics": metrics}
+        if self._boundary:
+            rest_at(self._boundary, checkpoint["loops"]["fit_loop"], trainer)
+
+    @override
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Continue the selection and metrics.csv; loading for a test changes neither."""
+        if trainer.state.fn != TrainerFn.FITTING or _KEY not in checkpoint:
+            return
+        self._selection.load_state_dict(checkpoint[_KEY]["best"])
+        self._saved_step = checkpoint["global_step"]
+        for logger, rows in zip(_csv_loggers(trainer), checkpoint[_KEY]["metrics"], strict=False):
+            logger.rewind(rows)
+
+
+def _csv_loggers(trainer: Trainer) -> list[RunCsvLogger]:
+    return [logger for logger in trainer.loggers if isinstance(logger, RunCsvLogger)]
+
+
+def rest_at(boundary: Boundary, loops: dict[str, Any], trainer: Trainer) -> None:
+    """Rewrite the saved counters so that a resume goes on exactly at the boundary.
+
+    Lightning offers no hook between two batches, so the hook of the next one is used, which has
+    counted `ready` already.
+
+    Args:
+        boundary: Where the state was taken.
+        loops: `checkpoint["loops"]["fit_loop"]`, changed in place.
+        trainer: Tells whether steps or epochs limit the run.
+    """
+    if boundary == "batch":
+        _add(loops["epoch_loop.batch_progress"], ready=-1)
+        loops["epoch_loop.batch_progress"]["is_last_batch"] = False
+        _as_after_batch(loops)
+    elif boundary == "epoch":
+        _add(loops["epoch_progress"], ready=-1)
+        # a run limited by max_steps always takes the path of an unfinished epoch
+        if trainer.max_steps != -1:
+            loops["epoch_loop.val_loop.batch_progress"]["is_last_batch"] = True
+            _as_after_batch(loops)
+
+
+def _as_after_batch(loops: dict[str, Any]) -> None:
+    """Make the state look as if taken in `on_train_batch_end`.
+
+    That is where Lightning's own callback saves, and the only state inside an epoch that it
+    resumes without running or skipping a validation or losing a logging step.
+    """
+    _add(loops["epoch_loop.batch_progress"], completed=-1)
+    loops["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+
+
+def _add(progress: dict[str, Any], **changes: int) -> None:
+    for part in ("total", "current"):
+        for counter, change in changes.items():
+            progress[part][counter] += change

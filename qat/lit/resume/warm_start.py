@@ -1,0 +1,35 @@
+"""Warm-start checkpoint: the float weights at the switch, kept for a comparison."""
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from qat.storage.checkpoint import save
+
+
+class KeepWarmStart(Callback):
+    """Keeps the float network at the end of the warm start in `folder/warm_start.ckpt`.
+
+    Args:
+        folder: `RUN/checkpoints`.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "warm_start.ckpt"
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Save before the first quantized step; callbacks run before the module switches."""
+        optimizer = pl_module.quant_optimizer
+        steps: int = pl_module.warm_steps  # type: ignore[assignment]
+        done: int = optimizer.completed_steps  # type: ignore[assignment, union-attr]
+        if pl_module.is_quantized or not 0 < steps <= done:
+            return
+        if trainer.is_global_zero:
+            state = {
+                "state_dict": pl_module.state_dict(),
+                "optimizer_states": [optimizer.state_dict()],  # type: ignore[union-attr]
+            }
+            save(state, self._path)

@@ -1,0 +1,1 @@
+"""Networks by name: our small ones, torchvision's ResNets, any of timm."""

@@ -1,0 +1,124 @@
+"""The style of every figure, and how one is saved."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+import html
+import io
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# distinguishable in print and for colour-blind readers (Okabe and Ito), dark ones first
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+_STYLE: dict[str, Any] = {
+    "figure.dpi": 100,
+    "savefig.dpi": 150,
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.labelsize": 9,
+    "legend.fontsize": 8,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.5,
+    "legend.frameon": False,
+    "svg.hashsalt": "qat",  # equal numbers give equal files
+}
+
+
+@contextmanager
+def panels(
+    rows: int = 1, columns: int = 1, *, width: float = 3.6, height: float = 2.8
+) -> Iterator[tuple["Figure", Any]]:
+    """A figure in the house style with its axes, (rows, columns) of them; no display is needed.
+
+    Args:
+        rows: number of rows of axes.
+        columns: number of columns.
+        width: of one panel, inches.
+        height: of one panel, inches.
+
+    Yields:
+        The figure, and its axes as an array of shape (rows, columns).
+    """
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with mpl.rc_context(_style()):
+        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _style() -> Any:
+    from cycler import cycler
+
+    return {**_STYLE, "axes.prop_cycle": cycler(color=COLORS)}
+
+
+def save_figure(figure: "Figure", path: Path) -> list[Path]:
+    """Write `path`.png and `path`.svg (the suffix of `path` is replaced); returns both."""
+    import matplotlib as mpl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
+    with mpl.rc_context(_style()):
+        for target in paths:
+            # the date would make equal figures differ
+            figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
+    return paths
+
+
+_INK = "#000000"
+
+
+_CSS_PIXELS_PER_INCH = 96
+
+
+def inline_svg(figure: "Figure", *, alt: str, prefix: str) -> str:
+    """The figure as an <svg> element with a transparent ground.
+
+    Args:
+        figure: drawn in the house style, black ink.
+        alt: what the picture shows, for those who do not see it.
+        prefix: letters and digits, of its own for each figure of a page: ids must be unique there.
+    """
+    import matplotlib as mpl
+
+    text = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": "qat"}):
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    drawing = text.getvalue()
+    body = drawing[drawing.index(">", drawing.index("<svg")) + 1 :]
+    for noise in (r"<!--.*?-->", r"<metadata>.*?</metadata>", r"<style.*?</style>"):
+        body = re.sub(noise, "", body, flags=re.DOTALL)
+    body = re.sub(r'id="([^"]+)"', rf'id="{prefix}-\1"', body)
+    body = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", body).replace(_INK, "currentColor")
+    body = re.sub(r">\s+<", "><", body)
+    width, height = (round(inch * 72, 2) for inch in figure.get_size_inches())
+    pixels = round(figure.get_figwidth() * _CSS_PIXELS_PER_INCH)
+    return (
+        f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width:g} {height:g}" '
+        f'style="max-width:{pixels}px" fill="currentColor">{body}'
+    )
+
+
+def plain(text: str) -> str:
+    r"""Text that a figure shows as it is: one line, no formula, nothing that the font lacks.
+
+    >>> print(plain("a$b$ _c"))
+    a\$b\$ _c
+    """
+    line = " ".join(text.split())
+    known = "".join(c if c.isprintable() and c <= "\u024f" else "?" for c in line)
+    return known.replace("$", r"\$")

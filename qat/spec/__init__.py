@@ -1,0 +1,1 @@
+"""What a user may ask, checked before torch loads."""

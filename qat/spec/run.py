@@ -1,0 +1,161 @@
+"""The whole config of a run, typed: what `python train.py` accepts; standard library only."""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from qat.errors import SpecError
+from qat.spec.data import DataSpec
+from qat.spec.distill import DistillSpec
+from qat.spec.quant import QuantSpec
+from qat.spec.schema import check, option, read
+from qat.spec.unlabelled import UnlabelledSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerSpec:
+    """The config group `scheduler`: factor of the learning rate, restarted at the quantized phase.
+
+    Attributes:
+        name: cosine, step or constant.
+        warmup: linear warm-up as a fraction of each phase, 0..0.5.
+        final: factor at the end of the cosine, 0..1.
+        milestones: fractions of the phase after which the step schedule multiplies by gamma.
+        gamma: that factor, in (0, 1].
+    """
+
+    name: Literal["cosine", "step", "constant"] = "cosine"
+    warmup: float = option(0.0, low=0, high=0.5)
+    final: float = option(0.0, low=0, high=1)
+    milestones: tuple[float, ...] = option((0.4, 0.7), above=0, below=1)
+    gamma: float = option(0.1, above=0, high=1)
+
+    def __post_init__(self) -> None:
+        check(self, "scheduler")
+        if list(self.milestones) != sorted(self.milestones):
+            raise SpecError(f"scheduler.milestones must ascend; got {list(self.milestones)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WarmStartSpec:
+    """The config group `warm_start`: float training at the start of the run.
+
+    Attributes:
+        epochs: epochs of trainer.max_epochs that are float; 0 for none.
+    """
+
+    epochs: int = option(0, low=0)
+
+    def __post_init__(self) -> None:
+        check(self, "warm_start")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSpec:
+    """The config group `training`.
+
+    Attributes:
+        label_smoothing: of the cross-entropy, 0..1.
+        decay: which parameter groups the weight decay acts on: all, or weights only.
+        compile: whether the network is compiled with torch.compile(fullgraph=True).
+        bn_reestimate: training batches that re-estimate BatchNorm statistics on the hard weights
+            before each evaluation; 0 keeps the running ones.
+        start_batches: training batches that measure the start of alpha where it is measured.
+        checkpoint_every: optimizer steps between two checkpoints.
+        threads: CPU threads of torch; null leaves torch's choice.
+    """
+
+    label_smoothing: float = option(0.0, low=0, below=1)
+    decay: Literal["all", "weights"] = "all"
+    compile: bool = False
+    bn_reestimate: int = option(0, low=0)
+    start_batches: int = option(4, low=1)
+    checkpoint_every: int = option(100, low=1)
+    threads: int | None = option(None, low=1)
+
+    def __post_init__(self) -> None:
+        check(self, "training")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunSpec:
+    """A whole run.
+
+    Attributes:
+        model: `_target_` of a factory in `qat.lit` and its options.
+        data: see DataSpec.
+        quant: see QuantSpec.
+        optimizer: `_target_` of a torch.optim class and its options.
+        scheduler: see SchedulerSpec.
+        trainer: arguments of lightning.Trainer.
+        logger: name -> logger node; csv is always written.
+        callbacks: name -> callback node with `_target_`.
+        warm_start: see WarmStartSpec.
+        training: see TrainingSpec.
+        distill: see DistillSpec; None learns from labels alone.
+        unlabelled: see UnlabelledSpec; None takes the images of `data`.
+        seed: of weights, sample order and augmentation, >= 0.
+        init_from: run folder, checkpoint or packed file whose weights start the run.
+        resume: run folder to continue.
+        resume_allow: dotted keys that may differ from the interrupted run's.
+        audit_only: print the audit and stop.
+    """
+
+    model: Mapping[str, Any]
+    data: DataSpec
+    quant: QuantSpec
+    optimizer: Mapping[str, Any]
+    scheduler: SchedulerSpec
+    trainer: Mapping[str, Any]
+    logger: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    callbacks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    warm_start: WarmStartSpec
+    training: TrainingSpec
+    distill: DistillSpec | None = None
+    unlabelled: UnlabelledSpec | None = None
+    seed: int = option(1, low=0, high=2**32 - 1)
+    init_from: str | None = None
+    resume: str | None = None
+    resume_allow: tuple[str, ...] = ()
+    audit_only: bool = False
+
+    def __post_init__(self) -> None:
+        epochs = self.trainer.get("max_epochs")
+        if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+            raise SpecError(f"trainer.max_epochs must be an integer >= 1; got {epochs!r}")
+        if self.quant.has_quantizers and self.warm_start.epochs >= epochs:
+            raise SpecError(
+                f"warm_start.epochs={self.warm_start.epochs} leaves no epoch for the quantized "
+                f"phase: trainer.max_epochs={epochs}; lower the one or raise the other"
+            )
+        self._check_labels()
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether labels of the training images are used."""
+        return self.distill is None or self.distill.labels
+
+    def _check_labels(self) -> None:
+        if self.uses_labels and self.unlabelled is not None:
+            raise SpecError(
+                f"unlabelled={','.join(self.unlabelled.sources)} needs a run without labels: "
+                "distill=faqd_label_free, or distill.labels=false"
+            )
+        if not self.uses_labels and self.data.class_weights != "none":
+            raise SpecError(
+                f"data.class_weights={self.data.class_weights} counts labels, which "
+                "distill.labels=false rules out; use none"
+            )
+        if not self.uses_labels and self.training.label_smoothing != 0:
+            raise SpecError(
+                f"training.label_smoothing={self.training.label_smoothing} has no effect with "
+                "distill.labels=false; use 0"
+            )
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "RunSpec":
+        """Read a composed config; raises SpecError naming the key for anything wrong."""
+        spec = read(cls, values, "")
+        is_none = spec.distill is not None and spec.distill.is_none
+        return dataclasses.replace(spec, distill=None) if is_none else spec

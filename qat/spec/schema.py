@@ -1,0 +1,164 @@
+"""Read plain mappings into frozen, range-checked dataclasses; standard library only.
+
+The option groups of `qat.spec.quant` are dataclasses whose fields carry a type and, in `option(...)`, a
+range. `read` is the only way from a config (a dict of plain values) to them, so every mistake of a
+user ends here, in one line that names the key, the value and what is allowed.
+"""
+
+import dataclasses
+import difflib
+import sys
+import types
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from qat.errors import SpecError
+
+T = TypeVar("T")
+
+
+def option(
+    default: Any = dataclasses.MISSING,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
+    hint: str = "",
+) -> Any:
+    """A dataclass field with a range: closed ends `low`, `high`, open ends `above`, `below`.
+
+    Args:
+        default: value when the key is absent; a required key has none.
+        low: smallest allowed number.
+        high: largest allowed number.
+        above: the number must be greater than this.
+        below: the number must be smaller than this.
+        hint: the cure, appended to the message of a refused value.
+    """
+    metadata = {"low": low, "high": high, "above": above, "below": below, "hint": hint}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def read(cls: type[T], values: object, path: str) -> T:
+    """Build the frozen dataclass `cls` from a mapping of plain values.
+
+    Args:
+        cls: dataclass of fields made by `option`.
+        values: mapping of field names to plain values (text, numbers, None, lists, mappings).
+        path: dotted key of the mapping, for messages, e.g. "quant.weight".
+
+    Raises:
+        SpecError: unknown or missing key, wrong type, value out of range.
+    """
+    if not isinstance(values, Mapping):
+        raise SpecError(f"{path} must be a group of options, got {values!r}")
+    fields = {f.name: f for f in dataclasses.fields(cls) if f.init}  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise SpecError(_unknown(path, str(key), list(fields)))
+    hints = get_type_hints(cls)
+    arguments = {}
+    for name, field in fields.items():
+        if name in values:
+            arguments[name] = _value(hints[name], values[name], join(path, name), field.metadata)
+        elif field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+            raise SpecError(f"{join(path, name)} must be given{_hint(field.metadata)}")
+    return cls(**arguments)
+
+
+def check(instance: Any, path: str) -> None:
+    """Check the plain fields of an option group that was built directly, for its `__post_init__`.
+
+    Raises:
+        SpecError: as `read` does for the same value in a config.
+    """
+    hints = get_type_hints(type(instance))
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        items = value if isinstance(value, tuple) else (value,)
+        is_group = isinstance(value, Mapping) or any(map(dataclasses.is_dataclass, items))
+        if field.init and not is_group:
+            _value(hints[field.name], value, join(path, field.name), field.metadata)
+
+
+def join(path: str, key: str) -> str:
+    """Dotted key of `key` inside `path` (the top level has the empty path)."""
+    return f"{path}.{key}" if path else key
+
+
+def _unknown(path: str, key: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    mean = f"; did you mean {join(path, close[0])}?" if close else ""
+    return f"{join(path, key)} is not an option{mean} (options: {', '.join(known)})"
+
+
+def _value(kind: Any, value: object, path: str, limits: Mapping[str, Any]) -> Any:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        kind = next(a for a in arguments if a is not type(None))
+        return _value(kind, value, path, limits)
+    if origin is Literal:
+        return _choice(arguments, value, path, limits)
+    if origin is tuple:
+        return _items(arguments[0], value, path, limits)
+    if dataclasses.is_dataclass(kind):
+        return read(kind, value, path)  # type: ignore[arg-type]
+    if kind in (dict, Mapping) or origin in (dict, Mapping):
+        if not isinstance(value, Mapping):
+            raise SpecError(f"{path} must be a group of options, got {value!r}")
+        return dict(value)
+    return _plain(kind, value, path, limits)
+
+
+def _choice(allowed: tuple[Any, ...], value: object, path: str, limits: Mapping[str, Any]) -> Any:
+    # in Python True == 1 and 2.0 == 2: neither `bits=true` nor `bits=2.0` must pass
+    if any(type(value) is type(choice) and value == choice for choice in allowed):
+        return value
+    names = ", ".join(str(a) for a in allowed)
+    raise SpecError(f"{path} must be one of {names}; got {value!r}{_hint(limits)}")
+
+
+def _items(kind: Any, value: object, path: str, limits: Mapping[str, Any]) -> tuple[Any, ...]:
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise SpecError(f"{path} must be a list, got {value!r}")
+    return tuple(_value(kind, item, f"{path}[{i}]", limits) for i, item in enumerate(value))
+
+
+def _plain(kind: Any, value: object, path: str, limits: Mapping[str, Any]) -> Any:
+    names = {int: "an integer", float: "a number", bool: "true or false", str: "a text"}
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    fits = {
+        int: is_number and isinstance(value, int),
+        float: is_number,
+        bool: isinstance(value, bool),
+        str: isinstance(value, str),
+    }[kind]
+    wanted = names[kind] + _range(limits)
+    if not fits or (is_number and not _inside(value, limits)):  # type: ignore[arg-type]
+        raise SpecError(f"{path} must be {wanted}; got {value!r}{_hint(limits)}")
+    return kind(value)
+
+
+def _inside(number: float, limits: Mapping[str, Any]) -> bool:
+    low, high = limits.get("low"), limits.get("high")
+    above, below = limits.get("above"), limits.get("below")
+    return (
+        abs(number) <= sys.float_info.max  # false for NaN; an integer may be too large for float()
+        and (low is None or number >= low)
+        and (high is None or number <= high)
+        and (above is None or number > above)
+        and (below is None or number < below)
+    )
+
+
+def _range(limits: Mapping[str, Any]) -> str:
+    words = {"above": ">", "low": ">=", "below": "<", "high": "<="}
+    parts = [f"{sign} {limits[k]}" for k, sign in words.items() if limits.get(k) is not None]
+    return f" {' and '.join(parts)}" if parts else ""
+
+
+def _hint(limits: Mapping[str, Any]) -> str:
+    return f"; {limits['hint']}" if limits.get("hint") else ""

@@ -1,0 +1,118 @@
+"""Growing CSV table: rows appended, columns added, cut back on resume; whole at every moment."""
+
+import csv
+import io
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from qat.errors import CheckpointError, QatError
+from qat.storage.atomic import replacing
+
+
+class GrowingCsv:
+    """A table that grows by rows, flushed at once, and goes back to an earlier position.
+
+    A row with a new column rewrites the file (atomically) under a longer header. A file that is
+    already there is continued, never wiped, until `rewind` is called.
+
+    Args:
+        path: The file; its folder is made on the first write.
+        columns: The header of a new file.
+    """
+
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
+        self._path = path
+        self._first = list(columns)
+        self._columns: list[str] | None = None
+        self._rows = 0
+        self._is_on_disk = False
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows, each by column; what a row lacks is left empty.
+
+        Raises:
+            QatError: The file cannot be written.
+        """
+        columns = self._known_columns()
+        new = [key for key in dict.fromkeys(k for row in rows for k in row) if key not in columns]
+        if new or self._rows == 0:
+            self._write_all([*columns, *new], self._read()[1])
+        self._write([[row.get(key, "") for key in self._known_columns()] for row in rows])
+
+    def position(self) -> dict[str, Any]:
+        """Rows and columns written so far, after bringing them to the disk: plain values.
+
+        Raises:
+            QatError: The file cannot be read.
+        """
+        columns = self._known_columns()
+        if not self._is_on_disk and self._rows:
+            with self._path.open("rb") as file:
+                os.fsync(file.fileno())
+            self._is_on_disk = True
+        return {"rows": self._rows, "columns": list(columns)}
+
+    def rewind(self, position: Mapping[str, Any] | None = None) -> None:
+        """Drop every row written after `position`; None drops them all.
+
+        Raises:
+            CheckpointError: The file lost rows that were there at `position`.
+            QatError: The file cannot be written.
+        """
+        rows, columns = (position["rows"], position["columns"]) if position else (0, self._first)
+        if rows == 0 and not self._path.exists():
+            self._columns, self._rows = list(self._first), 0
+            return
+        header, lines = self._read()
+        if len(lines) < rows or header[: len(columns)] != columns:
+            raise CheckpointError(
+                f"{self._path} holds {len(lines)} rows under {len(header)} columns, the checkpoint "
+                f"knows {rows} under {len(columns)}; restore the file or delete it together with "
+                "the checkpoints"
+            )
+        self._write_all(columns, [line[: len(columns)] for line in lines[:rows]])
+
+    def _known_columns(self) -> list[str]:
+        if self._columns is None:
+            self._columns, lines = self._read()
+            self._rows = len(lines)
+        return self._columns
+
+    def _read(self) -> tuple[list[str], list[list[str]]]:
+        """Header and complete rows of the file; a last line cut by a kill is left out."""
+        try:
+            text = self._path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return list(self._first), []
+        except OSError as error:
+            raise QatError(f"cannot read {self._path}: {error.strerror}") from error
+        whole = text[: text.rfind("\n") + 1]
+        lines = list(csv.reader(io.StringIO(whole, newline="")))
+        return (lines[0], lines[1:]) if lines else (list(self._first), [])
+
+    def _write_all(self, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+        padded = [[*line, *[""] * (len(columns) - len(line))] for line in lines]
+        with replacing(self._path) as file:
+            file.write(_csv([columns, *padded]))
+        self._columns, self._rows = list(columns), len(lines)
+        self._is_on_disk = True  # `replacing` has seen to it
+
+    def _write(self, lines: Sequence[Sequence[Any]]) -> None:
+        self._is_on_disk = False
+        try:
+            with self._path.open("ab") as file:
+                file.write(_csv(lines))
+        except OSError as error:
+            raise QatError(
+                f"cannot write {self._path}: {error.strerror}; free space and resume the run"
+            ) from error
+        self._rows += len(lines)
+
+
+def _csv(lines: Sequence[Sequence[Any]]) -> bytes:
+    """Lines as bytes; floats keep all their digits, so that equal files mean equal runs."""
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue().encode()

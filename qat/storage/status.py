@@ -1,0 +1,188 @@
+"""RUN/status.json: what state a run is in."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from qat.errors import QatError, SpecError
+from qat.storage.atomic import write_whole
+from qat.storage.lock import only_process
+from qat.storage.provenance import code_version, machine
+
+
+class Status:
+    """RUN/status.json: the state, with error, metrics, config hash, code, threads and time.
+
+    A run is waiting (for its teacher), running, finished, failed, interrupted or pruned (a search).
+
+    Args:
+        folder: run folder.
+        config_hash: hash of the resolved config.
+    """
+
+    def __init__(self, folder: Path, config_hash: str) -> None:
+        self._path = folder / "status.json"
+        self.config_hash = config_hash
+        self.code = asdict(code_version())
+        self._start = time.monotonic()
+        self._threads: int | None = None
+        before = read_status(folder)
+        self._earlier = _seconds(folder, before)
+        threads = before.get("threads")
+        self._threads = threads if isinstance(threads, int) else None
+
+    def begin(self, allow: Sequence[str]) -> None:
+        """Mark the run as running, after comparing the thread count with an interrupted run's.
+
+        Raises:
+            SpecError: another number of threads, which changes the last bits of every sum.
+        """
+        import torch
+
+        threads = torch.get_num_threads()
+        if self._threads not in (None, threads) and "threads" not in allow:
+            raise SpecError(
+                f"the run was trained with {self._threads} threads, now there are {threads}; set "
+                f"training.threads={self._threads} when starting a run, OMP_NUM_THREADS="
+                f"{self._threads} now, or resume_allow=[threads] for a run that is not exact"
+            )
+        self._threads = threads
+        self.write("running")
+
+    def restart_clock(self) -> None:
+        """Count from now; what came before was another run's time, the teacher's."""
+        self._start = time.monotonic()
+
+    def seconds(self) -> float:
+        """Wall time of the run, interrupted parts included."""
+        return self._earlier + time.monotonic() - self._start
+
+    @contextmanager
+    def recording_failures(self) -> Iterator[None]:
+        """A block whose exceptions are written down and passed on."""
+        try:
+            yield
+        except SystemExit as stop:
+            self.write("interrupted", error=f"exit code {stop.code}")
+            raise
+        except KeyboardInterrupt:
+            self.write("interrupted", error="Ctrl-C")
+            raise
+        except (QatError, OSError) as error:
+            self.write("failed", error=str(error))
+            raise
+        except BaseException as error:
+            self.write("failed", error=f"{type(error).__name__}: {error}")
+            raise
+
+    def write(
+        self, state: str, *, error: str | None = None, metrics: Mapping[str, Any] | None = None
+    ) -> None:
+        """Replace the file; a folder that cannot be written to is not worth a second error."""
+        content = {
+            "state": state,
+            "error": error,
+            "metrics": metrics,
+            "config_hash": self.config_hash,
+            "code": self.code,
+            "seconds": self.seconds(),
+            "threads": self._threads,
+        }
+        _replace(self._path, content)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Write RUN/summary.json, signed with the config, the code, the machine and the time."""
+        signed = {
+            **summary,
+            "config_hash": self.config_hash,
+            "code": self.code,
+            "machine": machine(),
+            "wall_seconds": self.seconds(),
+        }
+        write_whole(self._path.with_name("summary.json"), json.dumps(signed, indent=2) + "\n")
+        return signed
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Mark the run as finished, with the scores of the states that it ends with."""
+        metrics = {
+            state: {k: v for k, v in summary[state].items() if isinstance(v, int | float)}
+            for state in ("last", "selected")
+            if state in summary
+        }
+        self.write("finished", metrics=metrics)
+
+
+def read_status(folder: Path) -> dict[str, Any]:
+    """The content of a run folder's status.json, empty if there is none to read."""
+    with suppress(OSError, ValueError):
+        content = json.loads((folder / "status.json").read_text())
+        return content if isinstance(content, dict) else {}
+    return {}
+
+
+def state_of(folder: Path) -> str | None:
+    """The state that a run folder's status.json tells, None if there is none to read."""
+    state = read_status(folder).get("state")
+    return None if state is None else str(state)
+
+
+def is_finished(folder: Path, config_hash: str | None = None) -> bool:
+    """Whether a run, of this config if one is given, has come to its end and left its numbers."""
+    status = read_status(folder)
+    return (
+        status.get("state") == "finished"
+        and config_hash in (None, status.get("config_hash"))
+        and isinstance(status.get("metrics"), dict)
+        and (folder / "summary.json").is_file()
+    )
+
+
+def validation_score(result: Mapping[str, Any]) -> float | None:
+    """Validation accuracy of one state of a run, or agreement where no label was read."""
+    score: float | None = result.get("val_acc", result.get("val_agreement"))
+    return score
+
+
+def mark(folder: Path, state: str, error: str, *, wait: float = 0.0) -> None:
+    """Write down what became of a run that could not do so itself.
+
+    Nothing is written of a run that has finished, or while a process is in the folder.
+
+    Args:
+        folder: run folder.
+        state: of the run.
+        error: why.
+        wait: seconds for that process to leave.
+    """
+    with suppress(QatError, OSError), only_process(folder, wait=wait):
+        before = read_status(folder)
+        if not is_finished(folder):
+            ended = {"state": state, "error": error, "seconds": _seconds(folder, before)}
+            _replace(folder / "status.json", before | ended)
+
+
+def _seconds(folder: Path, status: Mapping[str, Any]) -> float:
+    """Wall time that a run has used by its status; a killed one until its last line of metrics."""
+    try:
+        seconds = float(status.get("seconds", 0.0))
+    except (TypeError, ValueError):
+        return 0.0
+    if status.get("state") == "running":
+        with suppress(OSError):
+            begun = (folder / "status.json").stat().st_mtime
+            seconds += max(0.0, (folder / "metrics.csv").stat().st_mtime - begun)
+    return seconds
+
+
+def _replace(path: Path, content: Mapping[str, Any]) -> None:
+    with suppress(OSError):
+        write_whole(path, json.dumps(content, indent=2) + "\n")
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Whether a run has been started in this folder."""
+    return (folder / ".hydra" / "overrides.yaml").is_file()

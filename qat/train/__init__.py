@@ -1,0 +1,1 @@
+"""One run: built, fitted, judged, opened again."""

@@ -1,0 +1,106 @@
+"""What a run trains, from its options: data, prepared network, Lightning module."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+
+from qat.data.dataset import images_of
+from qat.data.module import ImageData
+from qat.data.registry import build_data
+from qat.data.unlabelled.images_only import ImagesOnly
+from qat.lit.classifier import LitClassifier
+from qat.lit.pairing import distiller
+from qat.lit.quantized import OptimizerFactory
+from qat.quantize.audit import Audit, audit
+from qat.quantize.plan import weight_projections
+from qat.quantize.prepare import prepare
+from qat.spec.run import RunSpec
+from qat.train.weights import read_weights, restore
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a config names by `_target_`, already resolved.
+
+    Attributes:
+        model: (num_classes, in_channels, image_size) -> float network.
+        optimizer: partial of a torch optimizer.
+        callbacks: further Lightning callbacks.
+        loggers: loggers beside metrics.csv.
+        teacher: (data of the student) -> (network of the teacher, its origin); None without one.
+    """
+
+    model: Callable[..., nn.Module]
+    optimizer: OptimizerFactory
+    callbacks: Sequence[L.Callback] = field(default=())
+    loggers: Sequence[Logger] = field(default=())
+    teacher: Callable[[ImageData], tuple[nn.Module, str]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """Data, prepared network and Lightning module of a run, on the way to training."""
+
+    data: ImageData
+    net: nn.Module
+    lit: LitClassifier
+    example: Tensor
+
+
+def build(spec: RunSpec, parts: Parts) -> Built:
+    """Data, network and module; the same weights for the same seed.
+
+    Raises:
+        QatError: data are missing, the model cannot be built, or `init_from` does not fit.
+    """
+    # an earlier network of this process (a teacher, a job of a sweep) counts as a recompilation
+    torch.compiler.reset()
+    if spec.training.threads is not None:
+        torch.set_num_threads(spec.training.threads)
+    data = build_data(spec.data, seed=spec.seed)
+    if not spec.uses_labels:
+        data = ImagesOnly(data, spec.unlabelled)
+    data.prepare()
+    teacher = parts.teacher(data) if parts.teacher is not None else None
+    L.seed_everything(spec.seed, verbose=False)
+    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
+    net = parts.model(**shape, image_size=data.image_size)
+    example = images_of(data.sample_batch())[:2]
+    prepare(net, spec.quant, example=example)
+    measures_steps = True
+    if spec.init_from is not None:
+        started = restore(net, spec.quant, read_weights(spec.init_from, net), weights="latent")
+        measures_steps = bool(started)
+        if started:
+            _log.info(
+                "init_from: float weights; %d entries of quantizers keep their start", len(started)
+            )
+    options: dict[str, Any] = {
+        "optimizer": parts.optimizer,
+        "scheduler": spec.scheduler,
+        "training": spec.training,
+        "classes": data.num_classes,
+        "warm_start_epochs": spec.warm_start.epochs,
+        "class_weights": data.class_weights(),
+        "measures_steps": measures_steps,
+    }
+    if spec.distill is None or teacher is None:
+        return Built(data, net, LitClassifier(net, spec.quant, **options), example)
+    lit = distiller(net, spec, *teacher, example=example, **options)
+    return Built(data, net, lit, example)
+
+
+def audit_untrained(built: Built, spec: RunSpec) -> Audit:
+    """The audit of the network as it is now, weights projected."""
+    with torch.no_grad():
+        for parameter, projection in weight_projections(built.net, spec.quant).items():
+            parameter.copy_(projection(parameter))
+    return audit(built.net, spec.quant, built.example)

@@ -1,0 +1,126 @@
+"""One run: fit from the newest checkpoint, then the summary."""
+
+import logging
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from qat.errors import SpecError
+from qat.lit.resume.checkpoint_io import SafeCheckpointIO
+from qat.lit.resume.csv_logger import RunCsvLogger
+from qat.lit.resume.guards import FiniteGuard, StatelessRandomness
+from qat.lit.resume.run_checkpoint import RunCheckpoint
+from qat.lit.resume.signals import Signals
+from qat.lit.resume.warm_start import KeepWarmStart
+from qat.quantize.audit import Audit
+from qat.spec.run import RunSpec
+from qat.storage.checkpoint import (
+    last_good,
+    load,
+)
+from qat.train.build import Built, Parts
+from qat.train.summary import summarized
+
+_QUIET = (
+    ".*does not have many workers.*",
+    ".*number of training batches.*is smaller than the logging interval.*",
+    ".*isinstance.treespec, LeafSpec.*",
+    ".*`lr_scheduler.step..` before `optimizer.step..`.*",
+)
+
+
+def train(
+    built: Built, spec: RunSpec, parts: Parts, folder: Path, *, signals: Signals
+) -> tuple[dict[str, Any], Audit]:
+    """Fit, test once, audit; returns the content of summary.json and the audit.
+
+    Continues from the newest good checkpoint of `folder` if there is one.
+
+    Raises:
+        QatError: the loss or a gradient is not finite, a checkpoint cannot be written, or the
+            audit finds a value off the grid.
+    """
+    _quieten_lightning()
+    checkpoints = folder / "checkpoints"
+    keeper = RunCheckpoint(
+        checkpoints,
+        every_n_steps=spec.training.checkpoint_every,
+        monitor=built.lit.monitor,
+        selectable=lambda _, module: module.is_selectable,  # type: ignore[arg-type, return-value]
+    )
+    trainer = _trainer(spec, parts, folder, [keeper, signals])
+    begin = last_good(checkpoints / "last")
+    if spec.resume is not None:
+        print(f"resume: {begin}" if begin else "resume: no checkpoint was saved; from step 0")
+    start = time.monotonic()
+    trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
+    seconds = time.monotonic() - start
+    summary, found = summarized(built, spec, trainer, keeper, checkpoints)
+    return summary | {"fit_seconds": seconds}, found
+
+
+def _trainer(spec: RunSpec, parts: Parts, folder: Path, first: Sequence[L.Callback]) -> L.Trainer:
+    callbacks = [
+        *first,
+        StatelessRandomness(spec.seed),
+        KeepWarmStart(folder / "checkpoints"),
+        FiniteGuard(),
+        *parts.callbacks,
+    ]
+    if not spec.trainer.get("enable_progress_bar", True):
+        callbacks.append(EpochLines())
+    try:
+        return L.Trainer(
+            **spec.trainer,
+            callbacks=callbacks,
+            logger=[RunCsvLogger(folder), *parts.loggers],
+            plugins=[SafeCheckpointIO()],
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=folder,
+        )
+    except (ValueError, TypeError, MisconfigurationException) as error:
+        raise SpecError(f"trainer: {str(error).splitlines()[0]}") from error
+
+
+def _quieten_lightning() -> None:
+    """Hide advice that does not apply; what matters here is printed by the run itself."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in _QUIET:
+        warnings.filterwarnings("ignore", message=message)
+
+
+def recorded_teacher(folder: Path) -> str | None:
+    """The checkpoint of the teacher that an interrupted run began with, None before its first."""
+    newest = last_good(folder / "checkpoints" / "last")
+    if newest is None:
+        return None
+    origin: str | None = load(newest)["qat"].get("teacher", {}).get("origin")
+    return origin if origin is not None and Path(origin).is_file() else None
+
+
+class EpochLines(Callback):
+    """One line per epoch, for terminals and logs that cannot show a progress bar."""
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print phase and validation metrics."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
+            return
+        phase = "quantized" if getattr(pl_module, "is_quantized", True) else "float"
+        shown = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/")
+        }
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in sorted(shown.items()))
+        print(
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {phase:9}  {numbers}",
+            flush=True,
+        )

@@ -1,0 +1,117 @@
+"""One run in its folder: the teacher if there is to be one, training, summary.json, status.json."""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from qat.errors import CheckpointError
+from qat.spec.check import config_hash
+from qat.spec.run import RunSpec
+from qat.storage.checkpoint import checkpoints_by_step
+from qat.storage.lock import only_process
+from qat.storage.status import Status, is_finished, validation_score
+
+
+def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
+    """Train the run that `config` describes, or print its audit if that is all it asks for.
+
+    Args:
+        config: resolved, plain values.
+        spec: the same, checked.
+        folder: run folder; an interrupted run in it is continued.
+
+    Returns:
+        The validation score of the selected epoch, or of the last one if none is selected; 0 for an
+        audit.
+
+    Raises:
+        QatError: see `qat.train.fit.train`; status.json has the message. Or a finished run is to go
+            on and has lost the checkpoint of its end.
+    """
+    from qat.train.summary import result_lines
+
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_process(folder):
+        if spec.resume is not None:
+            _check_goes_on(folder)
+        status = Status(folder, config_hash(config))
+        with status.recording_failures():
+            summary = _run(config, spec, folder, status)
+        if summary is None:
+            return 0.0
+        # the run is finished, whether or not anyone reads this
+        print(result_lines(summary, folder), flush=True)
+    score = validation_score(summary.get("selected") or summary["last"])
+    assert score is not None  # every run validates
+    return score
+
+
+def _check_goes_on(folder: Path) -> None:
+    """Refuse to train beyond the end of a run whose end is gone: it would begin anew."""
+    if is_finished(folder) and not checkpoints_by_step(folder / "checkpoints" / "last"):
+        raise CheckpointError(
+            f"resume={folder} is finished, and the checkpoint of its last epoch is gone "
+            "(sweep.keep thins finished runs); begin a new run, with init_from=RUN from its weights"
+        )
+
+
+def _run(
+    config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status
+) -> dict[str, Any] | None:
+    """The run's summary; None if only its audit was asked for."""
+    from qat.lit.resume.signals import Signals
+    from qat.quantize.audit_table import audit_table
+    from qat.report.page.run_page import write_run_report
+    from qat.train.build import audit_untrained, build
+    from qat.train.fit import train
+    from qat.train.teacher import teacher_of
+
+    parts = _parts(config, spec, folder)
+    if spec.distill is not None and not spec.audit_only:
+        status.write("waiting")
+        # before our own signal handling: the teacher's run brings its own
+        teacher = teacher_of(config, spec, parts, train=run_job)
+        parts = replace(parts, teacher=teacher)
+        status.restart_clock()
+    with Signals() as signals:
+        built = build(spec, parts)
+        if spec.audit_only:
+            print(audit_table(audit_untrained(built, spec)))
+            return None
+        status.begin(spec.resume_allow)
+        for logger in parts.loggers:
+            logger.log_hyperparams(dict(config))
+        if not sys.stderr.isatty():
+            spec = replace(spec, trainer={**spec.trainer, "enable_progress_bar": False})
+        print(f"run folder: {folder}", flush=True)
+        summary, found = train(built, spec, parts, folder, signals=signals)
+    print("\n" + audit_table(found) + "\n")
+    summary = status.write_summary(summary)
+    write_run_report(folder)
+    status.finish(summary)
+    return summary
+
+
+def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:
+    """Resolve every `_target_` of the config."""
+    from qat.train.build import Parts
+    from qat.train.targets import instantiated
+
+    allow = tuple(config.get("allow_targets", ()))
+    return Parts(
+        model=lambda **shape: instantiated(config["model"], "model", allow=allow, **shape),
+        optimizer=instantiated(config["optimizer"], "optimizer", allow=allow),
+        # callbacks.NAME=null leaves one out
+        callbacks=[
+            instantiated(node, "callback", allow=allow, key=f"callbacks.{name}")
+            for name, node in config["callbacks"].items()
+            if node
+        ],
+        loggers=[
+            instantiated(node, "logger", allow=allow, key=f"logger.{name}", save_dir=str(folder))
+            for name, node in config["logger"].items()
+            if node
+        ],
+    )

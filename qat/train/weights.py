@@ -1,0 +1,121 @@
+"""Weights of a checkpoint, put into a network as latent or as hard weights."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from qat.errors import CheckpointError
+from qat.export.packed.convert import latent_state
+from qat.export.packed.file import is_packed, read_packed, unpack
+from qat.quantize.plan import weight_projections
+from qat.quantize.prepare import load_weights
+from qat.spec.quant import QuantSpec
+from qat.storage.checkpoint import (
+    last_good,
+    load,
+)
+
+_PREFIX = "net."  # of the network inside LitClassifier
+
+
+def network_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """State dict of the network of a checkpoint, with latent weights where there are any.
+
+    What the model's part of a checkpoint holds for a projected weight depends on the moment of
+    saving; the latent weights in the optimizer's part do not.
+
+    Raises:
+        CheckpointError: neither a checkpoint of a run nor a plain state dict.
+    """
+    if "state_dict" not in checkpoint:
+        if all(isinstance(value, Tensor) for value in checkpoint.values()):
+            return dict(checkpoint)
+        raise CheckpointError("neither a checkpoint of a run nor a plain state dict of tensors")
+    state = {
+        key.removeprefix(_PREFIX): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith(_PREFIX)
+    }
+    for optimizer in checkpoint.get("optimizer_states", []):
+        state |= optimizer.get("qat", {}).get("latent", {})
+    return state
+
+
+@torch.no_grad()
+def restore(
+    net: nn.Module,
+    spec: QuantSpec,
+    checkpoint: Mapping[str, Any],
+    *,
+    weights: Literal["hard", "latent"] = "hard",
+) -> list[str]:
+    """Load a checkpoint into a prepared network.
+
+    Args:
+        net: network prepared with `spec`.
+        spec: its options.
+        checkpoint: of a run, or a plain state dict.
+        weights: hard puts Q(latent) into the quantized weights, latent the float weights.
+
+    Returns:
+        Steps of activation quantizers that kept their start (the checkpoint is of a float network).
+
+    Raises:
+        CheckpointError: the checkpoint does not fit the network.
+    """
+    absent = load_weights(net, network_state(checkpoint))
+    if weights == "hard":
+        for parameter, projection in weight_projections(net, spec).items():
+            parameter.copy_(projection(parameter))
+    return absent
+
+
+def read_weights(source: str | Path, net: nn.Module) -> dict[str, Any]:
+    """A checkpoint from a run folder (its selected epoch, else its last), or from a file.
+
+    Args:
+        source: run folder, checkpoint, packed file, or file of tensors (.safetensors, .pt, .pth).
+        net: whose weights they shall become; it tells the shapes that a packed file leaves out.
+
+    Raises:
+        CheckpointError: nothing there, or damaged.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = last_good(path / "checkpoints" / "best") or last_good(path / "checkpoints" / "last")
+        if found is None:
+            raise CheckpointError(
+                f"{path} holds no checkpoint; give a run folder or a file (sweep.keep=none leaves "
+                "a run without one)"
+            )
+        path = found
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint file")
+    if is_packed(path):
+        return _unpacked(path, net)
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    if path.suffix in (".pt", ".pth"):  # weights from elsewhere: tensors only, nothing is executed
+        try:
+            return dict(torch.load(path, map_location="cpu", weights_only=True))
+        except (OSError, RuntimeError, pickle.UnpicklingError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} is no file of tensors: {type(error).__name__}"
+            ) from error
+    return load(path)
+
+
+def _unpacked(path: Path, net: nn.Module) -> dict[str, Any]:
+    file = read_packed(path)
+    try:
+        return latent_state(net, unpack(file, net))
+    except CheckpointError as error:
+        named = file.header.architecture
+        cure = f"; the file is of {named.family} {dict(named.options)}" if named else ""
+        raise CheckpointError(f"init_from={path} does not fit the model: {error}{cure}") from None
