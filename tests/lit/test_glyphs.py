@@ -330,13 +330,13 @@ def test_options_are_for_glyphs_only():
         DataSpec(glyphs=GlyphsSpec())
     with pytest.raises(SpecError, match=r"data\.glyphs is for data=glyphs"):
         checked(conf_folder(), ["+data.glyphs.seed=1"])
-    assert checked(conf_folder(), ["data=digits"]).data.glyphs is None
+    assert checked(conf_folder(), ["data=digits"]).spec.data.glyphs is None
     for file in (conf_folder() / "data").glob("*.yaml"):  # a new key would change their hashes
         assert ("glyphs" in yaml.safe_load(file.read_text())) == (file.stem == "glyphs")
 
 
 def test_the_config_says_the_defaults():
-    found = checked(conf_folder(), ["data=glyphs"]).data
+    found = checked(conf_folder(), ["data=glyphs"]).spec.data
     assert found.glyphs == GlyphsSpec()
     base = dataclasses.replace(found, glyphs=SMALL)
     assert composed_data(conf_folder(), ["data.batch_size=7"], base).glyphs == SMALL
