@@ -3,11 +3,11 @@
 import ast
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from support import ROOT
+
 FILES = sorted((ROOT / "qat").rglob("*.py"))
 
 TORCH = {"torch"}
