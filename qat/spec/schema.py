@@ -1,6 +1,6 @@
 """Read plain mappings into frozen, range-checked dataclasses; standard library only.
 
-The option groups of `qat.spec.quant` are dataclasses whose fields carry a type and, in `option(...)`, a
+The option groups of `qat.spec` are dataclasses whose fields carry a type and, in `option(...)`, a
 range. `read` is the only way from a config (a dict of plain values) to them, so every mistake of a
 user ends here, in one line that names the key, the value and what is allowed.
 """
