@@ -59,7 +59,8 @@ def onnx_model(
 
     Args:
         graph: as `qat.export.integer.trace.network_graph` makes it.
-        steps: of the fast form, as `fast_steps` finds them: name of each layer in front of a sum -> step of its uint8 result, of the image -> step of its bytes; None
+        steps: of the fast form, as `fast_steps` finds them: name of each layer in front of a sum
+            -> step of its uint8 result, of the image -> step of its bytes; None
             writes the faithful form.
         exposed: whether the codes of every quantizer become outputs, by the quantizer's name; of
             one in front of a maximum perhaps the pooled codes, see `emitted_graph`.
