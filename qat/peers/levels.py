@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qat.errors import NotOnGridError
 from qat.peers.peer import Peer
 from qat.quantize.audit import Audit, audit
-from qat.quantize.plan import weight_projections
+from qat.quantize.plan import project_weights
 from qat.quantize.prepare import prepare
 from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
 
@@ -64,9 +64,7 @@ def audited(peer: Peer, net: nn.Module, twin: nn.Module, example: Tensor) -> Aud
     counted_activations(peer, net, example)
     spec = _same_bits(peer)
     prepare(twin, spec, example=example)
-    with torch.no_grad():
-        for parameter, projection in weight_projections(twin, spec).items():
-            parameter.copy_(projection(parameter))
+    project_weights(twin, spec)
     found = audit(twin, spec, example)
     if spec.weight.bits == 32:
         return found

@@ -78,7 +78,7 @@ def _run(
     with Signals() as signals:
         built = build(spec, parts)
         if spec.audit_only:
-            print(audit_table(audit_untrained(built, spec)))
+            print(audit_table(audit_untrained(built)))
             return None
         status.begin(spec.resume_allow)
         for logger in parts.loggers:
