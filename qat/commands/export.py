@@ -60,14 +60,13 @@ def main(arguments: Sequence[str]) -> None:
 
     from qat.commands.answers import check_fits
     from qat.commands.export_job import accuracies, export_job
-    from qat.data.module import preprocessing_of
     from qat.storage.status import state_of
     from qat.train.open_run import open_trained
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     trained = open_trained(Path(spec.run), state=spec.state, key="run")
-    own_preprocessing = preprocessing_of(trained.data, trained.classes)
+    own_preprocessing = trained.preprocessing
     trained = replace(trained, data=_data(trained, data_arguments))
     trained.data.prepare()
     check_fits(own_preprocessing, trained.data)

@@ -30,14 +30,14 @@ class Parts:
     """What a config names by `_target_`, already resolved.
 
     Attributes:
-        model: (num_classes, in_channels, image_size) -> float network.
+        model: data -> float network for its images and classes.
         optimizer: partial of a torch optimizer.
         callbacks: further Lightning callbacks.
         loggers: loggers beside metrics.csv.
         teacher: (data of the student) -> (network of the teacher, its origin); None without one.
     """
 
-    model: Callable[..., nn.Module]
+    model: Callable[[ImageData], nn.Module]
     optimizer: OptimizerFactory
     callbacks: Sequence[L.Callback] = field(default=())
     loggers: Sequence[Logger] = field(default=())
@@ -71,8 +71,7 @@ def build(spec: RunSpec, parts: Parts) -> Built:
     data.prepare()
     teacher = parts.teacher(data) if parts.teacher is not None else None
     L.seed_everything(spec.seed, verbose=False)
-    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
-    net = parts.model(**shape, image_size=data.image_size)
+    net = parts.model(data)
     example = images_of(data.sample_batch())[:2]
     plan = resolve(net, spec.quant)
     prepare(net, plan, example=example)

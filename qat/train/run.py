@@ -97,11 +97,11 @@ def _run(
 def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:
     """Resolve every `_target_` of the config."""
     from qat.train.build import Parts
-    from qat.train.targets import instantiated
+    from qat.train.targets import build_network, instantiated
 
     allow = tuple(config.get("allow_targets", ()))
     return Parts(
-        model=lambda **shape: instantiated(config["model"], "model", allow=allow, **shape),
+        model=lambda data: build_network(config["model"], data, allow=allow),
         optimizer=instantiated(config["optimizer"], "optimizer", allow=allow),
         # callbacks.NAME=null leaves one out
         callbacks=[
