@@ -1,4 +1,4 @@
-"""Accuracy and latency of anything that answers images with logits."""
+"""Predictions, accuracy and latency of anything that answers images with logits."""
 
 import statistics
 import time

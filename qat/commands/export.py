@@ -1,4 +1,4 @@
-"""A trained run as a file to ship: packed at its true bits, or ONNX for integer kernels.
+"""Export of a trained run: packed at its true bits, or ONNX for integer kernels.
 
     python scripts/export.py run=runs/DATE/TIME                  RUN/export/packed.safetensors
     python scripts/export.py run=runs/DATE/TIME format=onnx      RUN/export/faithful.onnx, fast.onnx

@@ -1,4 +1,4 @@
-"""One network on its way into files: what it is, what it answers, how big it was."""
+"""Export job: a run's network on its way into files, with what it answers itself."""
 
 import io
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Classes of images, by a packed file, an ONNX file or a run folder.
+"""Prediction: classes of images, by a packed file, an ONNX file or a run folder.
 
 python scripts/predict.py IMAGE... model=FILE
 

@@ -1,4 +1,4 @@
-"""The command line: flags, one run or a sweep, exit codes."""
+"""Command line of training: flags, one run or a sweep, exit codes."""
 
 import os
 import sys

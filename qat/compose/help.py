@@ -1,4 +1,4 @@
-"""Values of options in the text of --help, as the specs declare them."""
+"""Help text: the values of options as the specs declare them."""
 
 import textwrap
 

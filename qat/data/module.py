@@ -1,4 +1,4 @@
-"""The base class of all data modules."""
+"""LightningDataModule: the base class of all data sets."""
 
 from collections.abc import Iterator
 from itertools import islice

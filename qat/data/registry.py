@@ -1,4 +1,4 @@
-"""Data sets by name; a family's module is imported only when its name is asked for."""
+"""Registry of data sets by name; a family's module is imported only when its name is asked for."""
 
 import importlib
 from typing import TYPE_CHECKING, Any

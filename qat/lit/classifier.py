@@ -1,4 +1,4 @@
-"""LitClassifier: learns from labels."""
+"""LitClassifier: supervised learning from labels."""
 
 from typing import Any
 

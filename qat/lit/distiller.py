@@ -1,4 +1,4 @@
-"""LitDistiller: learns from a teacher, with labels or without."""
+"""LitDistiller: distillation from a teacher, with labels or without."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack

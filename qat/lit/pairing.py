@@ -1,4 +1,4 @@
-"""Bring a student and a teacher together; whatever does not fit is refused here."""
+"""Layer pairing of a student and a teacher; whatever does not fit is refused here."""
 
 from collections.abc import Sequence
 from typing import Any

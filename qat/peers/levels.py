@@ -1,4 +1,4 @@
-"""Counting: is a peer's network really on few levels?"""
+"""Level counting: is a peer's network really on few levels?"""
 
 from collections.abc import Mapping
 from contextlib import ExitStack

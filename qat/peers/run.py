@@ -1,4 +1,4 @@
-"""One peer's run in its folder: train, test once, count levels, summary.json, status.json."""
+"""Peer run in its folder: train, test once, count levels, summary.json, status.json."""
 
 import math
 from collections.abc import Callable, Mapping

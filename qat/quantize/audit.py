@@ -1,4 +1,4 @@
-"""The audit of a network: what is quantized, on which levels, fed by what, at what cost."""
+"""Audit of a network: what is quantized, on which levels, fed by what, at what cost."""
 
 from dataclasses import asdict, dataclass
 from typing import Any

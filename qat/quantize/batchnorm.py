@@ -1,4 +1,4 @@
-"""BatchNorm statistics re-estimated on the weights that are shown."""
+"""BatchNorm re-estimation on the weights that are shown."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Start what quantizers learn: steps from the first batches, scales from the weights."""
+"""Calibration: steps from the first batches, scales from the weights."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack

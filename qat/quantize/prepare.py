@@ -1,4 +1,4 @@
-"""Turn a float network into one that trains on few levels: quantizers in, weights untouched."""
+"""Preparation of a float network for training on few levels: quantizers in, weights untouched."""
 
 import warnings
 from collections import Counter

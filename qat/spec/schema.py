@@ -1,4 +1,4 @@
-"""Read plain mappings into frozen, range-checked dataclasses; standard library only.
+"""Option schema: plain mappings into frozen, range-checked dataclasses; standard library only.
 
 The option groups of `qat.spec` are dataclasses whose fields carry a type and, in `option(...)`, a
 range. `read` is the only way from a config (a dict of plain values) to them, so every mistake of a

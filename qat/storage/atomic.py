@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic file writes: a file is whole or not there, and each writer has a temporary of its own."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""One process at a time in a folder."""
+"""Folder lock: one process at a time."""
 
 import sys
 import time

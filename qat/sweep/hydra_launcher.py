@@ -1,4 +1,4 @@
-"""A sweep through a launcher of Hydra, such as SLURM's: each job knows whether it has to run."""
+"""Hydra launchers for sweeps, such as SLURM's: each job knows whether it has to run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

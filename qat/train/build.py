@@ -1,4 +1,4 @@
-"""What a run trains, from its options: data, prepared network, Lightning module."""
+"""Assembly of a run from its options: data, prepared network, Lightning module."""
 
 import logging
 from collections.abc import Callable, Sequence

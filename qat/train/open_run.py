@@ -1,4 +1,4 @@
-"""A trained network out of its run folder, for evaluation, as a teacher, or for export."""
+"""Trained network out of its run folder, for evaluation, as a teacher, or for export."""
 
 import hashlib
 import json

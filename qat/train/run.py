@@ -1,4 +1,4 @@
-"""One run in its folder: the teacher if there is to be one, training, summary.json, status.json."""
+"""Run in its folder: the teacher if there is to be one, training, summary.json, status.json."""
 
 import sys
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What is recorded of a trained run: its saved states judged, the audit, the rule in numbers."""
+"""Run summary: its saved states judged, the audit, the rule in numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path

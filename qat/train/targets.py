@@ -1,4 +1,4 @@
-"""Resolve a `_target_`, check what it stands for, and call it: the only door from text to code."""
+"""Target resolution: a `_target_` resolved, checked and called; the only door from text to code."""
 
 import importlib
 from collections.abc import Mapping, Sequence

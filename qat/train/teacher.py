@@ -1,4 +1,4 @@
-"""Where a teacher comes from: a run folder, a checkpoint, or a pretrained name."""
+"""Teacher networks: from a run folder, a checkpoint, or a pretrained name."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint, put into a network as latent or as hard weights."""
+"""Checkpoint weights, put into a network as latent or as hard weights."""
 
 import pickle
 from collections.abc import Mapping

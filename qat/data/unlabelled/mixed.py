@@ -1,4 +1,4 @@
-"""Images without labels: a task's own without theirs, and other sources mixed in."""
+"""Unlabelled images: a task's own without its labels, and other sources mixed in."""
 
 import bisect
 from dataclasses import dataclass

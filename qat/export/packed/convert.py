@@ -1,4 +1,4 @@
-"""A trained network as codes, scales and what stays float."""
+"""Conversion of a trained network to codes, scales and what stays float."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The packed file: one safetensors file of codes, scales and float residue, with a JSON header.
+"""Packed file: one safetensors file of codes, scales and float residue, with a JSON header.
 
 The entries are `codes/LAYER` (uint8, see `bits.py`), `scale/LAYER` (float32) and `float/KEY`;
 the metadata's one key `qat` holds the header, which begins with the number of the format and with

@@ -1,4 +1,4 @@
-"""Packed files on disk: written whole or not at all, opened as networks again."""
+"""Packed files of networks: written whole or not at all, opened as networks again."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Callbacks that look at quantization while it trains."""
+"""Quantization statistics: a callback that logs them while a network trains."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The style of every figure, and how one is saved."""
+"""Figure style, and how a figure is saved."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""The tables of a report: as text for the page, as full numbers for CSV."""
+"""Report tables: as text for the page, as full numbers for CSV."""
 
 import csv
 from collections.abc import Mapping, Sequence
