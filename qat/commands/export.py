@@ -5,7 +5,7 @@
     python scripts/export.py run=runs/DATE/TIME format=qonnx     RUN/export/qonnx.onnx, for FPGAs
 
     run=                 run folder
-    format=packed        packed, onnx or qonnx
+    format=packed        one of the formats below
     form=both            of ONNX: faithful (sums of two branches in float), fast (in int8) or both
     state=selected       epoch of the run: selected or last
     out=FOLDER           where the files go; left out, RUN/export
@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from qat.commands.formats import FORMATS, write
+from qat.commands.formats import FORMATS, format_lines, write
 from qat.commands.options import read_arguments, run_command, split_data
 from qat.errors import CheckpointError, SpecError
 from qat.spec.extras import require_onnx
@@ -107,4 +107,4 @@ def _data(trained: "Trained", arguments: list[str]) -> "ImageData":
 
 def command() -> None:
     """Entry point of scripts/export.py and of the console script qat-export."""
-    run_command(main, __doc__ or "")
+    run_command(main, f"{__doc__}\nFormats:\n\n{format_lines()}")
