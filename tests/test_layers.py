@@ -39,7 +39,7 @@ ROOMS = {
     "peers": (8, {"torch", "torchmetrics", "torchao", "brevitas", "lightning"}),
     "sweep": (7, {"optuna", "yaml"}),
     "commands.train": (8, {"hydra", "omegaconf"}),
-    "": (9, set()),
+    "": (9, {"lazy_loader"}),
 }
 # rooms on one level that may not know each other are all of them; these may know less still
 KNOWS_ONLY = {
