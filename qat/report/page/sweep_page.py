@@ -13,10 +13,12 @@ from qat.report.compare.wording import least_to_most
 from qat.report.page.family_section import csv_rows, family_section
 from qat.report.page.html import page, paragraph, table
 from qat.report.page.pictures import Pictures
-from qat.report.page.tables import problem_table, write_csv
+from qat.report.page.tables import problem_table
 from qat.report.runs.grouping import Family, families_of
 from qat.report.runs.labels import quant_name
 from qat.report.runs.runs import Run
+from qat.storage.atomic import write_whole
+from qat.storage.csv_table import write_csv
 
 _METHOD = (
     "Runs that differ by their seed only are one row. ± is the sample standard deviation over the "
@@ -83,7 +85,7 @@ def write_report(
     _write_tables(out, runs, families, reference=reference, tuned_key=tuned_key)
     path = out / "index.html"
     text = page(title, _lead(runs, families, tuned_key), sections)
-    path.write_text(text, encoding="utf-8", errors="replace")
+    write_whole(path, text)
     return path
 
 

@@ -1,9 +1,7 @@
-"""The tables of a report: as text for the page, as full numbers for CSV."""
+"""The tables of a report: as texts."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qat.report.compare.comparison import Claim, Row
@@ -147,16 +145,6 @@ def problem_table(runs: Sequence[Run]) -> TextTable:
     head = ("run", "network", "seed", "state", "reason")
     caption = "Runs that are not in any table or figure above."
     return TextTable(caption=caption, head=head, rows=rows, numeric=False)
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of full numbers under a header of all their keys; None is an empty cell."""
-    columns = dict.fromkeys(key for row in rows for key in row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _comparison_cells(row: Row) -> tuple[str, ...]:
