@@ -1,7 +1,6 @@
 """The tables of a report: as texts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from qat.report.compare.comparison import Claim, Row
@@ -18,6 +17,7 @@ from qat.report.compare.wording import (
     text,
     with_unit,
 )
+from qat.report.page.html import TextTable
 from qat.report.runs.grouping import Group
 from qat.report.runs.labels import quant_name, shown
 from qat.report.runs.runs import Run, finite
@@ -31,23 +31,6 @@ _STATES = {
     "running": "running, or killed before it could say so",
     "waiting": "waiting for its teacher",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextTable:
-    """A table of texts; nothing in it is escaped yet.
-
-    Attributes:
-        caption: what it shows.
-        head: names of the columns; the first one names the rows.
-        rows: cells, as many as the head has.
-        numeric: whether all but the first column are set to the right.
-    """
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numeric: bool = True
 
 
 def comparison_table(rows: Sequence[Row], *, caption: str) -> TextTable:
