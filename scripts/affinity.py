@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import torch
+from affinity_figure import draw_affinity
+from affinity_table import AffinityCost, GradientAgreement, affinity_report
 from peak_memory import peak_bytes
 from torch import Tensor
 
 from qat.commands.options import read_arguments, run_command
 from qat.errors import SpecError
 from qat.functional.affinity.feature_affinity import affinity, feature_affinity, projected_affinity
-from qat.report.affinity_figure import draw_affinity
-from qat.report.affinity_table import AffinityCost, GradientAgreement, affinity_report
 from qat.report.figures.style import save_figure
 from qat.spec.schema import check, option
 from qat.storage.atomic import write_whole
