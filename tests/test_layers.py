@@ -31,7 +31,7 @@ ROOMS = {
     "data": (4, IMAGES),
     "data.module": (4, IMAGES | {"lightning"}),
     "export": (5, {"torch", "onnx", "onnxruntime", "numpy", "safetensors"}),
-    "report": (5, {"torch", "matplotlib", "cycler", "yaml", "scipy"}),
+    "report": (5, {"torch", "matplotlib", "cycler", "yaml", "scipy", "jinja2"}),
     "lit": (5, {"torch", "lightning", "torchmetrics", "typing_extensions", "numpy"}),
     "compose": (5, {"hydra", "omegaconf"}),
     "train": (6, VISION | {"lightning", "safetensors"}),
