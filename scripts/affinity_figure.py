@@ -1,4 +1,4 @@
-"""The cost of feature affinity as a picture: time against positions, agreement of gradients."""
+"""Affinity cost as a picture: time against positions, agreement of gradients."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""One page that compares runs: accuracies with their spread, curves, costs, failures.
+"""Report: one page that compares runs: accuracies with their spread, curves, costs, failures.
 
 python scripts/report.py RUNS...                     run folders, or any folders above run folders
 python scripts/report.py sweeps/NAME reference=float

@@ -1,4 +1,4 @@
-"""The config that a run folder keeps in .hydra/: written, opened as data, gone on with."""
+"""Config of a run folder, kept in .hydra/: written, opened as data, resumed."""
 
 import re
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Counting: is a peer's network really on few levels?"""
+"""Level counting: is a peer's network really on few levels?"""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -12,7 +12,7 @@ from qat.errors import NotOnGridError
 from qat.peers.peer import Peer
 from qat.quantize.audit import Audit, audit
 from qat.quantize.modes import evaluating
-from qat.quantize.plan import weight_projections
+from qat.quantize.plan import project_weights
 from qat.quantize.prepare import prepare
 from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
 
@@ -63,9 +63,7 @@ def audited(peer: Peer, net: nn.Module, twin: nn.Module, example: Tensor) -> Aud
     counted_activations(peer, net, example)
     spec = _same_bits(peer)
     prepare(twin, spec, example=example)
-    with torch.no_grad():
-        for parameter, projection in weight_projections(twin, spec).items():
-            parameter.copy_(projection(parameter))
+    project_weights(twin, spec)
     found = audit(twin, spec, example)
     if spec.weight.bits == 32:
         return found

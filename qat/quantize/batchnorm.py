@@ -1,4 +1,4 @@
-"""BatchNorm re-estimation: running statistics of the weights that are shown."""
+"""BatchNorm re-estimation on the weights that are shown."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a command, answered before anything heavy is imported."""
+"""Config check: everything that can be wrong with a command, before anything heavy is imported."""
 
 import ast
 import difflib

@@ -1,4 +1,4 @@
-"""Other people's packages: which are missing, and what their sources say; none is imported."""
+"""Optional packages and sources of installed ones; none is imported."""
 
 import ast
 from importlib.util import find_spec

@@ -1,4 +1,4 @@
-"""Where images without labels come from: the config group `unlabelled`; standard library only."""
+"""Unlabelled-image options: the config group `unlabelled`; standard library only."""
 
 import ast
 import difflib

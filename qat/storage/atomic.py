@@ -3,7 +3,6 @@
 import io
 import os
 import re
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,7 +22,7 @@ def whole_file(path: Path) -> Iterator[io.BufferedWriter]:
     Raises:
         OSError: it cannot be written; nothing is left beside it then.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    part = path.with_name(f".{path.name}.{os.urandom(8).hex()}.part")
     try:
         with part.open("xb") as file:
             yield file

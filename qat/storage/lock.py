@@ -1,4 +1,4 @@
-"""Folder locks: one process at a time in a folder, by filelock."""
+"""Folder lock: one process at a time, by filelock."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""RUN/status.json: what state a run is in."""
+"""Run status: RUN/status.json, what state a run is in, and its signed summary."""
 
 import json
 import time

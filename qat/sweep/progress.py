@@ -1,4 +1,4 @@
-"""What a sweep says while it runs, and at its end."""
+"""Progress lines: what a sweep says while it runs, and at its end."""
 
 import sys
 import time

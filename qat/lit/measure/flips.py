@@ -1,4 +1,4 @@
-"""How weights move between levels over consecutive steps: flips, oscillation, occupancy."""
+"""Weight flips, oscillation and level occupancy over consecutive steps."""
 
 from collections.abc import Sequence
 from itertools import accumulate

@@ -1,4 +1,4 @@
-"""What is written down of each layer while it trains: alpha, flips, distance, scale, histogram."""
+"""Layer records: alpha, flips, distance, scale and histogram of each layer while it trains."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Flip rate and distance to the grid of a step: how quantized weights move while they train."""
+"""Quantization statistics: a callback that logs them while a network trains."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""A card: what was measured of one family of runs, with all that is needed to measure it again."""
+"""Result card: what was measured of one family of runs, with all that it takes to repeat it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

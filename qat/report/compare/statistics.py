@@ -1,4 +1,4 @@
-"""What a few seeds say: spread, intervals, paired differences, many of them at once."""
+"""Statistics of a few seeds: spread, intervals, paired differences, many of them at once."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Numbers as a reader of a table wants them."""
+"""Number formats, as a reader of a table wants them."""
 
 from collections.abc import Collection
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The diagnostics of a run as a picture, from the rows of its metrics.csv."""
+"""Diagnostics figure of a run, from the rows of its metrics.csv."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

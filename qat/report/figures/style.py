@@ -1,4 +1,4 @@
-"""The style of every figure, and how one is saved."""
+"""Figure style, and how a figure is saved."""
 
 import html
 import io

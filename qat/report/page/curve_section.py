@@ -1,4 +1,4 @@
-"""Learning curves and costs of groups as pictures."""
+"""Curve section: learning curves and costs of groups as pictures."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""One data set and network: what was reached, how surely, at what cost, and how it came about."""
+"""Family section: one data set and network, what was reached, how surely, at what cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What one group of runs did layer by layer: pictures and a table."""
+"""Group section: what one group of runs did layer by layer, in pictures and a table."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""The pictures of a page: inline in it, and as files beside it."""
+"""Pictures of a page: inline in it, and as files beside it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING

@@ -1,4 +1,4 @@
-"""The page of a single run: what it reached, how it learned, what its layers did."""
+"""Run page: what a single run reached, how it learned, what its layers did."""
 
 import logging
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Many runs -> one page, its pictures as files, its numbers as CSV."""
+"""Sweep page: many runs on one page, its pictures as files, its numbers as CSV."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The tables of a report: as texts."""
+"""Report tables: as texts for the page."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""Finished and other runs as they lie on disk; a damaged file becomes a reason, never an error."""
+"""Run records as they lie on disk; a damaged file becomes a reason, never an error."""
 
 import math
 import os
