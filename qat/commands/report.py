@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Literal
 from qat.commands.options import read_arguments, run_command
 from qat.errors import DataError, SpecError
 from qat.spec.schema import check, option
+from qat.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from qat.report.runs.runs import Run
@@ -151,7 +152,7 @@ def _fill(path: Path) -> None:
         page = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"readme={path} cannot be read: {error.strerror}") from error
-    path.write_text(with_tables(page, path.parent), encoding="utf-8")
+    write_whole(path.resolve(), with_tables(page, path.parent))  # a link stays one
     print(path)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from qat.errors import NotOnGridError
 from qat.peers.peer import Peer
 from qat.quantize.audit import Audit, audit
+from qat.quantize.modes import evaluating
 from qat.quantize.plan import project_weights
 from qat.quantize.prepare import prepare
 from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
@@ -39,12 +40,10 @@ def counted_activations(peer: Peer, net: nn.Module, images: Tensor) -> dict[str,
     def counting(name: str) -> Any:
         return lambda module, args, out: found.update({name: torch.unique(out)})
 
-    was_training = net.training
-    with ExitStack() as hooks, torch.no_grad():
+    with ExitStack() as hooks, evaluating(net), torch.no_grad():
         for name, module in peer.activations(net).items():
             hooks.callback(module.register_forward_hook(counting(name)).remove)
-        net.eval()(images)
-    net.train(was_training)
+        net(images)
     return {n: len(_checked(n, values, peer.activation_bits)) for n, values in found.items()}
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from qat.errors import CheckpointError
 from qat.spec.check import config_hash
 from qat.spec.run import RunSpec
+from qat.storage.atomic import discard_parts
 from qat.storage.checkpoint import checkpoints_by_step
 from qat.storage.lock import only_process
 from qat.storage.status import Status, is_finished, validation_score
@@ -34,6 +35,7 @@ def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
 
     folder.mkdir(parents=True, exist_ok=True)
     with only_process(folder):
+        discard_parts(folder)
         if spec.resume is not None:
             _check_goes_on(folder)
         status = Status(folder, config_hash(config))

@@ -31,6 +31,18 @@ def quantized_weights(module: LightningModule) -> list[tuple[Tensor, Quantizer]]
     return found
 
 
+def flip_rate(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Share of the codes that are others than before, 0..1; 0 where there are none.
+
+    Args:
+        before: codes of each weight.
+        after: of the same weights, in the same order.
+    """
+    pairs = zip(before, after, strict=True)
+    flips = sum(int((new != old.to(new.device)).sum()) for old, new in pairs)
+    return flips / max(1, sum(codes.numel() for codes in after))
+
+
 def sampled_codes(weights: Sequence[tuple[Tensor, Quantizer]]) -> Tensor:
     """Codes int8 (S,) of evenly spaced weights, so that large tensors count for more.
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qat.report.affinity_table import AffinityCost, GradientAgreement
+from affinity_table import AffinityCost, GradientAgreement
+
 from qat.report.figures.style import COLORS, panels
 
 if TYPE_CHECKING:
