@@ -3,7 +3,7 @@
     python scripts/pages.py                 write docs/options.md, results.md, benchmarks.md
     python scripts/pages.py check=true      only say which of them are not as they would be written
 
-The tables in README.md and in the pages by hand that name a card are filled, too.
+The tables in README.md that name a card are filled, too.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from options_page import options_page
 
 from qat.commands.options import read_arguments, run_command
 from qat.errors import DataError
-from qat.report.cards.card_table import has_tables, with_tables
+from qat.report.cards.card_table import with_tables
 from qat.report.cards.results_page import results_page
 from qat.spec.schema import check
 
@@ -35,16 +35,12 @@ class PagesSpec:
 def generated() -> dict[str, str]:
     """Path below the root -> text of every page that is made."""
     results = ROOT / "results"
-    pages = {
+    return {
+        "README.md": with_tables((ROOT / "README.md").read_text(encoding="utf-8"), ROOT),
         "docs/options.md": options_page(),
         "docs/results.md": results_page(results),
         "docs/benchmarks.md": benchmarks_page(results / "benchmarks"),
     }
-    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
-        text = path.read_text(encoding="utf-8")
-        if has_tables(text):
-            pages[str(path.relative_to(ROOT))] = with_tables(text, ROOT)
-    return pages
 
 
 def main(arguments: Sequence[str]) -> None:
