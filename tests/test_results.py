@@ -7,9 +7,10 @@ import statistics
 
 import pytest
 import yaml
-from real_run import ROOT, train
 
 from qat.report.cards.card_table import with_tables
+from support import ROOT
+from support.real_run import train
 
 CARDS = sorted((ROOT / "results").glob("*.yaml"))
 

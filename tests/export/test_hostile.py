@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-from exported import SPECS, exported, resnet8
 from onnx import TensorProto, helper
 
 from qat.errors import CheckpointError, SpecError
@@ -15,6 +14,7 @@ from qat.export.packed.file import from_bytes, to_bytes
 from qat.export.packed.network import load_packed, save_packed
 from qat.models.by_name import built_network
 from qat.spec.header import Architecture, Header, Preprocessing
+from support.exported import SPECS, exported, resnet8
 
 PIXELS = Preprocessing(channels=3, size=8, mean=(0.0,) * 3, std=(1.0,) * 3, classes=tuple("abcde"))
 

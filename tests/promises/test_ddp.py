@@ -4,11 +4,12 @@ import os
 import runpy
 import subprocess
 import sys
-from pathlib import Path
 
 import torch
 
-WORKER = Path(__file__).with_name("ddp_worker.py")
+from support import ROOT
+
+WORKER = ROOT / "tests" / "support" / "ddp_worker.py"
 
 
 def test_two_ranks_equal_each_other_and_one_process(tmp_path):

@@ -1,17 +1,11 @@
 """One LitClassifier through several fits, failures and evaluations."""
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
 from torch import nn
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from digits_run import fit, module, network
 
 from qat.lit.classifier import LitClassifier
 from qat.quantize.prepare import activation_quantizers, prepare
@@ -20,6 +14,7 @@ from qat.spec.run import (
     SchedulerSpec,
     TrainingSpec,
 )
+from support.digits_run import fit, module, network
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 

@@ -1,8 +1,6 @@
 """The promises under a real Lightning Trainer: phases, forward weights, refusals."""
 
-import sys
 from functools import partial
-from pathlib import Path
 
 import lightning as L
 import pytest
@@ -13,10 +11,7 @@ from torch import nn
 from qat.errors import QatError
 from qat.quantize.prepare import activation_quantizers
 from qat.spec.run import SchedulerSpec
-
-sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
-
-from digits_run import BATCHES, fit, module
+from support.digits_run import BATCHES, fit, module
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 

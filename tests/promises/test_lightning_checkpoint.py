@@ -1,17 +1,11 @@
 """Checkpoints under a real Lightning Trainer: the same whatever the parameters show."""
 
-import sys
-from pathlib import Path
-
 import lightning as L
 import pytest
 import torch
 
 from qat.train.weights import network_state, restore
-
-sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode does not
-
-from digits_run import fit, module
+from support.digits_run import fit, module
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
 

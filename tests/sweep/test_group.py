@@ -2,14 +2,12 @@
 
 import ast
 import os
-from pathlib import Path
 
 import pytest
 
 from qat.storage.provenance import _OUTSIDE
 from qat.train.wandb_group import group_run
-
-ROOT = Path(__file__).resolve().parents[2]
+from support import ROOT
 
 
 @pytest.mark.parametrize(

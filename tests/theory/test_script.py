@@ -3,11 +3,10 @@
 import csv
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from support import ROOT
 
 
 def command(*arguments):
