@@ -121,24 +121,20 @@ def _feature_loss(
 ) -> FeatureLoss:
     """The loss between feature maps that the options name, with its adapters."""
     own, others = [shape[1] for shape in maps], [t.shape[1] for t in answer.maps]
-    if features.loss == "hint" and features.adapter == "none" and own != others:
+    row = COMPARISONS[features.loss]
+    if row.has_equal_channels and features.adapter == "none" and own != others:
         raise SpecError(
-            f"distill.features.loss=hint compares channel by channel, and the student has {own}, "
-            f"the teacher {others}; use distill.features.adapter=conv"
+            f"distill.features.loss={features.loss} compares channel by channel, and the "
+            f"student has {own}, the teacher {others}; use distill.features.adapter=conv"
         )
-    options: dict[str, Any] = {}
-    if features.loss in ("affinity", "projected_affinity"):
-        options = {"order": features.order, "reduction": features.reduction}
-    if features.loss == "projected_affinity":
-        options |= {"columns": features.columns, "directions": features.directions, "seed": seed}
-    adapters = channel_adapters(features.adapter, own, others)
-    return COMPARISONS[features.loss](adapters=adapters, **options)
+    options = {k: seed if k == "seed" else getattr(features, k) for k in row.options}
+    return row.make(adapters=channel_adapters(features.adapter, own, others), **options)
 
 
 def _check_maps(features: FeatureSpec, layers: Sequence[str], maps: Sequence[torch.Size]) -> None:
-    """Refuse affinities of a single position, which are always 1."""
+    """Refuse losses between positions where there is one, as its affinity with itself is 1."""
     for layer, (_, _, h, w) in zip(layers, maps, strict=True):
-        if h * w == 1 and features.loss in ("affinity", "projected_affinity"):
+        if h * w == 1 and COMPARISONS[features.loss].has_positions:
             raise SpecError(
                 f"distill.layers: {layer} has one position, whose affinity with itself says "
                 "nothing; name layers of larger maps, or use larger images"

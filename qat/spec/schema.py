@@ -29,6 +29,7 @@ def option(
     hint: str = "",
     moves: Moves = "numbers",
     is_added: bool = False,
+    choices: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field with a range: closed ends `low`, `high`, open ends `above`, `below`.
 
@@ -44,9 +45,10 @@ def option(
             of sums), or nothing (where files lie, what is shown, how a run is continued).
         is_added: the option came after runs were recorded without it, and its default means what
             was done before; at its default it is left out of a config's hash, which so stays.
+        choices: the texts that are allowed, where a table holds them; else a Literal does.
     """
     limits = {"low": low, "high": high, "above": above, "below": below}
-    metadata = {**limits, "hint": hint, "moves": moves, "is_added": is_added}
+    metadata = {**limits, "hint": hint, "moves": moves, "is_added": is_added, "choices": choices}
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -119,10 +121,16 @@ def _value(kind: Any, value: object, path: str, limits: Mapping[str, Any]) -> An
     if dataclasses.is_dataclass(kind):
         return read(kind, value, path)  # type: ignore[arg-type]
     if kind in (dict, Mapping) or origin in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise SpecError(f"{path} must be a group of options, got {value!r}")
-        return dict(value)
+        return _group(value, path)
+    if limits.get("choices"):
+        return _choice(limits["choices"], value, path, limits)
     return _plain(kind, value, path, limits)
+
+
+def _group(value: object, path: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SpecError(f"{path} must be a group of options, got {value!r}")
+    return dict(value)
 
 
 def _choice(allowed: tuple[Any, ...], value: object, path: str, limits: Mapping[str, Any]) -> Any:
