@@ -260,7 +260,7 @@ def _file_rows(conf: Path, group: str) -> list[Row]:
 
 
 def _table(rows: Sequence[Row], title: str = "") -> str:
-    lines = ["| key | values | default | meaning |", "|---|---|---|---|"]
+    lines = ["| key | type and values | default | meaning, unit |", "|---|---|---|---|"]
     lines += [
         f"| `{row.key}` | {row.values} | {row.default} | {_cell(row.meaning)} |" for row in rows
     ]
@@ -270,6 +270,8 @@ def _table(rows: Sequence[Row], title: str = "") -> str:
 def _kind(kind: Any, limits: Mapping[str, Any]) -> str:
     """What a field takes, in words."""
     origin, arguments = get_origin(kind), get_args(kind)
+    if limits.get("choices"):
+        return ", ".join(_code(name) for name in limits["choices"])
     if origin in (Union, types.UnionType):
         own = [a for a in arguments if a is not type(None)]
         return f"{_kind(own[0], limits)}, or `null`"
