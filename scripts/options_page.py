@@ -255,7 +255,9 @@ def _file_rows(conf: Path, group: str) -> list[Row]:
             earlier = rows.get(key)
             default = own if earlier is None else f"{earlier.default}; {own}"
             meaning = comments.get(key, "") or (earlier.meaning if earlier else "")
-            rows[key] = Row(key=key, values=_plain(value), default=default, meaning=meaning)
+            rows[key] = Row(
+                key=key, values=_plain(value, meaning), default=default, meaning=meaning
+            )
     return list(rows.values())
 
 
@@ -284,7 +286,10 @@ def _kind(kind: Any, limits: Mapping[str, Any]) -> str:
     return {bool: "`true`, `false`", str: "text"}.get(kind, "group of keys")
 
 
-def _plain(value: Any) -> str:
+def _plain(value: Any, meaning: str) -> str:
+    """What a key without a spec takes, from its value in conf/; of null, from its comment."""
+    if value is None:
+        return f"{'number' if meaning.startswith('number') else 'text'}, or `null`"
     if isinstance(value, bool):
         return "`true`, `false`"
     kinds = {int: "integer", float: "number", str: "text", list: "list", dict: "group of keys"}

@@ -15,8 +15,8 @@ import tomllib
 import pytest
 
 from support import ROOT, environment
+from support.pages import PAGES as EVERY_PAGE
 from support.pages import (
-    PAGES,
     blocks,
     commands,
     kind_and_arguments,
@@ -26,6 +26,8 @@ from support.pages import (
 )
 from support.real_run import train
 
+# its blocks are walked in test_extending
+PAGES = [page for page in EVERY_PAGE if page != "extending"]
 SPECS = {
     "export": "qat.commands.export:ExportSpec",
     "evaluate": "qat.commands.evaluate:EvaluateSpec",
@@ -92,19 +94,13 @@ def _runs_and_options(words):
 
 
 def check_script(command, name, words, place):
-    from qat.commands.options import read_arguments, split_data
+    from qat.commands.options import read_arguments
 
-    data, words = split_data(words)
-    assert not data
     if name == "peers":
         return check_peer(words)
     options = [word for word in words if "=" in word]
-    for path in [word for word in words if word not in options and not word.startswith("--")]:
+    for path in paths_read(words):
         place.find(path, command)
-    for key in ("run", "model"):
-        for path in (value_of(options, key) or "").split(","):
-            if path:
-                place.find(path, command)
     if name == "export":
         place.made.add(value_of(words, "out", f"{value_of(words, 'run')}/export"))
     if name == "report" and value_of(words, "fill") is None:
@@ -112,6 +108,13 @@ def check_script(command, name, words, place):
     if name in SPECS:
         module, _, spec = SPECS[name].partition(":")
         read_arguments(getattr(importlib.import_module(module), spec), options, example="")
+
+
+def paths_read(words):
+    """The paths that a script is asked to read: those without a key, run= and model=."""
+    bare = [word for word in words if "=" not in word and not word.startswith("--")]
+    named = [value_of(words, key, "").split(",") for key in ("run", "model")]
+    return [*bare, *(path for paths in named for path in paths if path)]
 
 
 def check_peer(words):
@@ -188,7 +191,7 @@ def _shortened_run(words):
 def test_every_block_runs_in_the_order_of_its_page(page, tmp_path):
     Place(tmp_path)
     for block in blocks(page):
-        if block.language == "python" and page != "extending":
+        if block.language == "python":
             subprocess.run(
                 [sys.executable, "-W", "error::DeprecationWarning", "-c", block.text],
                 check=True, cwd=tmp_path, env=environment(),
@@ -217,7 +220,7 @@ def test_what_needs_more_than_a_cpu_says_so():
                 assert command.needs, command
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if p != "extending"])
+@pytest.mark.parametrize("page", PAGES)
 def test_every_python_block_compiles_and_names_what_exists(page):
     import qat
 
