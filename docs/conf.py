@@ -28,14 +28,20 @@ html_theme = "pydata_sphinx_theme"
 html_title = "qat"
 html_show_sourcelink = False
 html_copy_source = False
+templates_path = ["look/templates"]
+html_static_path = ["look/static"]
+html_css_files = ["site.css"]
+html_sidebars = {"**": ["contents.html"]}
 html_theme_options: dict[str, Any] = {
     "show_prev_next": True,
     "navigation_with_keys": False,
     "secondary_sidebar_items": ["page-toc"],
-    "footer_start": ["copyright"],
+    "footer_start": [],
     "footer_end": [],
+    "navbar_center": [],  # the pages stand at the left, with what they are for
     "navbar_end": ["theme-switcher"],
-    "navigation_depth": 2,
+    "primary_sidebar_end": [],
+    "article_header_start": [],
 }
 
 
