@@ -24,7 +24,7 @@ from support.pages import (
     stand_ins,
     value_of,
 )
-from support.real_run import train
+from support.real_run import start
 
 # its blocks are walked in test_extending
 PAGES = [page for page in EVERY_PAGE if page != "extending"]
@@ -205,7 +205,12 @@ def run_command(command, folder):
     kind, words = kind_and_arguments(command)
     if not command.needs and kind not in ("venv", "pip", "pytest", "sphinx-build"):
         script = ROOT / ("train.py" if kind == "train" else f"scripts/{kind}.py")
-        print(train(*shortened(kind, words), cwd=folder, script=script))
+        process = start(*shortened(kind, words), cwd=folder, script=script)
+        try:
+            out, err = process.communicate(timeout=900)
+        finally:
+            process.kill()  # nothing if it has ended
+        assert process.returncode == 0, f"{command}\n{out}{err}"
 
 
 def test_what_needs_more_than_a_cpu_says_so():
