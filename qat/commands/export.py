@@ -1,11 +1,11 @@
-"""A trained run as a file to ship: packed at its true bits, or ONNX for integer kernels.
+"""Export of a trained run: packed at its true bits, or ONNX for integer kernels.
 
     python scripts/export.py run=runs/DATE/TIME                  RUN/export/packed.safetensors
     python scripts/export.py run=runs/DATE/TIME format=onnx      RUN/export/faithful.onnx, fast.onnx
     python scripts/export.py run=runs/DATE/TIME format=qonnx     RUN/export/qonnx.onnx, for FPGAs
 
     run=                 run folder
-    format=packed        packed, onnx or qonnx
+    format=packed        one of the formats below
     form=both            of ONNX: faithful (sums of two branches in float), fast (in int8) or both
     state=selected       epoch of the run: selected or last
     out=FOLDER           where the files go; left out, RUN/export
@@ -22,7 +22,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from qat.commands.formats import FORMATS, write
+from qat.commands.formats import FORMATS, format_lines, write
 from qat.commands.options import read_arguments, run_command, split_data
 from qat.errors import CheckpointError, SpecError
 from qat.spec.extras import require_onnx
@@ -60,14 +60,13 @@ def main(arguments: Sequence[str]) -> None:
 
     from qat.commands.answers import check_fits
     from qat.commands.export_job import accuracies, export_job
-    from qat.data.module import preprocessing_of
     from qat.storage.status import state_of
     from qat.train.open_run import open_trained
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     trained = open_trained(Path(spec.run), state=spec.state, key="run")
-    own_preprocessing = preprocessing_of(trained.data, trained.classes)
+    own_preprocessing = trained.preprocessing
     trained = replace(trained, data=_data(trained, data_arguments))
     trained.data.prepare()
     check_fits(own_preprocessing, trained.data)
@@ -108,4 +107,4 @@ def _data(trained: "Trained", arguments: list[str]) -> "ImageData":
 
 def command() -> None:
     """Entry point of scripts/export.py and of the console script qat-export."""
-    run_command(main, __doc__ or "")
+    run_command(main, f"{__doc__}\nFormats:\n\n{format_lines()}")

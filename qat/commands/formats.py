@@ -48,6 +48,16 @@ FORMATS: dict[str, Format] = {
 }
 
 
+def format_lines() -> str:
+    """The formats for a reader: a line for each, with the options that are for it."""
+    width = max(map(len, FORMATS))
+    lines = []
+    for name, row in FORMATS.items():
+        own = f" ({', '.join(f'{option}=' for option in row.options)})" if row.options else ""
+        lines.append(f"    {name:{width}}  {row.title}{own}")
+    return "\n".join(lines)
+
+
 def write(name: str, job: "ExportJob", options: Any) -> None:
     """Write a network in the format of this name.
 

@@ -1,4 +1,4 @@
-"""A run's network as ONNX and QONNX files, with what they differ in."""
+"""ONNX and QONNX files of a run's network, with what they differ in."""
 
 import tempfile
 from collections.abc import Mapping

@@ -20,7 +20,7 @@ def write_packed(job: ExportJob, options: object = None) -> None:
     """
     path = job.folder / "packed.safetensors"
     size = save_packed(path, job.converted, job.header_with(job.expected))
-    packed = load_packed(path, model=None if job.header.architecture else job.float_model())
+    packed = load_packed(path, model=None if job.header.architecture else job.trained.new_network())
     for name, part in job.asked(without_grad(packed.net)).items():
         if not torch.equal(part.logits, job.expected[name].logits):
             raise CheckpointError(f"{path}: its logits on {name} images are not the run's")

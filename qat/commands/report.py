@@ -1,4 +1,4 @@
-"""One page that compares runs: accuracies with their spread, curves, costs, failures.
+"""Report: one page that compares runs: accuracies with their spread, curves, costs, failures.
 
 python scripts/report.py RUNS...                     run folders, or any folders above run folders
 python scripts/report.py sweeps/NAME reference=float
@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Literal
 from qat.commands.options import read_arguments, run_command
 from qat.errors import DataError, SpecError
 from qat.spec.schema import check, option
+from qat.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from qat.report.runs.runs import Run
@@ -168,7 +169,7 @@ def _fill(path: Path, spec: ReportSpec) -> None:
         page = results_page(Path(spec.cards))
     else:
         page = with_tables(page, path.parent)
-    path.write_text(page, encoding="utf-8")
+    write_whole(path.resolve(), page)  # a link stays one
     print(path)
 
 

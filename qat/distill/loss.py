@@ -1,4 +1,4 @@
-"""Losses between the feature maps of a student and those of its teacher, as modules."""
+"""Feature losses: modules that compare the feature maps of a student with those of its teacher."""
 
 import random
 from collections.abc import Callable, Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Bring a student and a teacher together; whatever does not fit is refused here."""
+"""Layer pairing of a student and a teacher; whatever does not fit is refused here."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +11,7 @@ from qat.distill.teacher import Answer, Teacher
 from qat.errors import SpecError
 from qat.lit.distiller import LitDistiller
 from qat.quantize.modes import evaluating
+from qat.quantize.plan import Plan
 from qat.quantize.stages import check_layers, feature_maps, stage_outputs
 from qat.spec.distill import DistillSpec, FeatureSpec
 from qat.spec.model import first_line
@@ -19,6 +20,7 @@ from qat.spec.run import RunSpec
 
 def distiller(
     net: nn.Module,
+    plan: Plan,
     spec: RunSpec,
     teacher: nn.Module,
     origin: str,
@@ -31,6 +33,7 @@ def distiller(
 
     Args:
         net: the student, prepared.
+        plan: of it.
         spec: of the run; `spec.distill` is set.
         teacher: float or quantized network; is frozen.
         origin: of the teacher, for records.
@@ -58,7 +61,7 @@ def distiller(
         _check_maps(distill.features, own, maps)
     return LitDistiller(
         net,
-        spec.quant,
+        plan,
         teacher=frozen,
         distill=distill,
         layers=own,

@@ -1,4 +1,4 @@
-"""Where the files of a data set must lie; standard library only, for checks before a run."""
+"""Data files: where those of a data set must lie; standard library only, for early checks."""
 
 import os
 from pathlib import Path

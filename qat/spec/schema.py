@@ -1,4 +1,4 @@
-"""Read plain mappings into frozen, range-checked dataclasses; standard library only.
+"""Option schema: plain mappings into frozen, range-checked dataclasses; standard library only.
 
 The option groups of `qat.spec` are dataclasses whose fields carry a type and, in `option(...)`, a
 range. `read` is the only way from a config (a dict of plain values) to them, so every mistake of a
@@ -94,6 +94,32 @@ def check(instance: Any, path: str) -> None:
         is_group = isinstance(value, Mapping) or any(map(dataclasses.is_dataclass, items))
         if field.init and not is_group:
             _value(hints[field.name], value, join(path, field.name), field.metadata)
+
+
+def choices_of(cls: type[Any], key: str) -> tuple[Any, ...]:
+    """Values that an option may have, where they are a fixed set; an empty tuple otherwise.
+
+    Args:
+        cls: dataclass of fields made by `option`.
+        key: dotted name of one of them, or of one of a group inside.
+
+    >>> from qat.spec.quant import QuantSpec
+    >>> choices_of(QuantSpec, "weight.granularity")
+    ('tensor', 'channel')
+
+    Raises:
+        KeyError: there is no such option.
+    """
+    name, _, rest = key.partition(".")
+    kind = get_type_hints(cls)[name]
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(a for a in get_args(kind) if a is not type(None))
+    if rest:
+        return choices_of(kind, rest)
+    field = next(f for f in dataclasses.fields(cls) if f.name == name)
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(field.metadata.get("choices", ()))
 
 
 def join(path: str, key: str) -> str:

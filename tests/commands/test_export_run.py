@@ -11,6 +11,7 @@ from sklearn.datasets import load_digits
 
 from qat.commands import evaluate, export, predict
 from qat.commands.answers import answers
+from qat.commands.formats import FORMATS
 from qat.errors import QatError
 from qat.export.integer.network import IntegerNetwork
 from qat.export.integer.trace import network_graph
@@ -252,3 +253,5 @@ def test_without_onnx_the_extra_is_named(run, monkeypatch):
 def test_help_of_the_scripts(name, tmp_path):
     out = train("--help", cwd=tmp_path, script=ROOT / "scripts" / f"{name}.py")
     assert f"python scripts/{name}.py" in out
+    if name == "export":
+        assert all(f"    {title}" in out for title in FORMATS)

@@ -57,6 +57,8 @@ def changed_text(path, how, anchor, code):
     found = [i for i, line in enumerate(lines) if line.strip().startswith(anchor)]
     assert len(found) == 1, f"{path.name}: {len(found)} lines begin with {anchor!r}"
     first = found[0] + (how == "below")
+    if how == "above" and code.startswith("def "):
+        code += "\n\n"
     lines[first : found[0] + (how != "above")] = [code]
     return "".join(lines)
 
