@@ -6,7 +6,8 @@
 
 Forward and backward of one batch of random maps, normalisation included. The methods take turns, so
 that whatever else the machine does hits all of them. Writes affinity.csv, gradient.csv, affinity.md
-and the figure affinity.png, .svg to the folder `out`.
+and the figure affinity.png, .svg to the folder `out`; record=FILE also writes the table of costs as
+YAML, as those in results/benchmarks/.
 """
 
 import time
@@ -19,6 +20,7 @@ from typing import Literal, TypeVar
 import torch
 from affinity_figure import draw_affinity
 from affinity_table import AffinityCost, GradientAgreement, affinity_report
+from measured import record
 from peak_memory import peak_bytes
 from torch import Tensor
 
@@ -51,6 +53,7 @@ class AffinityOptions:
         device: cpu or cuda.
         batch: images.
         full: whether to measure maps of 56 x 56; their n x n matrices need 4 GB for 16 images.
+        record: YAML file of the costs.
     """
 
     out: str = "runs/affinity"
@@ -58,6 +61,7 @@ class AffinityOptions:
     device: Literal["cpu", "cuda"] = "cpu"
     batch: int = option(16, low=1)
     full: bool = False
+    record: str | None = None
 
     def __post_init__(self) -> None:
         check(self, "")
@@ -103,6 +107,19 @@ def main(arguments: Sequence[str]) -> None:
     write_whole(folder / "affinity.md", text)
     save_figure(draw_affinity(costs, agreements), folder / "affinity")
     print(f"{text}\ntables and figure: {folder}")
+    if options.record is not None:
+        command = " ".join(["python scripts/affinity.py", *arguments])
+        where = f"{options.device}, {options.threads} threads"
+        record(options.record, command, [_measured(costs)], where)
+
+
+def _measured(costs: Sequence[AffinityCost]) -> list[list[str]]:
+    """A row for each shape: milliseconds / peak megabytes of every method."""
+    rows = [["C, H = W", *METHODS]]
+    for shape in dict.fromkeys((cost.channels, cost.side) for cost in costs):
+        own = {c.method: f"{c.ms:.3g} / {c.mb:.3g}" for c in costs if (c.channels, c.side) == shape}
+        rows.append([f"{shape[0]}, {shape[1]}", *(own[name] for name in METHODS)])
+    return rows
 
 
 def _options(arguments: Sequence[str]) -> AffinityOptions:

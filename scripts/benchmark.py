@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py                       ResNet-20, 128 x 3 x 32 x 32, W1A4
     python scripts/benchmark.py --channels-last --compile --rounds 30
+    python scripts/benchmark.py --record FILE         also as YAML, as those in results/benchmarks/
 
 The two networks take turns, so that whatever else the machine does hits both. Prints the median and
 the minimum ratio, the parts of a step, and the bytes that the forward pass saves for backward.
@@ -9,11 +10,13 @@ the minimum ratio, the parts of a step, and the bytes that the forward pass save
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from measured import record
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -90,6 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--channels-last", action="store_true")
+    parser.add_argument("--record")
     args = parser.parse_args(arguments)
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -105,10 +109,18 @@ def main(arguments: list[str] | None = None) -> None:
             parts = contender.step(image, label)
             if round_ >= args.warm_up:
                 rows.append((*parts, sum(parts)))
-    _print(timed, [saved_bytes(c, image, label) for c in contenders], args.compile)
+    rows = _print(timed, [saved_bytes(c, image, label) for c in contenders], args.compile)
+    if args.record:
+        command = " ".join(["python scripts/benchmark.py", *(arguments or sys.argv[1:])])
+        where = f"{DEVICE}, {torch.get_num_threads()} threads"
+        record(args.record, command, [[["part", "W1A4 over float"], *rows]], where)
 
 
-def _print(timed: list[list[tuple[float, ...]]], kept: list[int], compiled: bool) -> None:
+def _print(
+    timed: list[list[tuple[float, ...]]], kept: list[int], compiled: bool
+) -> list[list[str]]:
+    """Print the parts of a step; returns the median ratio of each, and of the bytes kept."""
+    rows = []
     names = ("forward", "backward", "optimizer", "step")
     ratio: Callable[[int], list[float]] = lambda i: [  # noqa: E731
         q[i] / f[i] for f, q in zip(*timed, strict=True)
@@ -116,13 +128,17 @@ def _print(timed: list[list[tuple[float, ...]]], kept: list[int], compiled: bool
     print(f"torch {torch.__version__}, {DEVICE}, {torch.get_num_threads()} threads, ms")
     for i, name in enumerate(names):
         float_ms, quant_ms = (1e3 * min(row[i] for row in rows) for rows in timed)
+        middle = statistics.median(ratio(i))
+        rows.append([name, f"{middle:.2f}"])
         print(
             f"{name:9}  float {float_ms:7.1f}  W1A4 {quant_ms:7.1f}  ratio of minima "
-            f"{quant_ms / float_ms:.3f}  median of paired ratios {statistics.median(ratio(i)):.3f}"
+            f"{quant_ms / float_ms:.3f}  median of paired ratios {middle:.3f}"
         )
     if not compiled:
         share = kept[1] / kept[0]
         print(f"saved for backward: float {kept[0]:,} bytes, W1A4 {kept[1]:,} ({share:.3f})")
+        rows.append(["bytes kept for backward", f"{share:.2f}"])
+    return rows
 
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"

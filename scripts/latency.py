@@ -11,6 +11,7 @@
     rounds=20            timed passes of each network; they take turns
     threads=2            of onnxruntime
     operators=false      print what onnxruntime runs
+    record=FILE          also write the table as YAML, as those in results/benchmarks/
 
 Weights are random, batch norms have seen one batch of noise: time does not depend on them.
 """
@@ -19,6 +20,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from measured import record
 
 from qat.commands.options import read_arguments, run_command
 from qat.spec.extras import require_onnx
@@ -37,6 +40,7 @@ class LatencySpec:
     rounds: int = option(20, low=1)
     threads: int = option(2, low=1)
     operators: bool = False
+    record: str | None = None
 
     def __post_init__(self) -> None:
         check(self, "")
@@ -52,6 +56,7 @@ def main(arguments: Sequence[str]) -> None:
     from qat.commands.answers import latencies
 
     torch.set_num_threads(spec.threads)
+    rows = [["pixels, batch", "float", "faithful", "fast"]]
     print(
         f"onnxruntime {onnxruntime.__version__}, {spec.threads} threads; {spec.model}, {spec.quant}"
     )
@@ -70,6 +75,19 @@ def main(arguments: Sequence[str]) -> None:
                 for name, t in found.items()
             ]
             print(f"{size:4} pixels, batch {batch:3}:  {'   '.join(cells)}", flush=True)
+            rows.append(
+                [f"{size}, {batch}", *(_cell(t.fastest, base.fastest) for t in found.values())]
+            )
+    if spec.record is not None:
+        where = f"{spec.threads} threads, onnxruntime {onnxruntime.__version__}"
+        command = " ".join(["python scripts/latency.py", *arguments])
+        record(spec.record, command, [rows], where)
+
+
+def _cell(seconds: float, base: float) -> str:
+    """Milliseconds of the fastest pass, and its ratio to float's."""
+    ratio = "" if seconds == base else f" ({seconds / base:.2f})"
+    return f"{1e3 * seconds:.3g}{ratio}"
 
 
 def _models(spec: LatencySpec, size: int) -> dict[str, bytes]:

@@ -14,7 +14,8 @@ literature=true           draw what others published for the same data, network 
 cards=FOLDER              also write FOLDER/DATA_MODEL.yaml: what was measured, to be done again
 name=NAME                 of the card, for runs of one data set and network
 commit=HASH               of the code, for runs of earlier versions that do not hold it
-readme=FILE               fill the tables of a Markdown file from its cards; needs no runs
+fill=FILE                 needs no runs: fill the tables of a Markdown file from the cards it names;
+                          with cards=FOLDER write a page of all cards there (docs/results.md)
 """
 
 import re
@@ -47,10 +48,19 @@ class ReportSpec:
     cards: str | None = None
     name: str | None = None
     commit: str | None = None
-    readme: str | None = None
+    fill: str | None = None
+    readme: str | None = None  # what fill was called first
 
     def __post_init__(self) -> None:
         check(self, "")
+        if self.fill is not None and self.readme is not None:
+            raise SpecError("readme= is an earlier name of fill=; give one of them")
+
+    @property
+    def filled(self) -> Path | None:
+        """The Markdown file that is filled."""
+        name = self.fill if self.fill is not None else self.readme
+        return None if name is None else Path(name)
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -59,10 +69,10 @@ def main(arguments: Sequence[str]) -> None:
     spec = read_arguments(ReportSpec, own, example="reference=float")
     if folders:
         _report(folders, spec)
-    elif spec.readme is None:
+    elif spec.filled is None:
         raise SpecError("give at least one folder with runs, e.g. runs")
-    if spec.readme is not None:
-        _fill(Path(spec.readme))
+    if spec.filled is not None:
+        _fill(spec.filled, spec)
 
 
 def _report(folders: Sequence[Path], spec: ReportSpec) -> None:
@@ -143,17 +153,33 @@ def _safe(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "-", text).lstrip(".-")[:100]
 
 
-def _fill(path: Path) -> None:
-    from qat.report.cards.card_table import with_tables
+def _fill(path: Path, spec: ReportSpec) -> None:
+    """Fill a Markdown file from cards: its tables, or the whole of a page that is made of them."""
+    from qat.report.cards.card_table import has_tables, with_tables
+    from qat.report.cards.results_page import is_results_page, results_page
 
-    if path.exists() and not path.is_file():
-        raise DataError(f"readme={path} is no regular file; give a Markdown file")
-    try:
-        page = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"readme={path} cannot be read: {error.strerror}") from error
-    write_whole(path.resolve(), with_tables(page, path.parent))  # a link stays one
+    key = "fill" if spec.fill is not None else "readme"
+    page = _text(path, key) if path.exists() or spec.cards is None else ""
+    if page and not has_tables(page) and not is_results_page(page):
+        raise DataError(
+            f"{key}={path} names no card; write <!-- card: results/NAME.yaml --> and "
+            "<!-- end of card --> where a table belongs, or give the name of a new page"
+        )
+    if spec.cards is not None and not has_tables(page):
+        page = results_page(Path(spec.cards))
+    else:
+        page = with_tables(page, path.parent)
+    write_whole(path.resolve(), page)  # a link stays one
     print(path)
+
+
+def _text(path: Path, key: str) -> str:
+    if path.exists() and not path.is_file():
+        raise DataError(f"{key}={path} is no regular file; give a Markdown file")
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DataError(f"{key}={path} cannot be read: {error.strerror}") from error
 
 
 def split_folders(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -145,7 +145,7 @@ class DataSpec:
     """The config group `data`.
 
     Attributes:
-        name: of FAMILIES.
+        name: of the data set, a row of FAMILIES.
         root: folder of the data; null means ./datasets.
         download: whether a missing set may be fetched from the network.
         batch_size: images per training batch, >= 2.

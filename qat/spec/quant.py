@@ -84,7 +84,7 @@ class WeightSpec:
         method: update (the rule projects the latent weights), or a quantizer inside the graph:
             lsq, dorefa, reste, biper (`qat.nn.parametrization`), trained by the base optimizer.
         bits: 1..8, or 32 for float.
-        grid: null chooses by bits, see `default_grid`; update only.
+        grid: null chooses by bits (1 binary, 2 ternary, 3..8 uniform); update only.
         granularity: one scale per tensor or per output channel (dorefa: tensor).
         mu: free parameter of power_of_two as a fraction of max|w|, in (0, 1].
         derivative: coarse derivative of an in-graph method's rounding; null for the method's own.
@@ -187,7 +187,12 @@ class ActivationSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndsSpec:
-    """Whether the weights of the first and of the last conv or linear layer are quantized."""
+    """Whether the weights of the first and of the last conv or linear layer are quantized.
+
+    Attributes:
+        first: policy for the first one, which sees the image.
+        last: policy for the last one, which gives the logits.
+    """
 
     first: EndPolicy = "quantized"
     last: EndPolicy = "quantized"

@@ -16,7 +16,10 @@ from qat.storage.atomic import write_whole
 from qat.storage.run_files import read_yaml
 
 STATES: tuple[State, ...] = ("last", "selected")
-_HEAD = "# Written by scripts/report.py from the runs; not by hand. Accuracies are fractions.\n"
+_HEAD = (
+    "# Written by scripts/report.py from the runs; only `notes` are by hand. "
+    "Accuracies are fractions.\n"
+)
 _DIGITS = 6  # of a fraction: a test part of a million images would need no more
 _KEYS = {"title", "reference", "tuned", "origins", "runs", "seconds", "rows", "claims"}
 _COSTS = ("bits", "bytes", "float_bytes", "bops")
@@ -62,10 +65,17 @@ def card_of(
 
 
 def write_card(path: Path, card: Mapping[str, Any]) -> None:
-    """Write a card as YAML; equal cards give equal files."""
+    """Write a card as YAML; equal cards give equal files, and notes that a file has are kept."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(dict(card), sort_keys=False, allow_unicode=True, width=100)
-    write_whole(path, _HEAD + text)
+    write_whole(path, _HEAD + text + _notes(path))
+
+
+def _notes(path: Path) -> str:
+    """The notes of a card that is written anew, as they stand there."""
+    earlier = path.read_text(encoding="utf-8") if path.is_file() else ""
+    start = earlier.find("\nnotes:\n")
+    return earlier[start + 1 :] if start >= 0 else ""
 
 
 def read_card(path: Path) -> dict[str, Any]:

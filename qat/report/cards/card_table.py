@@ -10,14 +10,17 @@ from qat.report.cards.card import read_card
 from qat.report.compare.wording import NOTHING, duration, grouped, probability
 
 _BLOCK = re.compile(
-    r"(?P<open><!-- card: (?P<path>\S+) -->\n)(?P<body>.*?)(?P<close><!-- end of card -->)", re.S
+    r"(?P<open><!-- card: (?P<path>\S+)(?P<rows> rows)? -->\n)(?P<body>.*?)"
+    r"(?P<close><!-- end of card -->)",
+    re.S,
 )
 
 
 def with_tables(page: str, folder: Path) -> str:
     """A page of Markdown with the table of each card between its two comments.
 
-    `<!-- card: results/NAME.yaml -->` and `<!-- end of card -->` stand on lines of their own.
+    `<!-- card: results/NAME.yaml -->` and `<!-- end of card -->` stand on lines of their own; with
+    ` rows` behind the path claims and origin are left out.
 
     Args:
         page: text.
@@ -31,19 +34,30 @@ def with_tables(page: str, folder: Path) -> str:
 
     def filled(match: re.Match[str]) -> str:
         card = read_card(folder / match["path"])
-        return f"{match['open']}{card_table(card)}{match['close']}"
+        table = card_rows(card) if match["rows"] else card_table(card)
+        return f"{match['open']}{table}{match['close']}"
 
     return _BLOCK.sub(filled, page)
 
 
+def has_tables(page: str) -> bool:
+    """Whether a page of Markdown has a place for a card's table."""
+    return "<!-- card:" in page
+
+
 def card_table(card: Mapping[str, Any]) -> str:
-    """The rows of a card as Markdown, with a line below on how they were made."""
+    """A card as Markdown: rows, claims, and a line on how they were made."""
+    return "\n".join([card_rows(card).rstrip("\n"), *_claims(card), "", _origin(card), ""])
+
+
+def card_rows(card: Mapping[str, Any]) -> str:
+    """The rows of a card as a table of Markdown."""
     tuned = card.get("tuned")
     head = ["network", *([f"`{tuned}`"] if tuned else []), "seeds", "last epoch, test %"]
     head += [f"difference to `{card['reference']}`", "p", "selected epoch, test %", "bytes"]
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     lines += [f"| {' | '.join(_cells(row, tuned))} |" for row in card["rows"]]
-    return "\n".join([*lines, *_claims(card), "", _origin(card), ""])
+    return "\n".join([*lines, ""])
 
 
 def _claims(card: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,58 @@
+"""The pictures of the pages in docs/, from a sweep that has a report.
+
+    python train.py -m model=resnet20 quant=float,bcgd_w1a4,binary_relax_w1a32 seed=1,2,3 sweep.name=first
+    python scripts/report.py sweeps/first
+    python scripts/pictures.py sweep=sweeps/first
+
+Writes estimators.png, which needs no run, and copies cost.png, weights.png and diagnostics.png to
+docs/pictures/. report.png is the head of the report in a browser:
+
+    chromium --headless --hide-scrollbars --screenshot=docs/pictures/report.png --window-size=1200,800 sweeps/first/report/index.html
+"""  # noqa: E501
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from qat.commands.options import read_arguments, run_command
+from qat.errors import DataError
+from qat.spec.schema import check, option
+
+OUT = Path(__file__).resolve().parents[1] / "docs" / "pictures"
+# name -> where it lies below the sweep's folder
+FROM = {
+    "cost": "report/pictures/*-bytes.png",
+    "weights": "report/pictures/*-bcgd_w1a4-histograms.png",
+    "diagnostics": "quant_bcgd_w1a4+seed_1-*/figures/diagnostics.png",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PicturesSpec:
+    """Options of the command; see the module's text."""
+
+    sweep: str = option(hint="give a sweep's folder, sweeps/first")
+
+    def __post_init__(self) -> None:
+        check(self, "")
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Write and copy the pictures."""
+    from qat.functional.stairs import relu_stairs
+    from qat.report.figures.estimators import draw_estimators
+
+    folder = Path(read_arguments(PicturesSpec, arguments, example="sweep=sweeps/first").sweep)
+    OUT.mkdir(parents=True, exist_ok=True)
+    draw_estimators(relu_stairs(2)).savefig(OUT / "estimators.png", dpi=80)
+    for name, pattern in FROM.items():
+        found = sorted(folder.glob(pattern))
+        if not found:
+            raise DataError(f"{folder} has no {pattern}; train it and write its report first")
+        shutil.copyfile(found[0], OUT / f"{name}.png")
+    print(OUT)
+
+
+if __name__ == "__main__":
+    run_command(main, __doc__)

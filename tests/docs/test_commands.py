@@ -1,0 +1,236 @@
+"""Every command block of README.md and docs/: composed and checked by day, run by night.
+
+The runs have few epochs, batches and seeds more than a page says (`shortened`); nothing else of a
+command is changed. What a page marks `# needs ...` (a network, a GPU, a cluster, an extra, images)
+is composed and checked only.
+"""
+
+import ast
+import importlib
+import re
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from support import ROOT, environment
+from support.pages import PAGES as EVERY_PAGE
+from support.pages import (
+    blocks,
+    commands,
+    kind_and_arguments,
+    photos,
+    stand_ins,
+    value_of,
+)
+from support.real_run import start
+
+# its blocks are walked in test_extending
+PAGES = [page for page in EVERY_PAGE if page != "extending"]
+SPECS = {
+    "export": "qat.commands.export:ExportSpec",
+    "evaluate": "qat.commands.evaluate:EvaluateSpec",
+    "predict": "qat.commands.predict:PredictSpec",
+    "report": "qat.commands.report:ReportSpec",
+    "theory": "theory:TheorySpec",
+    "affinity": "affinity:AffinityOptions",
+    "latency": "latency:LatencySpec",
+    "pages": "pages:PagesSpec",
+}
+# what the pages' own images are called; a folder of the reader's, and one that holds a data set
+PHOTOS, FOLDER = "photos", "FOLDER"
+
+
+class Place:
+    """A folder as it is for a page's reader, with what the commands before have made in it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.made = {PHOTOS, "tests/images"}
+        photos(folder / PHOTOS)
+        (folder / "tests").mkdir()
+        (folder / "tests/images").symlink_to(ROOT / "tests/images")
+
+    def find(self, path, command):
+        """Assert that a page makes what it goes on to read; a stand-in lies there from now on."""
+        parts = path.split("/")
+        above = {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
+        below = {name for name in self.made if name.startswith(f"{path}/")}
+        assert (above & self.made) or below, f"{command}: nothing on the page makes {path}"
+        if not (self.folder / path).exists():
+            (self.folder / path).mkdir(parents=True)
+
+
+def check_train(command, words, place):
+    from qat.compose import combinations, composed, conf_folder
+    from qat.spec.overrides import with_quoted_paths
+    from qat.sweep.command import folder_of, is_sweep, sweep_spec
+
+    own = with_quoted_paths([w for w in words if w not in ("-m", "--help")])
+    if (resumed := value_of(own, "resume")) is not None:
+        return place.find(resumed, command)
+    for key in ("init_from", "distill.teacher", "unlabelled.folder.root"):
+        path = value_of(own, key)
+        if path is not None and not path.startswith(("torchvision/", "timm/")):
+            place.find(path, command)
+    if value_of(own, "data.root") == FOLDER and command.needs:
+        recipe = value_of(own, "experiment", "")
+        stand_ins(place.folder / FOLDER, value_of(own, "data") or recipe.split("_")[1])
+    runs, options = _runs_and_options(own)
+    if is_sweep(own, multirun="-m" in words):
+        spec, name = sweep_spec(options)
+        place.made.add(str(folder_of(runs, spec, name)))
+        runs = combinations(runs)[-1]  # the others are composed where it runs
+    else:
+        place.made.add(value_of(own, "hydra.run.dir", "runs/DATE"))
+    composed(conf_folder(), runs)
+
+
+def _runs_and_options(words):
+    """What a command says of its runs, and what of its sweep."""
+    options = [word for word in words if word.startswith("sweep")]
+    return [word for word in words if word not in options], options
+
+
+def check_script(command, name, words, place):
+    from qat.commands.options import read_arguments
+
+    if name == "peers":
+        return check_peer(words)
+    options = [word for word in words if "=" in word]
+    for path in paths_read(words):
+        place.find(path, command)
+    if name == "export":
+        place.made.add(value_of(words, "out", f"{value_of(words, 'run')}/export"))
+    if name == "report" and value_of(words, "fill") is None:
+        place.made.add(value_of(words, "cards", "report"))
+    if name in SPECS:
+        module, _, spec = SPECS[name].partition(":")
+        read_arguments(getattr(importlib.import_module(module), spec), options, example="")
+
+
+def paths_read(words):
+    """The paths that a script is asked to read: those without a key, run= and model=."""
+    bare = [word for word in words if "=" not in word and not word.startswith("--")]
+    named = [value_of(words, key, "").split(",") for key in ("run", "model")]
+    return [*bare, *(path for paths in named for path in paths if path)]
+
+
+def check_peer(words):
+    from qat.compose import combinations, composed, conf_folder
+
+    own = [w for w in words if not w.startswith(("method=", "folder="))]
+    assert value_of(words, "method")
+    assert value_of(words, "folder")
+    for run in combinations([*own, "quant=float"]):
+        composed(conf_folder(), run)
+
+
+def check_pip(words):
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert words[:4] == ["install", "-q", "-c", "constraints.txt"]
+    assert words[4] == "-e"
+    for extra in re.findall(r"\[(\w+)\]", words[5]):
+        assert extra in extras["optional-dependencies"]
+
+
+def check_command(command, place):
+    kind, words = kind_and_arguments(command)
+    if kind == "train":
+        check_train(command, words, place)
+    elif kind == "pip":
+        check_pip(words)
+    elif kind in ("venv", "pytest", "sphinx-build"):
+        known = ([".venv"], ["-q"], ["-W", "-q", "docs", "site"])
+        assert words in known
+    else:
+        check_script(command, kind, words, place)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_is_composed_and_checked(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
+    place = Place(tmp_path)
+    for command in commands(page):
+        check_command(command, place)
+
+
+def shortened(kind, words):
+    """A command's arguments with fewer epochs, batches and seeds."""
+    if kind == "train":
+        return _shortened_run(words)
+    added = {
+        "theory": ["experiment=recurrence"],
+        "affinity": ["full=false"],
+        "latency": ["size=[32]", "batch=[1]", "rounds=1"],
+        "benchmark": ["--rounds", "1"],
+    }.get(kind, [])
+    return [*words, *added]
+
+
+def _shortened_run(words):
+    whole = ("--help", "audit_only=true")
+    if set(words) & set(whole) or value_of(words, "resume"):
+        return words
+    words = [re.sub(r"^seed=1,2,.*", "seed=1,2", word) for word in words]
+    method = value_of(words, "sweep")
+    if method in ("random", "tpe"):
+        words = [*words, "sweep.trials=2"]
+    if method == "tuned":
+        words = [*words, "sweep.tune_seeds=[1]"]
+    if method in ("tuned", "grid"):
+        words = [*words, "optimizer.lr=0.01,0.1"]
+    return words if value_of(words, "debug") else [*words, "debug=quick"]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_runs_in_the_order_of_its_page(page, tmp_path):
+    Place(tmp_path)
+    for block in blocks(page):
+        if block.language == "python":
+            subprocess.run(
+                [sys.executable, "-W", "error::DeprecationWarning", "-c", block.text],
+                check=True, cwd=tmp_path, env=environment(),
+            )  # fmt: skip
+        elif block.language == "bash":
+            for command in commands(page, f"```bash\n{block.text}```"):
+                run_command(command, tmp_path)
+
+
+def run_command(command, folder):
+    kind, words = kind_and_arguments(command)
+    if not command.needs and kind not in ("venv", "pip", "pytest", "sphinx-build"):
+        script = ROOT / ("train.py" if kind == "train" else f"scripts/{kind}.py")
+        process = start(*shortened(kind, words), cwd=folder, script=script)
+        try:
+            out, err = process.communicate(timeout=900)
+        finally:
+            process.kill()  # nothing if it has ended
+        assert process.returncode == 0, f"{command}\n{out}{err}"
+
+
+def test_what_needs_more_than_a_cpu_says_so():
+    marked = [c for page in PAGES for c in commands(page) if c.needs]
+    known = ("a network", "a GPU", "a cluster", "the extra", "CIFAR-10", "ImageNet")
+    assert all(c.needs.startswith(known) for c in marked)
+    for page in PAGES:
+        for command in commands(page):
+            asks = ("data.download=true", "logger=tensorboard", "hydra/launcher=slurm")
+            words = set(command.words)
+            if words & {*asks, "model.weights=default"} or value_of(words, "trainer.accelerator"):
+                assert command.needs, command
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_python_block_compiles_and_names_what_exists(page):
+    import qat
+
+    for block in blocks(page):
+        if block.language == "python":
+            for node in ast.walk(ast.parse(block.text)):
+                if isinstance(node, ast.ImportFrom) and node.module == "qat":
+                    assert {alias.name for alias in node.names} <= set(qat.__all__), block
