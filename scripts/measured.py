@@ -7,6 +7,7 @@ from typing import Any
 import yaml
 
 from qat.errors import DataError
+from qat.storage.atomic import write_whole
 from qat.storage.provenance import code_version, machine, versions
 
 _FILE_HEAD = "# Written by the script of its command (record=FILE); only `notes` are by hand.\n"
@@ -41,7 +42,7 @@ def record(path: str, command: str, tables: Sequence[Sequence[Sequence[str]]], w
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
-    file.write_text(_FILE_HEAD + text, encoding="utf-8")
+    write_whole(file, _FILE_HEAD + text)
 
 
 def benchmarks_page(folder: Path) -> str:

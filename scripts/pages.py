@@ -18,6 +18,7 @@ from qat.errors import DataError
 from qat.report.cards.card_table import with_tables
 from qat.report.cards.results_page import results_page
 from qat.spec.schema import check
+from qat.storage.atomic import write_whole
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str]) -> None:
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             stale.append(name)
             if not spec.check:
-                path.write_text(text, encoding="utf-8")
+                write_whole(path, text)
     if spec.check and stale:
         raise DataError(f"{', '.join(stale)}: not as written now; run python scripts/pages.py")
     print(", ".join(stale) or "every page is as it would be written")
