@@ -76,7 +76,10 @@ PUBLIC = [
     "weight_projections",
 ]
 
-HEAVY = {"torch", "lightning", "hydra", "torchvision", "timm", "wandb", "sklearn", "numpy"}
+HEAVY = {
+    *("torch", "lightning", "hydra", "torchvision", "timm", "wandb", "sklearn", "numpy"),
+    *("scipy", "jinja2", "filelock"),
+}
 
 
 def loaded_after(code):

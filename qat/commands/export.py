@@ -81,12 +81,13 @@ def main(arguments: Sequence[str]) -> None:
 def _check(spec: ExportSpec) -> None:
     """Refuse options that the format would ignore, and formats that need what is not there."""
     own = FORMATS[spec.format]
-    for name, defaults in ((f.name, f.default) for f in fields(spec)):
+    for name, default in ((f.name, f.default) for f in fields(spec)):
         owners = [title for title, row in FORMATS.items() if name in row.options]
         value = getattr(spec, name)
-        if owners and spec.format not in owners and value != defaults:
+        if owners and spec.format not in owners and value != default:
+            typed = str(value).lower() if isinstance(value, bool) else value
             raise SpecError(
-                f"{name}={value} is for format={' or '.join(owners)}; got format={spec.format}"
+                f"{name}={typed} is for format={' or '.join(owners)}; got format={spec.format}"
             )
     if not is_run_folder(Path(spec.run)):
         raise CheckpointError(f"run={spec.run} is no run folder; give runs/DATE/TIME")

@@ -228,7 +228,7 @@ def test_a_file_whose_logits_are_not_the_runs_is_refused(run, monkeypatch):
             packed.net.fc.bias[0] += 1e-3
         return packed
 
-    monkeypatch.setattr("qat.export.packed.network.load_packed", spoiled)
+    monkeypatch.setattr("qat.commands.packed_file.load_packed", spoiled)
     with pytest.raises(QatError, match="logits on validation images are not the run's"):
         export.main([f"run={run}", f"out={run.parent / 'spoiled'}"])
 
