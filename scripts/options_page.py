@@ -145,8 +145,8 @@ def _data_files(conf: Path) -> str:
     lines = ["| file | what it is | pixels | augmentation |", "|---|---|---|---|"]
     for path in _option_files(conf, "data"):
         said = _comments(path)
-        pixels = re.search(r"own, (\d+)", said["image_size"])
-        augment = said["augment"].removeprefix("training images: ")
+        pixels = re.search(r"own, (\d+)", said.get("image_size", ""))
+        augment = said.get("augment", "").removeprefix("training images: ")
         what = _cell(" ".join(_what_it_is(path)))
         lines.append(f"| `data={path.stem}` | {what} | {pixels[1] if pixels else ''} | {augment} |")
     return "## `data=`\n\nThe images.\n\n" + "\n".join(lines) + "\n"

@@ -181,7 +181,9 @@ def _shortened_run(words):
     if method == "tuned":
         words = [*words, "sweep.tune_seeds=[1]"]
     if method in ("tuned", "grid"):
-        words = [*words, "optimizer.lr=0.01,0.1"]
+        words = [*words, "optimizer.lr=0.1"]
+    if ("-m" in words or method) and value_of(words, "hydra/launcher") is None:
+        words = [*words, "sweep.parallel=2"]
     return words if value_of(words, "debug") else [*words, "debug=quick"]
 
 

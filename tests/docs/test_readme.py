@@ -92,3 +92,11 @@ def test_public_names_on_pages_exist(page):
     for name in re.findall(r"`qat\.(\w+)`", prose(page)):
         is_room = (ROOT / "qat" / name).is_dir() or (ROOT / "qat" / f"{name}.py").is_file()
         assert is_room or name in qat.__all__, name
+
+
+def test_every_room_has_its_row():
+    table = TEXTS["CONTRIBUTING.md"].read_text(encoding="utf-8").partition("## The rooms")[2]
+    rows = re.findall(r"^\| (`.*?`) \|", table.partition("\n## ")[0], flags=re.M)
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    rooms = {path.stem for path in (ROOT / "qat").iterdir() if not path.name.startswith("_")}
+    assert named == rooms
