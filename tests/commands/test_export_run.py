@@ -108,6 +108,7 @@ def test_predict_names_the_classes_of_files(run, tmp_path, capsys):
         assert [int(line.split()[1]) for line in lines] == wanted
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("exported")
 def test_training_goes_on_from_a_packed_file(run, tmp_path):
     packed = run / "export" / "packed.safetensors"
@@ -123,6 +124,7 @@ def test_training_goes_on_from_a_packed_file(run, tmp_path):
             assert torch.allclose(module.weight, after.get_submodule(name).weight, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_the_relaxed_phase_gives_the_codes_of_its_latents(tmp_path):
     folder = tmp_path / "relaxed"
     # killed within an epoch, so that the network's part of the checkpoint is relaxed

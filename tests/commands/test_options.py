@@ -1,12 +1,10 @@
 """Options that reach into other libraries, each through the real command for a few steps."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from support import ROOT
+from support.real_run import train
 
 OPTIONS = {
     "wandb offline": ["logger=wandb"],
@@ -18,18 +16,14 @@ OPTIONS = {
     "override": ["quant.overrides=[{match: conv2, weight: {bits: 8}}]", "quant.ends.last=float"],
     "compiled": ["training.compile=true"],
 }
+COMPILED = pytest.param("compiled", marks=pytest.mark.slow)  # by a C++ compiler, a minute
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [*list(OPTIONS)[:-1], COMPILED])
 def test_a_few_steps(name, tmp_path):
     folder = tmp_path / "run"
     words = ["model=lenet5", "debug=quick", "training.threads=1", f"hydra.run.dir={folder}"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words, *OPTIONS[name]],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+    train(*words, *OPTIONS[name], cwd=tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
     if name != "override":
         assert summary["quantized_share"] == 1
@@ -51,10 +45,7 @@ def test_a_few_steps(name, tmp_path):
 def test_timm_families_are_quantized_whole(model, extra, tmp_path):
     folder = tmp_path / "run"
     words = ["model=timm", f"model.name={model}", "debug=quick", "training.threads=1", *extra]
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={folder}"],
-        cwd=tmp_path, capture_output=True, check=True, timeout=240,
-    )  # fmt: skip
+    train(*words, f"hydra.run.dir={folder}", cwd=tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["quantized_share"] >= 0.95
     for row in summary["audit"]:

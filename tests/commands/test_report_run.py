@@ -57,6 +57,7 @@ def test_the_numbers_of_the_report_are_those_of_the_metrics(sweep, tmp_path):
     assert list((tmp_path / "pictures").glob("*.svg"))
 
 
+@pytest.mark.slow
 def test_the_card_of_a_sweep_runs_again_to_the_same_numbers(sweep, tmp_path):
     train(str(sweep), f"out={tmp_path}/page", f"cards={tmp_path}", "name=tour", cwd=tmp_path,
           script=REPORT)  # fmt: skip

@@ -19,7 +19,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
 from qat.compose import checked, composed_data, conf_folder
-from qat.data import glyph_drawing, glyph_fonts, glyphs
+from qat.data.glyphs import drawing as glyph_drawing
+from qat.data.glyphs import fonts as glyph_fonts
+from qat.data.glyphs import glyphs
 from qat.data.glyphs.drawing import SIDE, Ranges, draw
 from qat.data.glyphs.fonts import CANVAS, CAPITAL, FACES, font_files, shapes
 from qat.data.glyphs.glyphs import cache_path, generated

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from qat.commands.report import file_names, main
-from qat.report import family_section
+from qat.report.page import family_section
 
 
 @pytest.fixture
