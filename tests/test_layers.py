@@ -20,7 +20,7 @@ ROOMS = {
     "errors": (0, set()),
     "names": (0, set()),
     "spec": (1, set()),
-    "storage": (2, TORCH),  # inside functions: see below
+    "storage": (2, TORCH | {"yaml"}),  # inside functions: see below
     "functional": (2, TORCH),
     "nn": (3, TORCH),
     "optim": (3, TORCH),

@@ -127,7 +127,7 @@ def test_functions_win_over_modules_of_their_name(first):
     code = f"{first}\nimport qat, types\nfrom qat import audit, audit_table\n"
     code += "for f in (qat.audit, qat.audit_table, audit, audit_table):\n"
     code += "    assert isinstance(f, types.FunctionType), f\n"
-    code += "assert isinstance(sys.modules['qat.audit'], types.ModuleType)"
+    code += "assert isinstance(sys.modules['qat.quantize.audit'], types.ModuleType)"
     loaded_after(code)
 
 

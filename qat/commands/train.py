@@ -4,6 +4,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -36,7 +37,7 @@ def main() -> None:
 def _run(arguments: list[str]) -> None:
     from hydra._internal.utils import get_args_parser
 
-    from qat.compose import checked, conf_folder, resumed_overrides
+    from qat.compose import checked, conf_folder
     from qat.sweep.command import is_sweep, sweep
 
     args = get_args_parser().parse_args(arguments)
@@ -49,16 +50,19 @@ def _run(arguments: list[str]) -> None:
             raise
         except OSError as error:
             _die(f"{error.filename or 'sweep'}: {error.strerror or error}", EXIT_FAILED)
+    resumed: dict[str, Any] | None = None
     if not asks_only:
-        overrides = resumed_overrides(overrides)
-        spec = checked(conf_folder(), overrides)
+        command = checked(conf_folder(), overrides)
+        spec, overrides = command.spec, command.overrides
         if spec.resume is not None and _is_finished(Path(spec.resume), spec):
             print(f"{spec.resume} is finished; see its summary.json")
             return
         group_run(overrides)
+        # a resumed run has a config of its own, whatever conf/ makes of its overrides by now
+        resumed = command.config if spec.resume is not None else None
     flags = [a for a in arguments if a not in set(args.overrides)]
     sys.argv = [sys.argv[0], *flags, *overrides]
-    _hydra_main()
+    _hydra_main(partial(_job, own=resumed))
 
 
 def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
@@ -91,16 +95,14 @@ def _is_finished(folder: Path, spec: RunSpec) -> bool:
     return is_finished(folder) and "trainer.max_epochs" not in spec.resume_allow
 
 
-def _hydra_main(task: Callable[[Any], Any] | None = None) -> None:
+def _hydra_main(task: Callable[[Any], Any]) -> None:
     import hydra
 
     from qat.compose import conf_folder
 
     # let exceptions through: ours become one line here, and a bug shows its whole traceback
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    job = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(
-        task or _job
-    )
+    job = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)
     try:
         job()
     except QatError as error:
@@ -111,17 +113,26 @@ def _hydra_main(task: Callable[[Any], Any] | None = None) -> None:
         _die(f"cannot write the run folder: {error}", EXIT_FAILED)
 
 
-def _job(cfg: Any) -> float | None:
-    """One run in its folder; returns the validation score of the selected epoch."""
+def _job(cfg: Any, *, own: dict[str, Any] | None) -> float | None:
+    """One run in its folder; returns the validation score of the selected epoch.
+
+    Args:
+        cfg: what Hydra composed.
+        own: the config of a run that is resumed, in its place.
+    """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
+    from qat.compose import record
     from qat.spec.check import check_config
     from qat.train.run import run_job
 
-    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
+    config: dict[str, Any] = own or OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     spec = check_config(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
+    if own is None and OmegaConf.to_container(cfg) != config:
+        # what was looked up, as ${oc.env:NAME}, is recorded as it was found
+        record(folder, list(HydraConfig.get().overrides.task), config)
     try:
         return run_job(config, spec, folder)
     except QatError as error:

@@ -4,6 +4,7 @@ The only place beside the command line that knows Hydra.
 """
 
 from qat.compose.config import (
+    Checked,
     Composed,
     checked,
     combinations,
@@ -12,12 +13,14 @@ from qat.compose.config import (
     group_option,
     sweep_option,
 )
-from qat.compose.run_folder import recomposed, record, recorded, resumed_overrides
+from qat.compose.run_folder import Resumed, opened, record, recorded, resumed
 from qat.compose.session import conf_folder
 from qat.storage.writable import check_writable
 
 __all__ = [
+    "Checked",
     "Composed",
+    "Resumed",
     "check_writable",
     "checked",
     "combinations",
@@ -25,9 +28,9 @@ __all__ = [
     "composed_data",
     "conf_folder",
     "group_option",
-    "recomposed",
+    "opened",
     "record",
     "recorded",
-    "resumed_overrides",
+    "resumed",
     "sweep_option",
 ]

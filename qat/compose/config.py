@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from qat.compose.errors import one_line
-from qat.compose.run_folder import check_same
+from qat.compose.run_folder import resumed
 from qat.compose.session import composing, conf_folder, plain
 from qat.errors import SpecError
 from qat.spec.check import check_config
@@ -40,7 +40,22 @@ class Composed:
     spec: RunSpec
 
 
-def checked(conf: Path, overrides: list[str]) -> RunSpec:
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A command whose run can begin.
+
+    Attributes:
+        overrides: the command's; where it resumes, the run's own before them.
+        config: of the run, resolved, plain values.
+        spec: the same, checked.
+    """
+
+    overrides: list[str]
+    config: dict[str, Any]
+    spec: RunSpec
+
+
+def checked(conf: Path, overrides: list[str]) -> Checked:
     """Compose and check the run that these overrides ask for, its folder included.
 
     Args:
@@ -50,17 +65,18 @@ def checked(conf: Path, overrides: list[str]) -> RunSpec:
     Raises:
         QatError: one line for the first thing that is wrong: options, data, a folder to resume.
     """
+    earlier = resumed(conf, overrides)
+    overrides = earlier.overrides if earlier else overrides
     try:
         with composing(conf):
             config = plain(compose("config", overrides))
             folder = compose("config", overrides, return_hydra_config=True).hydra.run.dir
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SpecError(one_line(error, conf, overrides)) from None
+    config = earlier.config if earlier else config
     spec = check_config(config)
     check_writable(Path(folder), "hydra.run.dir")
-    if spec.resume is not None:
-        check_same(Path(spec.resume), config, spec.resume_allow)
-    return spec
+    return Checked(overrides, config, spec)
 
 
 def composed(conf: Path, overrides: Sequence[str]) -> Composed:

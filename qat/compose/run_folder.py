@@ -1,7 +1,9 @@
-"""The config that a run folder keeps in .hydra/: written, composed anew, compared."""
+"""The config that a run folder keeps in .hydra/: written, opened as data, gone on with."""
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,27 +17,163 @@ from qat.compose.errors import one_line
 from qat.compose.session import composing, options_of, plain
 from qat.errors import CheckpointError, SpecError
 from qat.spec.check import typed
+from qat.spec.numbers import moves_nothing
 from qat.spec.overrides import differences, quoted
 from qat.spec.run import RunSpec
 from qat.spec.targets import with_names_of_now
+from qat.storage.run_files import read_config, read_overrides
 
-# what a resume may set anew without asking: it does not enter the numbers
-_FREE = ("resume", "resume_allow", "allow_targets")
+_ABSENT = object()
 
 
-def resumed_overrides(overrides: list[str]) -> list[str]:
-    """Overrides of the run named by `resume=FOLDER`, with the new ones behind; else unchanged.
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """An interrupted run that is to go on.
+
+    Attributes:
+        overrides: the run's own and the command's, for what Hydra itself composes.
+        config: the run's own, as it was saved, with what the command changes; plain values.
+    """
+
+    overrides: list[str]
+    config: dict[str, Any]
+
+
+def resumed(conf: Path, overrides: Sequence[str]) -> Resumed | None:
+    """The run that `resume=FOLDER` names, opened from its own saved config; None without one.
+
+    What the command changes is what it makes of the run's overrides, so an option that `conf` has
+    got since, or whose default there is another now, stays as it was in the run.
+
+    Args:
+        conf: folder of the config.
+        overrides: of the command.
 
     Raises:
-        CheckpointError: the folder is none of a run.
+        CheckpointError: the folder is none of a run, or damaged.
+        SpecError: an override is wrong, or changes what enters the numbers without
+            `resume_allow=[KEY]`.
     """
     named = [o for o in overrides if o.lstrip("+").startswith("resume=")]
-    folder = named[-1].partition("=")[2].strip("\"'") if named else "null"
-    if folder in ("null", ""):
-        return overrides
-    earlier = _run_overrides(Path(folder), "resume")
-    own = [f"hydra.run.dir={quoted(folder)}", "hydra.output_subdir=null"]
-    return [*_of_a_run(earlier, folder), *overrides, *own]
+    folder = Path(named[-1].partition("=")[2].strip("\"'") if named else "null")
+    if str(folder) in ("null", "."):
+        return None
+    before = with_names_of_now(saved_config(folder, "resume"))
+    earlier, base = _as_composed_now(conf, folder)
+    try:
+        with composing(conf):
+            now = with_names_of_now(plain(compose("config", [*earlier, *overrides])))
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise SpecError(one_line(error, conf, overrides)) from None
+    changes = _changes(base, now)
+    _check_changes(folder, before, changes, now.get("resume_allow") or ())
+    own = [f"hydra.run.dir={quoted(str(folder))}", "hydra.output_subdir=null"]
+    config = _changed(before, changes) | {"allow_targets": now["allow_targets"]}
+    return Resumed([*earlier, *overrides, *own], config)
+
+
+def saved_config(folder: Path, key: str) -> dict[str, Any]:
+    """The config that a run recorded, without what it says of itself being called or resumed.
+
+    Args:
+        folder: run folder.
+        key: what named the folder, for messages.
+
+    Raises:
+        CheckpointError: the folder is none of a run, or the file is damaged.
+    """
+    path = folder / ".hydra" / "config.yaml"
+    if not path.exists():
+        raise CheckpointError(
+            f"{key}={folder} is no run folder: {path} does not exist; give runs/DATE/TIME"
+        )
+    try:
+        config = read_config(folder)
+    except CheckpointError as error:
+        raise CheckpointError(f"{key}={folder}: {error}") from None
+    own = ("allow_targets", "resume", "resume_allow", "hydra")
+    return {name: value for name, value in config.items() if name not in own}
+
+
+def opened(folder: Path, *, allow_targets: Sequence[str] = (), key: str = "resume") -> RunSpec:
+    """The options of a finished or interrupted run, from its own saved config.
+
+    What the file lacks has its default. A folder may come from anyone: its `_target_`s are held
+    against what qat itself calls, and its own `allow_targets` is not heard.
+
+    Args:
+        folder: run folder.
+        allow_targets: further prefixes that a `_target_` may start with.
+        key: what named the folder, for messages.
+
+    Raises:
+        CheckpointError: the folder is none of a run, or its config is none that this qat reads.
+    """
+    config = saved_config(folder, key)
+    try:
+        return typed(config, allow_targets)
+    except SpecError as error:
+        raise CheckpointError(
+            f"{key}={folder} is a run that this qat does not open: {error}"
+        ) from None
+
+
+def _as_composed_now(conf: Path, folder: Path) -> tuple[list[str], dict[str, Any]]:
+    """A run's overrides and what `conf` makes of them; none where it knows them no more."""
+    try:
+        earlier = _of_a_run(read_overrides(folder), str(folder))
+        with composing(conf):
+            return earlier, with_names_of_now(plain(compose("config", earlier)))
+    except (HydraException, OmegaConfBaseException, ValueError):
+        with composing(conf):
+            return [], with_names_of_now(plain(compose("config")))
+
+
+def _changes(base: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """Dotted keys that differ, with their new values; `_ABSENT` for those that are gone."""
+    before, after = _flat(base), _flat(now)
+    return {
+        key: after.get(key, _ABSENT)
+        for key in sorted({*before, *after})
+        if before.get(key, _ABSENT) != after.get(key, _ABSENT)
+    }
+
+
+def _changed(config: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A config with other values at some dotted keys."""
+    changed = deepcopy(dict(config))
+    for key, value in changes.items():
+        *groups, name = key.split(".")
+        node = changed
+        for group in groups:
+            inner = node.get(group)
+            node[group] = inner if isinstance(inner, dict) else {}
+            node = node[group]
+        if value is _ABSENT:
+            node.pop(name, None)
+        else:
+            node[name] = value
+    return changed
+
+
+def _check_changes(
+    folder: Path, before: Mapping[str, Any], changes: Mapping[str, Any], allow: Sequence[str]
+) -> None:
+    """Refuse to resume with another config than the run's, unless the keys are allowed by name."""
+    known = _flat(before)
+    refused = [
+        f"{key}: {known.get(key, 'absent')} -> {'absent' if value is _ABSENT else value}"
+        for key, value in changes.items()
+        if known.get(key, _ABSENT) != value
+        and not moves_nothing(key)
+        and not any(key == a or key.startswith(f"{a}.") for a in allow)
+    ]
+    if refused:
+        keys = ",".join(line.partition(":")[0] for line in refused[:5])
+        raise SpecError(
+            f"resume={folder}: the config differs from the run's ({'; '.join(refused[:5])}); "
+            f"leave it out, or allow it by resume_allow=[{keys}]"
+        )
 
 
 def _of_a_run(overrides: Sequence[str], folder: str) -> list[str]:
@@ -53,43 +191,10 @@ def _of_a_run(overrides: Sequence[str], folder: str) -> list[str]:
     for override in parsed:
         places = (override.key_or_group, override.package or "")
         parts = {re.split("[./]", place)[0] for place in places}
-        if not parts & {"hydra", "_global_", "allow_targets"}:
+        is_looked_up = "${" in str(override.input_line)
+        if not is_looked_up and not parts & {"hydra", "_global_", "allow_targets"}:
             heard.append(str(override.input_line))
     return heard
-
-
-def recomposed(
-    conf: Path, folder: Path, *, allow_targets: Sequence[str] = (), key: str = "resume"
-) -> RunSpec:
-    """The options of a finished or interrupted run, composed anew from `conf`.
-
-    A folder may come from anyone: its `_target_`s are held against what qat itself calls, and
-    `allow_targets` of the folder is not heard.
-
-    Args:
-        conf: folder of the config.
-        folder: run folder.
-        allow_targets: further prefixes that a `_target_` may start with.
-        key: what named the folder, for messages.
-
-    Raises:
-        CheckpointError: the folder is none of a run, names something that may not be called, or
-            `conf` now composes another config.
-    """
-    overrides = _run_overrides(folder, key)
-    # what the run itself was resumed from is not part of what it is
-    own = ("resume=", "hydra.")
-    try:
-        with composing(conf):
-            config = plain(compose("config", [o for o in overrides if not o.startswith(own)]))
-        check_same(folder, config, ())
-        config.pop("allow_targets")
-        return typed(config, allow_targets)
-    except (SpecError, HydraException, OmegaConfBaseException) as error:
-        reason = str(error).replace("resume=", f"{key}=", 1).partition("; leave it out")[0]
-        raise CheckpointError(
-            f"{key}={folder} is a run that this qat does not open: {' '.join(reason.split())}"
-        ) from None
 
 
 def recorded(conf: Path, folder: Path, config: Mapping[str, Any]) -> None:
@@ -123,37 +228,6 @@ def record(folder: Path, overrides: Sequence[str], config: Mapping[str, Any]) ->
     hydra.mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.create(list(overrides)), hydra / "overrides.yaml")
     OmegaConf.save(OmegaConf.create(dict(config)), hydra / "config.yaml")
-
-
-def check_same(folder: Path, config: Mapping[str, Any], allow: tuple[str, ...]) -> None:
-    """Refuse to resume with another config than the run's, unless the keys are allowed by name."""
-    saved = folder / ".hydra" / "config.yaml"
-    if not saved.is_file():
-        raise CheckpointError(f"resume={folder} is no run folder: {saved} does not exist")
-    before = _flat(with_names_of_now(plain(OmegaConf.load(saved))))
-    now = _flat(with_names_of_now(config))
-    changed = [
-        f"{key}: {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
-        for key in sorted({*before, *now})
-        if before.get(key) != now.get(key)
-        and key.partition(".")[0] not in _FREE
-        and not any(key == a or key.startswith(f"{a}.") for a in allow)
-    ]
-    if changed:
-        keys = ",".join(line.partition(":")[0] for line in changed[:5])
-        raise SpecError(
-            f"resume={folder}: the config differs from the run's ({'; '.join(changed[:5])}); "
-            f"leave it out, or allow it by resume_allow=[{keys}]"
-        )
-
-
-def _run_overrides(folder: Path, key: str) -> list[str]:
-    saved = folder / ".hydra" / "overrides.yaml"
-    if not saved.is_file():
-        raise CheckpointError(
-            f"{key}={folder} is no run folder: {saved} does not exist; give runs/DATE/TIME"
-        )
-    return [str(o) for o in OmegaConf.load(saved)]
 
 
 def _nearest(conf: Path, group: str, wanted: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Distances between what a student and a teacher compute; the teacher is a constant in all.
 
-Feature maps are (N, C, H, W). `qat.functional.affinity.feature_affinity` has the feature affinities.
+Feature maps are (N, C, H, W). `qat.functional.affinity` has the feature affinities.
 """
 
 import torch

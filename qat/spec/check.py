@@ -14,6 +14,7 @@ from qat.errors import SpecError
 from qat.spec.data_files import check_data
 from qat.spec.distill import PRETRAINED, DistillSpec
 from qat.spec.model import check_model
+from qat.spec.numbers import without_added
 from qat.spec.run import RunSpec
 from qat.spec.targets import check_targets, with_first_names, with_names_of_now
 from qat.spec.unlabelled import check_unlabelled
@@ -92,9 +93,19 @@ def typed(values: Mapping[str, Any], allow_targets: Sequence[str] = ()) -> RunSp
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
-    """Hash of what determines a run's numbers: everything but where it is resumed from."""
+    """Hash of a run's config: everything but where it is resumed from.
+
+    The same for every version: moved names count by their first ones, and options that came later
+    only where they are not at their defaults.
+
+    Args:
+        config: resolved, plain values.
+
+    Returns:
+        16 hex digits.
+    """
     kept = {k: v for k, v in config.items() if k not in ("resume", "resume_allow")}
-    relevant = with_first_names(kept)
+    relevant = with_first_names(without_added(kept))
     return hashlib.sha256(json.dumps(relevant, sort_keys=True).encode()).hexdigest()[:16]
 
 

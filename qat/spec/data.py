@@ -64,9 +64,9 @@ class DataSpec:
 
     name: DataName = "digits"
     root: str | None = None
-    download: bool = False
+    download: bool = option(False, moves="nothing")
     batch_size: int = option(64, low=2)
-    workers: int = option(0, low=0)
+    workers: int = option(0, low=0, moves="nothing")
     augment: bool = True
     image_size: int | None = option(None, low=4)
     class_weights: Literal["none", "balanced"] = "none"

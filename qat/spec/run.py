@@ -68,11 +68,11 @@ class TrainingSpec:
 
     label_smoothing: float = option(0.0, low=0, below=1)
     decay: Literal["all", "weights"] = "all"
-    compile: bool = False
+    compile: bool = option(False, moves="bits")
     bn_reestimate: int = option(0, low=0)
     start_batches: int = option(4, low=1)
-    checkpoint_every: int = option(100, low=1)
-    threads: int | None = option(None, low=1)
+    checkpoint_every: int = option(100, low=1, moves="nothing")
+    threads: int | None = option(None, low=1, moves="bits")
 
     def __post_init__(self) -> None:
         check(self, "training")
@@ -108,17 +108,17 @@ class RunSpec:
     optimizer: Mapping[str, Any]
     scheduler: SchedulerSpec
     trainer: Mapping[str, Any]
-    logger: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    callbacks: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    logger: Mapping[str, Any] = option(factory=dict, moves="nothing")
+    callbacks: Mapping[str, Any] = option(factory=dict, moves="nothing")
     warm_start: WarmStartSpec
     training: TrainingSpec
     distill: DistillSpec | None = None
     unlabelled: UnlabelledSpec | None = None
     seed: int = option(1, low=0, high=2**32 - 1)
     init_from: str | None = None
-    resume: str | None = None
-    resume_allow: tuple[str, ...] = ()
-    audit_only: bool = False
+    resume: str | None = option(None, moves="nothing")
+    resume_allow: tuple[str, ...] = option((), moves="nothing")
+    audit_only: bool = option(False, moves="nothing")
 
     def __post_init__(self) -> None:
         epochs = self.trainer.get("max_epochs")

@@ -1,6 +1,6 @@
 """Read plain mappings into frozen, range-checked dataclasses; standard library only.
 
-The option groups of `qat.spec.quant` are dataclasses whose fields carry a type and, in `option(...)`, a
+The option groups of `qat.spec` are dataclasses whose fields carry a type and, in `option(...)`, a
 range. `read` is the only way from a config (a dict of plain values) to them, so every mistake of a
 user ends here, in one line that names the key, the value and what is allowed.
 """
@@ -15,28 +15,40 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from qat.errors import SpecError
 
 T = TypeVar("T")
+Moves = Literal["numbers", "bits", "nothing"]
 
 
 def option(
     default: Any = dataclasses.MISSING,
     *,
+    factory: Any = dataclasses.MISSING,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
     below: float | None = None,
     hint: str = "",
+    moves: Moves = "numbers",
+    is_added: bool = False,
 ) -> Any:
     """A dataclass field with a range: closed ends `low`, `high`, open ends `above`, `below`.
 
     Args:
         default: value when the key is absent; a required key has none.
+        factory: called for that value, where each instance needs its own.
         low: smallest allowed number.
         high: largest allowed number.
         above: the number must be greater than this.
         below: the number must be smaller than this.
         hint: the cure, appended to the message of a refused value.
+        moves: what another value changes in a run's results: the numbers, the last bits (the order
+            of sums), or nothing (where files lie, what is shown, how a run is continued).
+        is_added: the option came after runs were recorded without it, and its default means what
+            was done before; at its default it is left out of a config's hash, which so stays.
     """
-    metadata = {"low": low, "high": high, "above": above, "below": below, "hint": hint}
+    limits = {"low": low, "high": high, "above": above, "below": below}
+    metadata = {**limits, "hint": hint, "moves": moves, "is_added": is_added}
+    if factory is not dataclasses.MISSING:
+        return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -98,6 +98,11 @@ def with_first_names(config: Mapping[str, Any]) -> dict[str, Any]:
     return renamed
 
 
+def name_of_now(target: Any) -> Any:
+    """The name that a `_target_` has now."""
+    return MOVED.get(target, target) if isinstance(target, str) else target
+
+
 def first_name(target: Any) -> Any:
     """The name that a `_target_` had first."""
     return _FIRST.get(target, target) if isinstance(target, str) else target

@@ -185,4 +185,4 @@ def _replace(path: Path, content: Mapping[str, Any]) -> None:
 
 def is_run_folder(folder: Path) -> bool:
     """Whether a run has been started in this folder."""
-    return (folder / ".hydra" / "overrides.yaml").is_file()
+    return (folder / ".hydra" / "config.yaml").is_file()

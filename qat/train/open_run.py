@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from qat.compose import conf_folder, recomposed
+from qat.compose import opened
 from qat.data.module import ImageData
 from qat.data.registry import build_data
 from qat.errors import CheckpointError
@@ -57,8 +57,8 @@ def load_trained(
 ) -> tuple[nn.Module, QuantSpec]:
     """The network of a run with hard weights, in eval mode.
 
-    The config is composed anew from our conf/ with the run's overrides and compared with the one
-    that the run recorded; a `_target_` in it must be one that qat's own configs may name.
+    The run is opened from the config that it recorded; options that came later have their defaults,
+    and a `_target_` in it must be one that qat's own configs may name.
 
     Args:
         path: run folder.
@@ -70,7 +70,7 @@ def load_trained(
 
     Raises:
         CheckpointError: no run folder, no such checkpoint, a damaged one, or a config that this
-            version of qat composes differently.
+            version of qat does not read.
     """
     trained = open_trained(Path(path), state=state, allow_targets=allow_targets)
     return trained.net, trained.spec.quant
@@ -96,7 +96,7 @@ def open_trained(
     Raises:
         CheckpointError: as `load_trained`.
     """
-    spec = recomposed(conf_folder(), folder, allow_targets=allow_targets, key=key)
+    spec = opened(folder, allow_targets=allow_targets, key=key)
     found = checkpoint or _newest(folder, spec, state)
     data = build_data(spec.data, seed=spec.seed)
     classes = _classes(folder, data)

@@ -24,8 +24,8 @@ def instantiated(
         extra: further arguments, which win.
 
     Raises:
-        SpecError: what the name stands for is not in the table `qat.spec.targets.ALLOWED`, or the call
-            fails; QatErrors of the callee pass as they are.
+        SpecError: what the name stands for is not in the table `qat.spec.targets.ALLOWED`, or the
+            call fails; QatErrors of the callee pass as they are.
     """
     key, node = key or kind, with_names_of_now(node)
     check_node(node, kind, key, allow)

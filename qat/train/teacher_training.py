@@ -10,6 +10,7 @@ from qat.compose import conf_folder, group_option, recorded
 from qat.errors import QatError
 from qat.spec.check import check_config, config_hash
 from qat.spec.distill import DistillSpec
+from qat.spec.numbers import keys_that_move
 from qat.spec.run import RunSpec
 from qat.storage.lock import only_process
 from qat.storage.status import is_finished, state_of
@@ -103,14 +104,14 @@ def ensure_teacher(
 
 
 def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config without what cannot change the numbers of its run."""
-    free = {
-        "data": ("workers",),
-        "trainer": ("enable_progress_bar", "log_every_n_steps"),
-        "training": ("checkpoint_every", "compile"),
-    }
+    """A config without what changes nothing in its run, and without the way it is compiled.
+
+    data.download is counted by its default: it was hashed before, and hashes stay.
+    """
+    free = keys_that_move("nothing") | {"training.compile"}
     kept = {
-        group: {key: value for key, value in config[group].items() if key not in keys}
-        for group, keys in free.items()
+        group: {key: value for key, value in config[group].items() if f"{group}.{key}" not in free}
+        for group in ("data", "trainer", "training")
     }
+    kept["data"]["download"] = False
     return {**config, **kept}

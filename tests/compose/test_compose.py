@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from qat.compose import checked, conf_folder, recomposed, recorded
+from qat.compose import checked, conf_folder, opened, recorded
 from qat.errors import CheckpointError, SpecError
 from qat.spec.distill import DistillSpec, TeacherTraining
 from qat.train.teacher_training import ensure_teacher, teacher_config
@@ -27,11 +27,11 @@ def resolved(*overrides):
         ["data.root='a b/c=d,e'", "data=cifar10", "data.download=true", "logger=wandb"],
     ],
 )  # fmt: skip
-def test_a_recorded_config_is_recomposed(overrides, tmp_path):
+def test_a_recorded_config_is_opened(overrides, tmp_path):
     config = resolved(*overrides)
     recorded(conf_folder(), tmp_path, config)
-    spec = recomposed(conf_folder(), tmp_path)
-    assert spec == checked(conf_folder(), overrides)
+    spec = opened(tmp_path)
+    assert spec == checked(conf_folder(), overrides).spec
     assert OmegaConf.to_container(OmegaConf.load(tmp_path / ".hydra" / "config.yaml")) == config
 
 
@@ -55,7 +55,7 @@ def test_the_teachers_config_is_float_and_learns_from_labels():
 def students(tmp_path, *overrides):
     folder = f"distill.teacher_training.folder={tmp_path}"
     given = [*overrides, "distill=faqd", folder]
-    return resolved(*given), checked(conf_folder(), given)
+    return resolved(*given), checked(conf_folder(), given).spec
 
 
 def finishing(asked):
@@ -125,15 +125,15 @@ def test_a_folder_from_elsewhere_calls_nothing_of_its_own(tmp_path):
         after = before + more if file == "overrides.yaml" else OmegaConf.merge(before, more)
         OmegaConf.save(after, path)
     with pytest.raises(CheckpointError, match=r"model\.x\._target_=os\.mkdir may not be called"):
-        recomposed(conf_folder(), tmp_path, key="distill.teacher")
+        opened(tmp_path, key="distill.teacher")
 
 
 def test_a_folder_cannot_allow_itself_what_it_calls(tmp_path):
     model = ["model._target_=mypackage.net", "allow_targets=[mypackage.]"]
     recorded(conf_folder(), tmp_path, resolved(*model))
     with pytest.raises(CheckpointError, match=r"mypackage\.net may not be called"):
-        recomposed(conf_folder(), tmp_path)
-    assert recomposed(conf_folder(), tmp_path, allow_targets=["mypackage."])
+        opened(tmp_path)
+    assert opened(tmp_path, allow_targets=["mypackage."])
 
 
 def test_a_config_of_no_conf_is_refused(tmp_path):

@@ -64,7 +64,7 @@ RECIPES = {
 def composed(name: str, monkeypatch: pytest.MonkeyPatch) -> RunSpec:
     # the images of the recipes are not here; everything else is checked as for a real run
     monkeypatch.setattr("qat.spec.check.check_data", lambda options: None)
-    return checked(conf_folder(), [f"experiment={name}"])
+    return checked(conf_folder(), [f"experiment={name}"]).spec
 
 
 def test_every_recipe_is_in_the_table():
@@ -90,7 +90,7 @@ def test_numbers(name, monkeypatch):
 def test_the_distillation_recipes_sum_as_the_authors(name, labels, monkeypatch):
     monkeypatch.setattr("qat.spec.check.check_data", lambda options: None)
     given = [f"experiment={name}", f"distill.labels={str(labels).lower()}"]
-    spec = checked(conf_folder(), given)
+    spec = checked(conf_folder(), given).spec
     distill = spec.distill
     assert distill.labels == labels
     assert distill.selection == ("accuracy" if labels else "agreement")
@@ -110,9 +110,9 @@ def test_the_distillation_recipes_sum_as_the_authors(name, labels, monkeypatch):
 @pytest.mark.parametrize("option", ["kd", "fitnet", "none"])
 def test_another_distillation_replaces_that_of_a_recipe_whole(option, monkeypatch):
     monkeypatch.setattr("qat.spec.check.check_data", lambda options: None)
-    alone = checked(conf_folder(), [f"distill={option}"]).distill
+    alone = checked(conf_folder(), [f"distill={option}"]).spec.distill
     given = ["experiment=faqd_cifar10_resnet20", f"distill={option}"]
-    found = checked(conf_folder(), given).distill
+    found = checked(conf_folder(), given).spec.distill
     if option == "none":
         assert found is None
     else:

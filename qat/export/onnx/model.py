@@ -12,8 +12,8 @@ so that every sum gives the network's code (`qat.export.onnx.requantize`).
 
 Two forms. faithful: where two branches are added, the layers before are float convolutions of the
 levels and the sum is float, as is the first layer on the image. fast: these layers are integer as
-well; image and summands are rounded to bytes with steps of their own (`qat.export.onnx.fast_steps`), and the
-sum is one of bytes.
+well; image and summands are rounded to bytes with steps of their own
+(`qat.export.onnx.fast_steps`), and the sum is one of bytes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -59,8 +59,8 @@ def onnx_model(
 
     Args:
         graph: as `qat.export.integer.trace.network_graph` makes it.
-        steps: of the fast form, as `qat.export.onnx.fast_steps.fast_steps` finds them: name of each layer in
-            front of a sum -> step of its uint8 result, of the image -> step of its bytes; None
+        steps: of the fast form, as `fast_steps` finds them: name of each layer in front of a sum
+            -> step of its uint8 result, of the image -> step of its bytes; None
             writes the faithful form.
         exposed: whether the codes of every quantizer become outputs, by the quantizer's name; of
             one in front of a maximum perhaps the pooled codes, see `emitted_graph`.

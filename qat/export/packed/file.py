@@ -1,6 +1,6 @@
 """The packed file: one safetensors file of codes, scales and float residue, with a JSON header.
 
-The entries are `codes/LAYER` (uint8, `qat.export.packed.bits`), `scale/LAYER` (float32) and `float/KEY`;
+The entries are `codes/LAYER` (uint8, see `bits.py`), `scale/LAYER` (float32) and `float/KEY`;
 the metadata's one key `qat` holds the header, which begins with the number of the format and with
 the sha256 of the whole file, taken while these 64 digits are zeros. So every flipped bit is found,
 also one in the names, and equal content is the same bytes. Nothing in the file is ever executed.

@@ -68,7 +68,7 @@ class WeightCodes:
         return (self.levels() / unit).int(), unit
 
     def packed(self, *, trits: bool = False) -> Tensor:
-        """The codes in a row of bytes, see `qat.export.packed.bits`; `trits` for ternary ones only."""
+        """The codes in a row of bytes, see `bits.py`; `trits` for ternary ones only."""
         if trits:
             return pack_trits(self.codes + 1)
         return pack_bits(_unsigned(self.codes, self.bits), self.bits)

@@ -20,7 +20,7 @@ class Diagnostics(Callback):
         quant/dead_gradients   share of the activation quantizers' inputs whose coarse gradient is
                                exactly 0, on a probe batch of training images
         quant/gradient_cosine  cosine of the coarse gradient with finite differences of the loss
-                               (`qat.lit.measure.coarse_gradient.gradient_cosine`), on the same batch
+                               (`coarse_gradient.gradient_cosine`), on the same batch
         quant/oscillation      share of the weights' steps that flip back within the last w steps
         quant/occupancy        mean share of the last w steps that a weight spends at its most
                                visited level, 1 / w .. 1

@@ -3,8 +3,8 @@
 Checkpoints are taken only between two batches: after all that belongs to the last one (update,
 schedules, logging, validation, end of the epoch), before anything of the next. So rows of
 metrics.csv are before it or after it, and no validation is skipped or run twice. Lightning's loop
-counters are put to rest in a checkpoint; checked against Lightning 2.6.6, whose counters have `ready`,
-`started`, `processed` and `completed`, each as `total` and as `current` (this epoch).
+counters are put to rest in a checkpoint; checked against Lightning 2.6.6, whose counters have
+`ready`, `started`, `processed` and `completed`, each as `total` and as `current` (this epoch).
 """
 
 from collections.abc import Callable

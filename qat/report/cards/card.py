@@ -12,7 +12,7 @@ from qat.report.compare.statistics import Difference, Interval, Summary, mean
 from qat.report.runs.grouping import Family
 from qat.report.runs.origins import origins_of
 from qat.report.runs.recipe import recipe
-from qat.report.runs.run_files import read_yaml
+from qat.storage.run_files import read_yaml
 
 STATES: tuple[State, ...] = ("last", "selected")
 _HEAD = "# Written by scripts/report.py from the runs; not by hand. Accuracies are fractions.\n"

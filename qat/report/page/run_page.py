@@ -18,6 +18,7 @@ from qat.report.runs.grouping import Group
 from qat.report.runs.labels import quant_name, shown
 from qat.report.runs.runs import Run, read_run
 from qat.storage.atomic import write_whole
+from qat.storage.run_files import read_json
 
 _log = logging.getLogger(__name__)
 _STATES = {
@@ -44,7 +45,7 @@ def write_run_report(folder: Path) -> Path | None:
     """
     path = folder / "report.html"
     with _warned("figure of the diagnostics"):
-        occupancy = read_run(folder).value("occupancy")
+        occupancy = read_json(folder / "summary.json").get("occupancy")
         if occupancy is not None:  # the callback was there
             save_diagnostics(folder, occupancy)
     with _warned("report of the run"):

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from qat.report.runs.runs import Run, read_run
+from qat.spec.numbers import moves_nothing
 from qat.spec.targets import first_name
 
-# neither changes what is trained: where files lie, what is written down, how it is continued
-_IGNORED = {
-    *("seed", "resume", "resume_allow", "audit_only", "allow_targets"),
-    *("data.download", "data.workers", "trainer.enable_progress_bar"),
-    *("trainer.log_every_n_steps", "training.checkpoint_every", "training.threads"),
-}
-_IGNORED_SECTIONS = {"logger", "callbacks", "hydra", "sweep"}
+# a run's seed, and its threads, which move the last bits only
+_IGNORED = {"seed", "training.threads"}
+_IGNORED_SECTIONS = {"hydra", "sweep"}
 # keys that may name a run folder; two folders of equal configs are the same start
 ORIGINS = ("init_from", "distill.teacher")
 # a start has a start of its own; a chain as long as this is no one's
@@ -77,7 +74,9 @@ def _identity(
     config = {
         key: first_name(value) if key.endswith("_target_") else value
         for key, value in run.config.items()
-        if key not in _IGNORED and key.partition(".")[0] not in _IGNORED_SECTIONS
+        if key not in _IGNORED
+        and not moves_nothing(key)
+        and key.partition(".")[0] not in _IGNORED_SECTIONS
     }
     if config.get("data.name") != "image_folder":  # elsewhere the name says what the images are
         config.pop("data.root", None)

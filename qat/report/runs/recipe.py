@@ -7,8 +7,8 @@ from pathlib import Path
 
 from qat.errors import CheckpointError
 from qat.report.runs.identity import ORIGINS
-from qat.report.runs.run_files import read_overrides
 from qat.report.runs.runs import Run
+from qat.storage.run_files import read_overrides
 
 # overrides that say where and how often, not what
 _ELSEWHERE = ("hydra.", "callbacks.", "logger", "resume", "folder=", "data.root=")

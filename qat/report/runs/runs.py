@@ -9,8 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from qat.errors import CheckpointError
-from qat.report.runs.run_files import flattened, is_there, read_command, read_json, read_yaml
-from qat.spec.targets import with_names_of_now
+from qat.spec.targets import name_of_now
+from qat.storage.run_files import (
+    check_size,
+    flattened,
+    is_there,
+    read_json,
+    read_overrides,
+    read_yaml,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -104,7 +111,7 @@ def read_run(folder: Path, *, name: str | None = None) -> Run:
     changed: frozenset[str] = frozenset()
     written = 0.0
     try:
-        config = flattened(with_names_of_now(read_yaml(folder / ".hydra" / "config.yaml")))
+        config = _named(flattened(read_yaml(folder / ".hydra" / "config.yaml")))
         choices, changed = read_command(folder, config)
         if not is_there(folder / "status.json"):
             raise CheckpointError("status.json is missing: the run begins now, or was killed then")
@@ -151,3 +158,34 @@ def _run_folders(path: Path) -> Iterator[Path]:
 
 def _text(value: object) -> str:
     return " ".join(str(value).split())
+
+
+def _named(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A flattened config whose `_target_`s have the names of today, whatever version it is of."""
+    return {k: name_of_now(v) if k.endswith("_target_") else v for k, v in config.items()}
+
+
+def read_command(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, str], frozenset[str]]:
+    """Names of the config files of each group, and the keys that the command line has set.
+
+    Args:
+        folder: run folder.
+        config: flattened.
+
+    Raises:
+        CheckpointError: a file is damaged.
+    """
+    choices: dict[str, str] = {}
+    if is_there(folder / ".hydra" / "hydra.yaml"):
+        node: Any = read_yaml(folder / ".hydra" / "hydra.yaml")
+        check_size(node, "hydra.yaml")
+        for key in ("hydra", "runtime", "choices"):
+            node = node.get(key) if isinstance(node, Mapping) else None
+        known = node if isinstance(node, Mapping) else {}
+        choices = {str(k): str(v) for k, v in known.items() if v is not None}
+    changed = set()
+    for key, _, value in (o.lstrip("+~").partition("=") for o in read_overrides(folder)):
+        changed.add(key)
+        if any(name.startswith(f"{key}.") for name in config):
+            choices[key] = value
+    return choices, frozenset(changed)

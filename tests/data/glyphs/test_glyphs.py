@@ -19,9 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageFont
 
 from qat.compose import checked, composed_data, conf_folder
-from qat.data.glyphs import drawing as glyph_drawing
-from qat.data.glyphs import fonts as glyph_fonts
-from qat.data.glyphs import glyphs
+from qat.data.glyphs import drawing, fonts, glyphs
 from qat.data.glyphs.drawing import SIDE, Ranges, draw
 from qat.data.glyphs.fonts import CANVAS, CAPITAL, FACES, font_files, shapes
 from qat.data.glyphs.glyphs import cache_path, generated
@@ -165,7 +163,7 @@ def test_ranges_grow_with_difficulty():
 @given(st.floats(0, 1), st.integers(0, 2**32))
 def test_ink_is_the_first_colour_with_enough_contrast(contrast, seed):
     base = np.random.default_rng(seed + 1).uniform(0.1, 0.9, 3)
-    found = glyph_drawing._ink(base, contrast, np.random.default_rng(seed))
+    found = drawing._ink(base, contrast, np.random.default_rng(seed))
 
     def brightness(colour):
         red, green, blue = colour
@@ -278,7 +276,7 @@ def test_the_name_depends_on_options_version_and_fonts(tmp_path, monkeypatch):
     ]
     monkeypatch.setattr(glyphs, "VERSION", glyphs.VERSION + 1)
     names.append(cache_path(tmp_path, SMALL))
-    monkeypatch.setitem(glyph_fonts.FACES, "test", FACES["test"][::-1])
+    monkeypatch.setitem(fonts.FACES, "test", FACES["test"][::-1])
     names.append(cache_path(tmp_path, SMALL))
     assert len(set(names)) == len(names) == 8
 
@@ -331,13 +329,13 @@ def test_options_are_for_glyphs_only():
         DataSpec(glyphs=GlyphsSpec())
     with pytest.raises(SpecError, match=r"data\.glyphs is for data=glyphs"):
         checked(conf_folder(), ["+data.glyphs.seed=1"])
-    assert checked(conf_folder(), ["data=digits"]).data.glyphs is None
+    assert checked(conf_folder(), ["data=digits"]).spec.data.glyphs is None
     for file in (conf_folder() / "data").glob("*.yaml"):  # a new key would change their hashes
         assert ("glyphs" in yaml.safe_load(file.read_text())) == (file.stem == "glyphs")
 
 
 def test_the_config_says_the_defaults():
-    found = checked(conf_folder(), ["data=glyphs"]).data
+    found = checked(conf_folder(), ["data=glyphs"]).spec.data
     assert found.glyphs == GlyphsSpec()
     base = dataclasses.replace(found, glyphs=SMALL)
     assert composed_data(conf_folder(), ["data.batch_size=7"], base).glyphs == SMALL
@@ -345,7 +343,7 @@ def test_the_config_says_the_defaults():
 
 def test_options_are_checked_without_torch():
     code = (
-        "import sys; from qat.spec.run import *; from qat.spec.data_files import check_data\n"
+        "import sys; from qat.spec.data import *; from qat.spec.data_files import check_data\n"
         "check_data(DataSpec(name='glyphs', glyphs=GlyphsSpec()))\n"
         "print([m for m in ('torch', 'numpy', 'PIL', 'matplotlib') if m in sys.modules])"
     )

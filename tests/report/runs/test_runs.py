@@ -6,8 +6,8 @@ import os
 import pytest
 
 from qat.errors import CheckpointError
-from qat.report.runs.run_files import flattened
 from qat.report.runs.runs import finite, read_run, read_runs
+from qat.storage.run_files import flattened
 
 
 def test_a_run_is_what_its_files_say(make_run, tmp_path):

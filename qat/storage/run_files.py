@@ -20,11 +20,11 @@ def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         CheckpointError: more values or levels than a config has.
     """
-    _check_size(config)
+    check_size(config)
     return dict(_leaves(config, ""))
 
 
-def _check_size(content: object, file: str = "config.yaml") -> None:
+def check_size(content: object, file: str = "config.yaml") -> None:
     """Refuse what a few aliases of YAML can unfold into, before anything walks through it."""
     waiting: list[tuple[Any, int]] = [(content, 0)]
     count = 0
@@ -53,30 +53,22 @@ def _is_group(node: object) -> bool:
     return isinstance(node, (Mapping, list, tuple, set))
 
 
-def read_command(folder: Path, config: Mapping[str, Any]) -> tuple[dict[str, str], frozenset[str]]:
-    """Names of the config files of each group, and the keys that the command line has set.
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config that a run recorded, in RUN/.hydra/config.yaml, as plain values.
 
-    Args:
-        folder: run folder.
-        config: flattened.
+    It is data: nothing in it is looked up, in the environment or elsewhere.
 
     Raises:
-        CheckpointError: a file is damaged.
+        CheckpointError: it is missing, damaged, larger than any config, or holds an interpolation.
     """
-    choices: dict[str, str] = {}
-    if is_there(folder / ".hydra" / "hydra.yaml"):
-        node: Any = read_yaml(folder / ".hydra" / "hydra.yaml")
-        _check_size(node, "hydra.yaml")
-        for key in ("hydra", "runtime", "choices"):
-            node = node.get(key) if isinstance(node, Mapping) else None
-        known = node if isinstance(node, Mapping) else {}
-        choices = {str(k): str(v) for k, v in known.items() if v is not None}
-    changed = set()
-    for key, _, value in (o.lstrip("+~").partition("=") for o in read_overrides(folder)):
-        changed.add(key)
-        if any(name.startswith(f"{key}.") for name in config):
-            choices[key] = value
-    return choices, frozenset(changed)
+    config = read_yaml(folder / ".hydra" / "config.yaml")
+    for key, value in flattened(config).items():
+        values = value if isinstance(value, (list, tuple)) else [value]
+        if any(isinstance(text, str) and "${" in text for text in values):
+            raise CheckpointError(
+                f"config.yaml holds {key}={value}, which would be looked up; write its value there"
+            )
+    return config
 
 
 def read_overrides(folder: Path) -> list[str]:
@@ -86,8 +78,8 @@ def read_overrides(folder: Path) -> list[str]:
         CheckpointError: the file is damaged.
     """
     path = folder / ".hydra" / "overrides.yaml"
-    lines = _load(path) if is_there(path) else []
-    _check_size(lines, path.name)  # before str(), which unfolds aliases
+    lines = _yaml(path) if is_there(path) else []
+    check_size(lines, path.name)  # before str(), which unfolds aliases
     return [str(line) for line in lines] if isinstance(lines, list) else []
 
 
@@ -111,13 +103,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, damaged, or holds something else.
     """
-    content = _load(path)
+    content = _yaml(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds no keys and values")
     return content
 
 
-def _load(path: Path) -> Any:
+def _yaml(path: Path) -> Any:
     import yaml
 
     # the loader in C is ten times faster where PyYAML was built with it
