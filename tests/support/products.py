@@ -4,8 +4,8 @@
     def test_something(kind, derivative, rule): ...
 
 keeps, of all rows of this test, enough to meet every value of every parameter and every pair of
-values of `kind` and `derivative`; the other rows are `slow`. Without arguments: every value of every
-parameter. Which rows these are depends on the rows alone, so it is the same for everyone.
+values of `kind` and `derivative`; the other rows are `slow`. Without arguments: every value of
+every parameter. Which rows these are depends on the rows alone, so it is the same for everyone.
 """
 
 from itertools import chain

@@ -1,8 +1,8 @@
 """Commands as processes that need not import torch again: a warm server forks each of them.
 
 python warm.py SOCKET is the server. It imports what a training run imports, runs nothing of it, and
-forks one process for each request; the process then runs a script as `python SCRIPT ARGUMENTS` does.
-So a command starts in a tenth of a second instead of eight. The first run that all tests share is
+forks one process for each request, which then runs a script as `python SCRIPT ARGUMENTS` does. So
+a command starts in a tenth of a second instead of eight. The first run that all tests share is
 started cold, as is every command while QAT_TESTS_COLD is set, which `.ci/nightly` does.
 """
 
