@@ -77,6 +77,7 @@ def test_a_signal_saves_and_the_resumed_run_ends_on_the_same_bits(trained, tmp_p
     assert digest(folder) == digest(trained)
 
 
+@pytest.mark.slow
 def test_kill_9_before_the_first_checkpoint_says_so_and_ends_on_the_same_bits(trained, tmp_path):
     folder = tmp_path / "run"
     process = start(*SMALL, f"hydra.run.dir={folder}", cwd=tmp_path)

@@ -10,7 +10,7 @@ import time
 import torch
 
 from support import ROOT
-from support.warm import WarmCommand, start_server
+from support.warm import WarmCommand, WarmServer
 
 # a run of seconds; the one that all tests share is made by these
 SMALL = (
@@ -34,7 +34,7 @@ def start(*arguments, cwd, script=None, cold=False):
 @functools.cache
 def warm_server():
     """The server of this process of pytest."""
-    return start_server(os.environ | {"PYTHONPATH": str(ROOT)})
+    return WarmServer(os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def train(*arguments, cwd, code=0, script=None, cold=False):

@@ -16,6 +16,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -35,18 +36,15 @@ class WarmCommand:
     def __init__(self, server, script, arguments, cwd, env):
         pipes = [os.pipe() for _ in range(3)]
         words = {"script": str(script), "arguments": arguments, "cwd": str(cwd), "env": env}
-        socket.send_fds(server, [json.dumps(words).encode()], [write for _, write in pipes])
+        server.ask(json.dumps(words).encode(), [write for _, write in pipes])
         for _, write in pipes:
             os.close(write)
         self._out, self._err, self._status = (read for read, _ in pipes)
         self._said = b""
         while b"\n" not in self._said:
-            self._said += os.read(self._status, 100) or self._lost()
+            self._said += os.read(self._status, 100) or server.fail()
         self.pid = int(self._said.partition(b"\n")[0])
         self.returncode = None
-
-    def _lost(self):
-        raise RuntimeError("the warm server has ended")
 
     def poll(self):
         """Its exit code, None while it runs; negative for a signal."""
@@ -97,13 +95,31 @@ class WarmCommand:
         self.send_signal(signal.SIGKILL)
 
 
-def start_server(env):
-    """Start the server; returns this side of its socket. It ends when that is closed."""
-    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, __file__, str(there.fileno())]
-    subprocess.Popen(command, pass_fds=[there.fileno()], env=env)
-    there.close()
-    return here
+class WarmServer:
+    """The server's process; it ends when this side of its socket is closed."""
+
+    def __init__(self, env):
+        self._socket, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._words = tempfile.TemporaryFile()  # noqa: SIM115
+        command = [sys.executable, __file__, str(there.fileno())]
+        self._process = subprocess.Popen(
+            command, pass_fds=[there.fileno()], env=env, stderr=self._words
+        )
+        there.close()
+
+    def ask(self, message, pipes):
+        try:
+            socket.send_fds(self._socket, [message], pipes)
+        except OSError:
+            self.fail()
+
+    def fail(self):
+        """Fail the test that asked, with what the server said before it ended."""
+        self._process.kill()
+        code = self._process.wait()
+        self._words.seek(0)
+        said = self._words.read().decode(errors="replace")
+        raise RuntimeError(f"the warm server has ended with code {code}: {said}")
 
 
 def serve(connection):
