@@ -6,16 +6,22 @@ import pytest
 
 from support.real_run import train
 
+# options that have nothing to do with each other share a run
 OPTIONS = {
-    "wandb offline": ["logger=wandb"],
-    "bf16": ["trainer.precision=bf16-mixed", "trainer.accumulate_grad_batches=2"],
-    "adamw": ["optimizer=adamw", "scheduler=step", "training.bn_reestimate=2"],
-    "relax": ["quant=binary_relax_w4a4", "trainer.gradient_clip_val=1.0", "scheduler=constant"],
-    "power of two": ["quant.weight.grid=power_of_two", "quant.weight.bits=4"],
-    "channel": ["quant=bcgd_w2a4", "quant.weight.granularity=channel", "quant.input_bits=8"],
+    "wandb offline, bf16, accumulated": [
+        "logger=wandb", "trainer.precision=bf16-mixed", "trainer.accumulate_grad_batches=2",
+    ],
+    "adamw, step, statistics anew, power of two": [
+        "optimizer=adamw", "scheduler=step", "training.bn_reestimate=2",
+        "quant.weight.grid=power_of_two", "quant.weight.bits=4",
+    ],
+    "relaxed, clipped, per channel": [
+        "quant=binary_relax_w4a4", "trainer.gradient_clip_val=1.0", "scheduler=constant",
+        "quant.weight.granularity=channel", "quant.input_bits=8",
+    ],
     "override": ["quant.overrides=[{match: conv2, weight: {bits: 8}}]", "quant.ends.last=float"],
     "compiled": ["training.compile=true"],
-}
+}  # fmt: skip
 COMPILED = pytest.param("compiled", marks=pytest.mark.slow)  # by a C++ compiler, a minute
 
 
@@ -25,20 +31,22 @@ def test_a_few_steps(name, tmp_path):
     words = ["model=lenet5", "debug=quick", "training.threads=1", f"hydra.run.dir={folder}"]
     train(*words, *OPTIONS[name], cwd=tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
-    if name != "override":
-        assert summary["quantized_share"] == 1
-    else:
-        bits = {row["name"]: row["weight_bits"] for row in summary["audit"]}
+    bits = {row["name"]: row["weight_bits"] for row in summary["audit"]}
+    if name == "override":
         assert bits == {"conv1": 1, "conv2": 8, "fc1": 1, "fc2": 1, "fc3": 32}
-    if name == "wandb offline":
+    else:
+        assert summary["quantized_share"] == 1
+        wide = "power of two" in name or "relaxed" in name
+        assert set(bits.values()) == {4 if wide else 1}
+    if "wandb" in name:
         assert list(folder.glob("wandb/offline-run-*"))
 
 
 @pytest.mark.parametrize(
     ("model", "extra"),
     [
-        ("regnetx_002", []),
-        ("mobilenetv3_small_050", []),
+        pytest.param("regnetx_002", [], marks=pytest.mark.slow),
+        pytest.param("mobilenetv3_small_050", [], marks=pytest.mark.slow),
         ("vit_tiny_patch16_224", ["+model.kwargs.patch_size=2", "+model.kwargs.depth=2"]),
     ],
 )

@@ -20,9 +20,14 @@ def resolved(*overrides):
     "overrides",
     [
         [],
-        ["model=resnet20", "quant=float", "data=cifar10", "data.download=true", "seed=4"],
+        pytest.param(
+            ["model=resnet20", "quant=float", "data=cifar10", "data.download=true", "seed=4"],
+            marks=pytest.mark.slow,
+        ),
         ["optimizer=adamw", "~callbacks.quant_stats", "trainer.max_epochs=30", "scheduler=step"],
-        ["experiment=faqd_cifar100_resnet56", "data.download=true"],
+        pytest.param(
+            ["experiment=faqd_cifar100_resnet56", "data.download=true"], marks=pytest.mark.slow
+        ),
         ["quant.overrides=[{match: 'layer4.*', weight: {bits: 4, grid: uniform}}]"],
         ["data.root='a b/c=d,e'", "data=cifar10", "data.download=true", "logger=wandb"],
     ],
