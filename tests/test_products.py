@@ -1,11 +1,10 @@
 """What the day leaves to the night: rows of a product, and the tenths of the slow tests."""
 
 from itertools import product
-from types import SimpleNamespace
 
 import pytest
 
-from support.products import covering, slow_rows, tenth
+from support.products import covering, tenth
 
 ROWS = [dict(zip("abc", values, strict=True)) for values in product(range(5), range(3), range(2))]
 
@@ -32,22 +31,12 @@ def test_ten_commits_run_every_slow_test_once():
     assert {len(part) for part in tenths} == {3, 4}
 
 
-class Row:
-    """As much of a test as `slow_rows` looks at."""
-
-    def __init__(self, name, mark, **indices):
-        self.nodeid, self.mark = f"{name}[{'-'.join(map(str, indices.values()))}]", mark
-        self.callspec = SimpleNamespace(indices=indices)
-
-    def get_closest_marker(self, name):
-        return self.mark and {"product": self.mark.mark}.get(name)
-
-
-def test_each_product_is_cut_by_itself_and_other_tests_are_left_alone():
-    mark = pytest.mark.product
-    cut = [Row("one", mark, a=a, b=b) for a in range(2) for b in range(3)]
-    paired = [Row("two", mark("a b"), a=a, b=b) for a in range(2) for b in range(3)]
-    whole = [Row("three", None, a=a, b=b) for a in range(2) for b in range(3)]
-    slow = slow_rows([*cut, *paired, *whole])
-    assert len(slow) == 3
-    assert set(slow) < set(cut)
+@pytest.mark.product
+@pytest.mark.parametrize("unhashable", [[1], [2], [1]])
+@pytest.mark.parametrize("letter", "ab")
+def test_this_product_is_cut_to_the_rows_that_cover_it(letter, unhashable, request):
+    rows = [item for item in request.session.items if item.function is request.function]
+    fast = [item for item in rows if not item.get_closest_marker("slow")]
+    if len(rows) == 6:  # none was deselected
+        assert len(fast) == 3
+    assert len(fast) <= 3
