@@ -32,7 +32,7 @@ def test_ten_commits_run_every_slow_test_once():
 
 
 @pytest.mark.product
-@pytest.mark.parametrize("unhashable", [[1], [2], [1]])
+@pytest.mark.parametrize("unhashable", [[1], [2], [3]])
 @pytest.mark.parametrize("letter", "ab")
 def test_this_product_is_cut_to_the_rows_that_cover_it(letter, unhashable, request):
     rows = [item for item in request.session.items if item.function is request.function]

@@ -138,6 +138,7 @@ def test_audit_only_prints_the_table_and_trains_nothing(tmp_path):
     assert not (folder / "summary.json").exists()
 
 
+@pytest.mark.slow
 def test_init_from_starts_from_a_run_and_multirun_runs_all(trained, tmp_path):
     text = train(
         "-m",

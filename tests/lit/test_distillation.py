@@ -163,3 +163,11 @@ def test_a_teacher_of_other_width_and_size_is_fine():
 def test_a_resume_with_another_teacher_is_refused(recorded, words):
     with pytest.raises(CheckpointError, match=words):
         pair(net("resnet32")).on_load_checkpoint({"qat": {"teacher": recorded}})
+
+
+def test_a_resume_with_other_images_is_refused(monkeypatch):
+    lit = pair(net("resnet32"))
+    monkeypatch.setattr(lit, "_fingerprint", lambda: "those of now")
+    began = {"teacher": {"sha256": lit.teacher.sha256, "origin": "here"}, "images": "others"}
+    with pytest.raises(CheckpointError, match=r"images \(others\), now there are \(those of now\)"):
+        lit.on_load_checkpoint({"qat": began})
