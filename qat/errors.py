@@ -1,4 +1,4 @@
-"""Exceptions of qat: each message names the value, the key and the cure."""
+"""Exceptions: each message names the value, the key and the cure."""
 
 
 class QatError(Exception):

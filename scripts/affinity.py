@@ -9,25 +9,26 @@ that whatever else the machine does hits all of them. Writes affinity.csv, gradi
 and the figure affinity.png, .svg to the folder `out`.
 """
 
-import csv
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 import torch
+from affinity_figure import draw_affinity
+from affinity_table import AffinityCost, GradientAgreement, affinity_report
 from peak_memory import peak_bytes
 from torch import Tensor
 
 from qat.commands.options import read_arguments, run_command
 from qat.errors import SpecError
 from qat.functional.affinity.feature_affinity import affinity, feature_affinity, projected_affinity
-from qat.report.affinity_figure import draw_affinity
-from qat.report.affinity_table import AffinityCost, GradientAgreement, affinity_report
 from qat.report.figures.style import save_figure
 from qat.spec.schema import check, option
+from qat.storage.atomic import write_whole
+from qat.storage.csv_table import write_csv
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 Name = TypeVar("Name", str, int)
@@ -94,12 +95,12 @@ def main(arguments: Sequence[str]) -> None:
     ]
     agreements = [a for shape in AGREEMENT_SHAPES for a in _agreements(*_maps(options, *shape))]
     for name, rows in (("affinity", costs), ("gradient", agreements)):
-        _write_csv(folder / f"{name}.csv", [asdict(row) for row in rows])
+        write_csv(folder / f"{name}.csv", [asdict(row) for row in rows], newline="\r\n")
     whole, _, exact, *_ = METHODS
     where = f"torch {torch.__version__}, {options.device}, {options.threads} threads"
     title = f"Forward and backward of {options.batch} images, order 2; {where}."
     text = affinity_report(costs, agreements, title=title, ratio=(whole, exact))
-    (folder / "affinity.md").write_text(text, encoding="utf-8")
+    write_whole(folder / "affinity.md", text)
     save_figure(draw_affinity(costs, agreements), folder / "affinity")
     print(f"{text}\ntables and figure: {folder}")
 
@@ -174,13 +175,6 @@ def _directions(columns: int) -> Loss:
     """FFA with new directions in every call."""
     generator = torch.Generator().manual_seed(columns)
     return lambda s, t: projected_affinity(s, t, columns=columns, generator=generator)
-
-
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 if __name__ == "__main__":

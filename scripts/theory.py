@@ -7,7 +7,6 @@
 Writes NAME.png, NAME.svg and NAME.csv of each experiment and claims.csv to the folder `out`.
 """
 
-import csv
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 from qat.commands.options import read_arguments, run_command
 from qat.errors import SpecError
 from qat.spec.schema import check, option
+from qat.storage.csv_table import write_csv
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,10 +95,7 @@ def _experiment(name: str, folder: Path, seed: int) -> list[tuple[str, ...]]:
 
 
 def _write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(rows)
+    write_csv(path, [dict(zip(columns, row, strict=True)) for row in rows], newline="\r\n")
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

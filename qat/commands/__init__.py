@@ -1,1 +1,1 @@
-"""The commands beside training: export, evaluate, predict."""
+"""Commands: train, export, evaluate, predict, report."""

@@ -1,18 +1,21 @@
-"""Accuracy and latency of anything that answers images with logits."""
+"""Predictions, accuracy and latency of anything that answers images with logits."""
 
 import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from qat.data.module import ImageData
 from qat.errors import SpecError
 from qat.spec.header import Preprocessing
 
-Network = Callable[[Tensor], Tensor]
+if TYPE_CHECKING:
+    from qat.data.module import ImageData  # Lightning: files do without
+
+Logits = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +41,14 @@ class Answers:
         return float((self.classes == self.labels).double().mean())
 
 
-def answers(network: Network, batches: Iterable[tuple[Tensor, ...]]) -> Answers:
+def answers(network: Logits, batches: Iterable[tuple[Tensor, ...]]) -> Answers:
     """Ask a network about every batch (image, label)."""
     pairs = [(network(batch[0]).float(), batch[1]) for batch in batches]
     logits, labels = zip(*pairs, strict=True)
     return Answers(torch.cat(logits), torch.cat(labels))
 
 
-def check_fits(preprocessing: Preprocessing, data: ImageData) -> None:
+def check_fits(preprocessing: Preprocessing, data: "ImageData") -> None:
     """Raise SpecError unless the images of `data` are what the network was trained for."""
     there = (data.channels, data.image_size, tuple(data.classes))
     here = (preprocessing.channels, preprocessing.size, preprocessing.classes)
@@ -75,7 +78,7 @@ class Latency:
 
 
 def latencies(
-    networks: dict[str, Network], shape: tuple[int, ...], *, batch: int, rounds: int
+    networks: dict[str, Logits], shape: tuple[int, ...], *, batch: int, rounds: int
 ) -> dict[str, Latency]:
     """Time networks on random images, taking turns so that whatever else runs hits all of them.
 

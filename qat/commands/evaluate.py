@@ -23,7 +23,7 @@ from qat.errors import SpecError
 from qat.spec.schema import check, option
 
 if TYPE_CHECKING:
-    from qat.commands.network import Deployed
+    from qat.commands.network import Network
     from qat.data.module import ImageData
 
 
@@ -55,13 +55,13 @@ def main(arguments: Sequence[str]) -> None:
     import torch
 
     from qat.commands.answers import check_fits
-    from qat.commands.network import open_deployed
+    from qat.commands.network import open_network
     from qat.data.registry import build_data
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     networks = {
-        name: open_deployed(Path(name), state=spec.state, engine=spec.engine, threads=spec.threads)
+        name: open_network(Path(name), state=spec.state, engine=spec.engine, threads=spec.threads)
         for name in names
     }
     first = next(iter(networks.values()))
@@ -75,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     _print_latencies(networks, spec)
 
 
-def _print_accuracies(networks: "dict[str, Deployed]", data: "ImageData", part: str) -> None:
+def _print_accuracies(networks: "dict[str, Network]", data: "ImageData", part: str) -> None:
     from qat.commands.answers import answers
 
     first = None
@@ -87,7 +87,7 @@ def _print_accuracies(networks: "dict[str, Deployed]", data: "ImageData", part: 
         print(f"{name} ({network.kind}{size})")
         count = len(found.labels)
         print(f"  {part:10} {found.accuracy:.4f}  {count} images of {data.options.name}")
-        recorded = network.accuracy.get(part)
+        recorded = network.header.accuracy.get(part)
         if recorded is not None:
             print(f"  at export  {recorded:.4f}")
         if found is not first:
@@ -95,7 +95,7 @@ def _print_accuracies(networks: "dict[str, Deployed]", data: "ImageData", part: 
             print(f"  {differ} of {count} predictions differ from the first network's")
 
 
-def _print_latencies(networks: "dict[str, Deployed]", spec: EvaluateSpec) -> None:
+def _print_latencies(networks: "dict[str, Network]", spec: EvaluateSpec) -> None:
     import torch
 
     from qat.commands.answers import latencies

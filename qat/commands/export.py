@@ -1,11 +1,11 @@
-"""A trained run as a file to ship: packed at its true bits, or ONNX for integer kernels.
+"""Export of a trained run: packed at its true bits, or ONNX for integer kernels.
 
     python scripts/export.py run=runs/DATE/TIME                  RUN/export/packed.safetensors
     python scripts/export.py run=runs/DATE/TIME format=onnx      RUN/export/faithful.onnx, fast.onnx
     python scripts/export.py run=runs/DATE/TIME format=qonnx     RUN/export/qonnx.onnx, for FPGAs
 
     run=                 run folder
-    format=packed        packed, onnx or qonnx
+    format=packed        one of the formats below
     form=both            of ONNX: faithful (sums of two branches in float), fast (in int8) or both
     state=selected       epoch of the run: selected or last
     out=FOLDER           where the files go; left out, RUN/export
@@ -18,10 +18,11 @@ Packed and ONNX files are opened again and asked about all validation and test i
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from qat.commands.formats import FORMATS, format_lines, write
 from qat.commands.options import read_arguments, run_command, split_data
 from qat.errors import CheckpointError, SpecError
 from qat.spec.extras import require_onnx
@@ -29,7 +30,6 @@ from qat.spec.schema import check, option
 from qat.storage.status import is_run_folder
 
 if TYPE_CHECKING:
-    from qat.commands.export_job import ExportJob
     from qat.data.module import ImageData
     from qat.train.open_run import Trained
 
@@ -39,7 +39,7 @@ class ExportSpec:
     """Options of the command; see the module's text."""
 
     run: str = option(hint="give a run folder, runs/DATE/TIME")
-    format: Literal["packed", "onnx", "qonnx"] = "packed"
+    format: str = option("packed", choices=tuple(FORMATS))
     form: Literal["faithful", "fast", "both"] = "both"
     state: Literal["selected", "last"] = "selected"
     out: str | None = None
@@ -60,14 +60,13 @@ def main(arguments: Sequence[str]) -> None:
 
     from qat.commands.answers import check_fits
     from qat.commands.export_job import accuracies, export_job
-    from qat.data.module import preprocessing_of
     from qat.storage.status import state_of
     from qat.train.open_run import open_trained
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     trained = open_trained(Path(spec.run), state=spec.state, key="run")
-    own_preprocessing = preprocessing_of(trained.data, trained.classes)
+    own_preprocessing = trained.preprocessing
     trained = replace(trained, data=_data(trained, data_arguments))
     trained.data.prepare()
     check_fits(own_preprocessing, trained.data)
@@ -76,57 +75,24 @@ def main(arguments: Sequence[str]) -> None:
     run_state = state_of(Path(spec.run))
     unfinished = "" if run_state == "finished" else f" ({run_state})"
     print(f"run {spec.run}{unfinished}, {spec.state} epoch: {accuracies(job.expected)}")
-    _write(job, spec)
+    write(spec.format, job, spec)
 
 
 def _check(spec: ExportSpec) -> None:
     """Refuse options that the format would ignore, and formats that need what is not there."""
-    if spec.trits and spec.format != "packed":
-        raise SpecError(f"trits=true is for format=packed; {spec.format} has whole bits")
-    if spec.format != "onnx" and (spec.form, spec.calibration) != ("both", 256):
-        raise SpecError(f"form and calibration are for format=onnx; got format={spec.format}")
+    own = FORMATS[spec.format]
+    for name, default in ((f.name, f.default) for f in fields(spec)):
+        owners = [title for title, row in FORMATS.items() if name in row.options]
+        value = getattr(spec, name)
+        if owners and spec.format not in owners and value != default:
+            typed = str(value).lower() if isinstance(value, bool) else value
+            raise SpecError(
+                f"{name}={typed} is for format={' or '.join(owners)}; got format={spec.format}"
+            )
     if not is_run_folder(Path(spec.run)):
         raise CheckpointError(f"run={spec.run} is no run folder; give runs/DATE/TIME")
-    if spec.format != "packed":
+    if own.needs_onnx:
         require_onnx()
-
-
-def _write(job: "ExportJob", spec: ExportSpec) -> None:
-    if spec.format == "packed":
-        write_packed(job)
-        return
-    from qat.commands.onnx_files import write_onnx, write_qonnx
-
-    if spec.format == "qonnx":
-        write_qonnx(job)
-    else:
-        forms = ("faithful", "fast") if spec.form == "both" else (spec.form,)
-        write_onnx(job, forms, calibration=spec.calibration)
-
-
-def write_packed(job: "ExportJob") -> None:
-    """Write packed.safetensors, open it again and compare its answers bit by bit.
-
-    Raises:
-        CheckpointError: it cannot be written, or an answer differs.
-    """
-    import torch
-
-    from qat.commands.network import without_grad
-    from qat.export.packed.network import load_packed, save_packed
-
-    path = job.folder / "packed.safetensors"
-    size = save_packed(path, job.converted, job.header_with(job.expected))
-    packed = load_packed(path, model=None if job.header.architecture else job.float_model())
-    for name, part in job.asked(without_grad(packed.net)).items():
-        if not torch.equal(part.logits, job.expected[name].logits):
-            raise CheckpointError(f"{path}: its logits on {name} images are not the run's")
-    print(f"{path}: {size:,} bytes; logits bit for bit the run's")
-    parts = packed.file.bytes_by_kind
-    print("  = " + " + ".join(f"{count:,} {kind}" for kind, count in parts.items()))
-    promised = job.header.promised_bytes
-    print(f"  the audit promised {promised:,}; the difference is header and counters")
-    job.print_ratio(size)
 
 
 def _data(trained: "Trained", arguments: list[str]) -> "ImageData":
@@ -142,4 +108,4 @@ def _data(trained: "Trained", arguments: list[str]) -> "ImageData":
 
 def command() -> None:
     """Entry point of scripts/export.py and of the console script qat-export."""
-    run_command(main, __doc__ or "")
+    run_command(main, f"{__doc__}\nFormats:\n\n{format_lines()}")

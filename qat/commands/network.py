@@ -1,17 +1,18 @@
 """A trained network in any form that leaves the trainer: run folder, packed file or ONNX file."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from qat.commands.answers import Logits
 from qat.errors import CheckpointError, SpecError
 from qat.export.integer.network import IntegerNetwork
 from qat.export.integer.trace import network_graph
 from qat.export.onnx.run import read_onnx
+from qat.export.packed.convert import Converted, convert
 from qat.export.packed.network import load_packed
 from qat.spec.data import DataSpec
 from qat.spec.header import Header, Preprocessing
@@ -21,34 +22,34 @@ Engine = Literal["float", "integer"]
 
 
 @dataclass(frozen=True, slots=True)
-class Deployed:
-    """A network that answers.
+class Network:
+    """A trained network that answers, whatever it came from.
 
     Attributes:
         kind: what it came from, in words.
         logits: images float32 (N, C, H, W), normalised -> (N, K).
-        preprocessing: of its images.
+        header: what it says of itself, a file with its accuracy at export.
+        preprocessing: of its images, the header's.
         data: options of the data it was trained on as far as they are known: a run folder has all
             of them, a file the name.
-        accuracy: recorded in the file at export, by part.
         size: bytes of the file, 0 for a run folder.
     """
 
     kind: str
-    logits: Callable[[Tensor], Tensor]
+    logits: Logits
+    header: Header
     preprocessing: Preprocessing
     data: DataSpec | None
-    accuracy: Mapping[str, Any]
     size: int = 0
 
 
-def open_deployed(
+def open_network(
     path: Path,
     *,
     state: Literal["selected", "last"] = "selected",
     engine: Engine = "float",
     threads: int | None = None,
-) -> Deployed:
+) -> Network:
     """Open a run folder, a packed file or an ONNX file, told apart by what they are.
 
     Args:
@@ -76,59 +77,50 @@ def open_deployed(
     return _onnx_file(path, threads)
 
 
-def _run_folder(path: Path, state: Literal["selected", "last"], engine: Engine) -> Deployed:
-    from qat.data.module import preprocessing_of  # Lightning, Hydra: files do without
+def _run_folder(path: Path, state: Literal["selected", "last"], engine: Engine) -> Network:
     from qat.storage.status import state_of
-    from qat.train.open_run import open_trained
+    from qat.train.open_run import open_trained  # Lightning, Hydra: files do without
 
     trained = open_trained(path, state=state)
-    preprocessing = preprocessing_of(trained.data, trained.classes)
-    network: Any = trained.net
+    preprocessing = trained.preprocessing
+    network: Logits = trained.net
+    if engine == "integer":
+        converted = convert(trained.net, trained.plan)
+        network = _in_integers(trained.net, converted, preprocessing)
     unfinished = "" if state_of(path) == "finished" else f" {state_of(path)},"
     phase = "float warm start, " if trained.is_float else ""
-    kind = f"run folder,{unfinished} {phase}{state} epoch"
-    if engine == "integer":
-        from qat.export.packed.convert import convert
-
-        converted = convert(network, trained.spec.quant)
-        network = IntegerNetwork(
-            network_graph(network, converted, torch.zeros(2, *preprocessing.shape))
-        )
-    return Deployed(
-        _named(kind, engine), without_grad(network), preprocessing, trained.spec.data, {}
-    )
+    kind = _named(f"run folder,{unfinished} {phase}{state} epoch", engine)
+    header, data = trained.header(), trained.spec.data
+    return Network(kind, without_grad(network), header, preprocessing, data)
 
 
-def _packed_file(path: Path, engine: Engine) -> Deployed:
+def _packed_file(path: Path, engine: Engine) -> Network:
     packed = load_packed(path)
-    header = packed.header
-    preprocessing = _told(header, path)
-    network: Any = packed.net
+    network: Logits = packed.net
     if engine == "integer":
-        example = torch.zeros(2, *preprocessing.shape)
-        network = IntegerNetwork(network_graph(packed.net, packed.converted, example))
-    return Deployed(
-        _named("packed file", engine),
-        without_grad(network),
-        preprocessing,
-        _named_data(header, preprocessing),
-        header.accuracy,
-        packed.file.size,
-    )
+        network = _in_integers(packed.net, packed.converted, _told(packed.header, path))
+    kind = _named("packed file", engine)
+    return _of_file(path, kind, without_grad(network), packed.header)
 
 
-def _onnx_file(path: Path, threads: int | None) -> Deployed:
+def _onnx_file(path: Path, threads: int | None) -> Network:
     network = read_onnx(path, threads=threads)
-    header = network.header
+    kind = f"ONNX file, {network.form} form, onnxruntime"
+    return _of_file(path, kind, network, network.header)
+
+
+def _of_file(path: Path, kind: str, logits: Logits, header: Header) -> Network:
     preprocessing = _told(header, path)
-    return Deployed(
-        f"ONNX file, {network.form} form, onnxruntime",
-        network,
-        preprocessing,
-        _named_data(header, preprocessing),
-        header.accuracy,
-        path.stat().st_size,
-    )
+    data = None
+    if header.data:
+        data = read(DataSpec, {"name": header.data, "image_size": preprocessing.size}, "data")
+    return Network(kind, logits, header, preprocessing, data, path.stat().st_size)
+
+
+def _in_integers(
+    net: nn.Module, converted: Converted, preprocessing: Preprocessing
+) -> IntegerNetwork:
+    return IntegerNetwork(network_graph(net, converted, torch.zeros(2, *preprocessing.shape)))
 
 
 def _told(header: Header, path: Path) -> Preprocessing:
@@ -141,13 +133,7 @@ def _named(kind: str, engine: Engine) -> str:
     return f"{kind}, {'torch' if engine == 'float' else 'integers'}"
 
 
-def _named_data(header: Header, preprocessing: Preprocessing) -> DataSpec | None:
-    if not header.data:
-        return None
-    return read(DataSpec, {"name": header.data, "image_size": preprocessing.size}, "data")
-
-
-def without_grad(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+def without_grad(network: Logits) -> Logits:
     """The same function, of which autograd records nothing."""
 
     def logits(image: Tensor) -> Tensor:

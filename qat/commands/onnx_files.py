@@ -1,8 +1,9 @@
-"""A run's network as ONNX and QONNX files, with what they differ in."""
+"""ONNX and QONNX files of a run's network, with what they differ in."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from onnx.helper import set_model_props
@@ -22,24 +23,43 @@ from qat.storage.atomic import replacing
 _AT_ONCE = 32  # images of the calibration
 
 
-def write_onnx(job: ExportJob, forms: Sequence[str], *, calibration: int) -> None:
+class OnnxOptions(Protocol):
+    """Options of the command that are for ONNX.
+
+    Attributes:
+        form: faithful, fast or both.
+        calibration: training images that find the steps of the fast form's sums.
+    """
+
+    @property
+    def form(self) -> str: ...  # noqa: D102
+    @property
+    def calibration(self) -> int: ...  # noqa: D102
+
+
+def write_onnx(job: ExportJob, options: OnnxOptions) -> None:
     """Write FORM.onnx for each form, and print how it differs from the run.
 
     Args:
         job: the network.
-        forms: faithful, fast.
-        calibration: training images that find the steps of the fast form's sums.
+        options: of the command.
     """
+    forms = ("faithful", "fast") if options.form == "both" else (options.form,)
     graph = network_graph(job.trained.net, job.converted, job.example)
     if "fast" in forms and not summands(graph) and integer_stem(graph) is None:
         print("the network has no sums in front of quantizers, nor an integer first layer")
     for form in forms:
-        steps = _steps(graph, job.trained.data, calibration) if form == "fast" else None
+        steps = _steps(graph, job.trained.data, options.calibration) if form == "fast" else None
         _write_form(job, form, graph, steps)
 
 
-def write_qonnx(job: ExportJob) -> None:
-    """Write qonnx.onnx; no runtime of ours reads it, so its accuracy is that of the run."""
+def write_qonnx(job: ExportJob, options: object = None) -> None:
+    """Write qonnx.onnx; no runtime of ours reads it, so its accuracy is that of the run.
+
+    Args:
+        job: the network.
+        options: of the command; none is for this format.
+    """
     graph = network_graph(job.trained.net, job.converted, job.example)
     header = job.header_with(job.expected)
     data = qonnx_model(graph, metadata=onnx_metadata(header, "qonnx")).SerializeToString()

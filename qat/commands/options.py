@@ -1,4 +1,4 @@
-"""Arguments key=value of a command, read into a typed group; mistakes end in one line."""
+"""Command-line arguments key=value, read into a typed group; mistakes end in one line."""
 
 import os
 import sys

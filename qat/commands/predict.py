@@ -1,4 +1,4 @@
-"""Classes of images, by a packed file, an ONNX file or a run folder.
+"""Prediction: classes of images, by a packed file, an ONNX file or a run folder.
 
 python scripts/predict.py IMAGE... model=FILE
 
@@ -42,9 +42,9 @@ def main(arguments: Sequence[str]) -> None:
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         raise DataError(f"{missing} does not exist; give image files or folders of them")
-    from qat.commands.network import open_deployed
+    from qat.commands.network import open_network
 
-    network = open_deployed(Path(spec.model))
+    network = open_network(Path(spec.model))
     width = max(len(str(path)) for path in paths)
     for begin in range(0, len(paths), _AT_ONCE):
         some = paths[begin : begin + _AT_ONCE]

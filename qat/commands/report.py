@@ -1,4 +1,4 @@
-"""One page that compares runs: accuracies with their spread, curves, costs, failures.
+"""Report: one page that compares runs: accuracies with their spread, curves, costs, failures.
 
 python scripts/report.py RUNS...                     run folders, or any folders above run folders
 python scripts/report.py sweeps/NAME reference=float
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Literal
 from qat.commands.options import read_arguments, run_command
 from qat.errors import DataError, SpecError
 from qat.spec.schema import check, option
+from qat.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from qat.report.runs.runs import Run
@@ -151,7 +152,7 @@ def _fill(path: Path) -> None:
         page = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"readme={path} cannot be read: {error.strerror}") from error
-    path.write_text(with_tables(page, path.parent), encoding="utf-8")
+    write_whole(path.resolve(), with_tables(page, path.parent))  # a link stays one
     print(path)
 
 

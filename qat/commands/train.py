@@ -1,4 +1,4 @@
-"""The command line: flags, one run or a sweep, exit codes."""
+"""Command line of training: flags, one run or a sweep, exit codes."""
 
 import os
 import sys
@@ -99,7 +99,9 @@ def _hydra_main(task: Callable[[Any], Any]) -> None:
     import hydra
 
     from qat.compose import conf_folder
+    from qat.compose.help import register_values
 
+    register_values()
     # let exceptions through: ours become one line here, and a bug shows its whole traceback
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     job = hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)

@@ -1,4 +1,4 @@
-"""From the words of a command to a checked config, and from a run's folder back to its config.
+"""Config composition by Hydra: a command's words to a checked config, a run folder back to its own.
 
 The only place beside the command line that knows Hydra.
 """

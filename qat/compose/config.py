@@ -1,4 +1,4 @@
-"""Compose a command's overrides into a checked config."""
+"""Config composition: a command's overrides, composed and checked."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass

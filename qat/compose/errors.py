@@ -1,4 +1,4 @@
-"""What Hydra says of a wrong override, as one line."""
+"""Error messages of Hydra about wrong overrides, as one line."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""The config that a run folder keeps in .hydra/: written, opened as data, gone on with."""
+"""Config of a run folder, kept in .hydra/: written, opened as data, resumed."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -21,6 +21,7 @@ from qat.spec.numbers import moves_nothing
 from qat.spec.overrides import differences, quoted
 from qat.spec.run import RunSpec
 from qat.spec.targets import with_names_of_now
+from qat.storage.atomic import write_whole
 from qat.storage.run_files import read_config, read_overrides
 
 _ABSENT = object()
@@ -226,8 +227,8 @@ def record(folder: Path, overrides: Sequence[str], config: Mapping[str, Any]) ->
     """Write RUN/.hydra/ as Hydra does it for a run of its own."""
     hydra = folder / ".hydra"
     hydra.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(list(overrides)), hydra / "overrides.yaml")
-    OmegaConf.save(OmegaConf.create(dict(config)), hydra / "config.yaml")
+    for name, content in (("overrides", list(overrides)), ("config", dict(config))):
+        write_whole(hydra / f"{name}.yaml", OmegaConf.to_yaml(OmegaConf.create(content)))
 
 
 def _nearest(conf: Path, group: str, wanted: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Hydra set up to compose configs from a folder, and what lies in that folder."""
+"""Hydra session: set up to compose configs from a folder, and what lies in that folder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Raw images with their labels, and the data sets that transform them."""
+"""Datasets: raw images with their labels, under transforms."""
 
 import dataclasses
 from collections.abc import Callable, Sequence

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real grey images of 8 x 8, inside the package."""
+"""Handwritten digits of scikit-learn: 1,797 real grey images of 8 x 8, inside the package."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""ImageNet, and image folders of the user's own."""
+"""Image folders: ImageNet, and folders of the user's own."""
 
 from qat.data.dataset import Transform
 from qat.data.image_files import FileImages, scan

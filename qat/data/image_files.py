@@ -1,4 +1,4 @@
-"""Images in folders, one folder a class."""
+"""Image files: listed, one folder a class, and read."""
 
 import dataclasses
 import os

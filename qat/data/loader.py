@@ -1,4 +1,4 @@
-"""Loaders that leave the global random state alone, and where training goes on after a resume."""
+"""Data loaders that leave the global random state alone, and the place where training goes on."""
 
 import os
 from typing import Any

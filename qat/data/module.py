@@ -1,4 +1,4 @@
-"""The base class of all data modules."""
+"""LightningDataModule: the base class of all data sets."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -22,22 +22,33 @@ from qat.data.dataset import (
 from qat.data.loader import image_loader, training_position
 from qat.data.sampler import EpochBatchSampler, Position
 from qat.data.split import Parts
-from qat.errors import DataError
+from qat.data.unlabelled.form import Form
+from qat.data.unlabelled.mixed import without_labels
+from qat.errors import DataError, SpecError
 from qat.spec.data import DataSpec
 from qat.spec.data_files import check_data
 from qat.spec.header import Crop, Preprocessing
+from qat.spec.unlabelled import UnlabelledSpec, check_unlabelled
 
 _SMALLEST_BATCH = 2  # BatchNorm in training refuses a single value per channel
 
 
 class ImageData(L.LightningDataModule):
-    """Labelled images in three fixed parts; a family sets the class attributes and `load`.
+    """LightningDataModule of images in three fixed parts; a family sets attributes and `load`.
 
-    Batches are (image, label): (N, C, H, W) float32, normalised, and (N,) int64.
+    Batches are (image, label): (N, C, H, W) float32, normalised, and (N,) int64. With labels=False
+    those of training and validation are the image alone, and no label of theirs is read; that fixed
+    parts hold the classes in proportion is a property of the data set. The test part keeps its
+    labels.
 
     Args:
         options: the config group `data`.
         seed: of the run; moves the order and the augmentation, never the split.
+        labels: whether training and validation images come with their labels.
+        unlabelled: with labels=False, where training images come from; None is the training part.
+
+    Raises:
+        SpecError: data.class_weights needs labels, or `unlabelled` is given with labels.
 
     Attributes:
         channels: C of an image.
@@ -56,10 +67,23 @@ class ImageData(L.LightningDataModule):
     mean: ClassVar[tuple[float, ...]]
     std: ClassVar[tuple[float, ...]]
 
-    def __init__(self, options: DataSpec, *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        options: DataSpec,
+        *,
+        seed: int = 0,
+        labels: bool = True,
+        unlabelled: UnlabelledSpec | None = None,
+    ) -> None:
         super().__init__()
+        if not labels and options.class_weights != "none":
+            raise SpecError(f"data.class_weights={options.class_weights} counts labels; use none")
+        if labels and unlabelled is not None:
+            raise SpecError("unlabelled= gives images without labels; use it with labels=False")
         self.options = options
         self.seed = seed
+        self.labels = labels
+        self.unlabelled = unlabelled
         self.train_sampler: EpochBatchSampler | None = None
         self._parts: Parts | None = None
 
@@ -83,14 +107,19 @@ class ImageData(L.LightningDataModule):
         """The raw parts, read at the first use.
 
         Raises:
-            DataError: as `load`.
+            SpecError: an option of a source without labels is missing or unknown.
+            DataError: as `load`, or of such a source.
         """
         if self._parts is None:
-            self._parts = self.load()
+            parts = self.load()
+            if not self.labels:
+                form = Form(self.channels, self.native_size if self.has_fixed_size else None)
+                parts = without_labels(parts, self.unlabelled, form, side=self.image_size)
+            self._parts = parts
         return self._parts
 
     def load(self) -> Parts:
-        """Read the raw parts.
+        """Read the raw parts, with all labels.
 
         Raises:
             DataError: something is missing or unreadable.
@@ -112,9 +141,12 @@ class ImageData(L.LightningDataModule):
         """Check that the data exist or may be downloaded; reads no image.
 
         Raises:
+            SpecError: an option of a source without labels is missing or unknown.
             DataError: they do not; says what is missing and how to get it.
         """
         check_data(self.options)
+        if self.unlabelled is not None:
+            check_unlabelled(self.unlabelled)
 
     def prepare_data(self) -> None:
         """Check and, if data.download is true, download; Lightning calls it in one process."""
@@ -194,7 +226,7 @@ class ImageData(L.LightningDataModule):
         """
         if self.options.class_weights == "none":
             return None
-        images = cast(LabelledImages, self.parts.train)  # all families but ImagesOnly
+        images = cast(LabelledImages, self.parts.train)  # refused without labels
         counts = torch.bincount(images.labels, minlength=self.num_classes)
         if not bool(counts.all()):
             raise DataError(

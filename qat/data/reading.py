@@ -1,4 +1,4 @@
-"""Turn the many errors of reading and downloading into one sentence."""
+"""Read errors of data sets: the many exceptions of reading and downloading in one sentence."""
 
 import pickle
 import socket

@@ -1,44 +1,25 @@
-"""Data sets by name; a family's module is imported only when its name is asked for."""
+"""Registry of data sets by name; a family's module is imported only when its name is asked for."""
 
 import importlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from qat.errors import SpecError
-from qat.spec.data import DataSpec
-from qat.spec.data_files import check_data
+from qat.spec.data import FAMILIES, DataSpec
 
 if TYPE_CHECKING:
     from qat.data.module import ImageData
 
-__all__ = ["FAMILIES", "build_data", "check_data"]
 
-FAMILIES: dict[str, str] = {
-    "digits": "digits:Digits",
-    "glyphs": "glyphs.glyphs:Glyphs",
-    "mnist": "torchvision_sets:Mnist",
-    "fashion_mnist": "torchvision_sets:FashionMnist",
-    "cifar10": "torchvision_sets:Cifar10",
-    "cifar100": "torchvision_sets:Cifar100",
-    "tiny_imagenet": "tiny_imagenet:TinyImageNet",
-    "imagenet": "folders:ImageNet",
-    "image_folder": "folders:ImageFolder",
-}
-
-
-def build_data(options: DataSpec, *, seed: int = 0) -> "ImageData":
-    """The data module of `options.name`; nothing is read from disk yet.
+def build_data(options: DataSpec, **run: Any) -> "ImageData":
+    """Data module of the data set `options.name`; nothing is read from disk yet.
 
     Args:
         options: the option group `data`.
-        seed: of the run; moves the order and the augmentation, never the split.
+        **run: what the run adds, as `ImageData`: seed, labels, unlabelled.
 
     Raises:
-        SpecError: unknown name.
+        SpecError: as `ImageData`.
     """
-    if options.name not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise SpecError(f"data.name must be one of {known}; got {options.name!r}")
-    module, _, family = FAMILIES[options.name].partition(":")
+    module, _, family = FAMILIES[options.name].data_module.partition(":")
     cls = getattr(importlib.import_module(f"qat.data.{module}"), family)
-    data: ImageData = cls(options, seed=seed)
+    data: ImageData = cls(options, **run)
     return data

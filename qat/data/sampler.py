@@ -1,4 +1,4 @@
-"""Order of the training samples, a function of (seed, epoch) alone."""
+"""Sampler: the order of the training samples, a function of (seed, epoch) alone."""
 
 import hashlib
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Fixed stratified splits: the same on every machine, for every seed of a run."""
+"""Stratified splits, fixed: the same on every machine, for every seed of a run."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -10,7 +10,8 @@ from qat.data.reading import reading
 from qat.data.split import Parts, carve
 from qat.data.transforms import Pixels, cropped, plain
 from qat.errors import DataError
-from qat.spec.data_files import LAYOUTS, home_of, root_of
+from qat.spec.data import FAMILIES
+from qat.spec.data_files import home_of, root_of
 
 _URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 _MD5 = "90528d7ca1a48142e341f4ef8d21d0de"
@@ -82,7 +83,7 @@ class TinyImageNet(ImageData):
         return plain(self._pixels())
 
     def _reading(self, *, download: bool = False) -> AbstractContextManager[None]:
-        title = LAYOUTS[self.options.name].title
+        title = FAMILIES[self.options.name].title
         return reading(title, root_of(self.options), download=download)
 
     def _pixels(self) -> Pixels:

@@ -9,7 +9,8 @@ from qat.data.module import ImageData
 from qat.data.reading import reading
 from qat.data.split import Parts, carve
 from qat.data.transforms import Pixels, cropped, plain
-from qat.spec.data_files import LAYOUTS, root_of
+from qat.spec.data import FAMILIES
+from qat.spec.data_files import root_of
 
 _CIFAR100 = """
 apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly
@@ -80,7 +81,7 @@ class TorchvisionData(ImageData):
         from torchvision import datasets
 
         root = root_of(self.options)
-        with reading(LAYOUTS[self.options.name].title, root, download=download):
+        with reading(FAMILIES[self.options.name].title, root, download=download):
             return getattr(datasets, self.reader)(root, train=train, download=download)
 
     def _pixels(self) -> Pixels:

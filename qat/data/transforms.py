@@ -1,4 +1,4 @@
-"""Augmentation and normalisation, all through torchvision.transforms.v2."""
+"""Transforms: augmentation and normalisation, all through torchvision.transforms.v2."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,1 +1,1 @@
-"""Student and teacher: feature taps, losses between them, the frozen teacher."""
+"""Knowledge distillation: feature taps, losses between student and teacher, the frozen teacher."""

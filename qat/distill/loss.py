@@ -1,7 +1,9 @@
-"""Losses between the feature maps of a student and those of its teacher, as modules."""
+"""Feature losses: modules that compare the feature maps of a student with those of its teacher."""
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -142,36 +144,54 @@ class ProjectedAffinityLoss(FeatureLoss):
         )
 
 
-class HintLoss(FeatureLoss):
-    """FitNet's hint; see `qat.functional.distillation.hint`."""
+class MapLoss(FeatureLoss):
+    """Feature loss by a plain function of two maps, without options of its own.
+
+    Args:
+        function: (student map, teacher map of the same height and width) -> scalar.
+        adapters: see FeatureLoss.
+    """
+
+    def __init__(
+        self, function: Callable[[Tensor, Tensor], Tensor], *, adapters: Iterable[nn.Module] = ()
+    ) -> None:
+        super().__init__(adapters)
+        self.function = function
 
     def compare(self, student: Tensor, teacher: Tensor, *, layer: int, step: int) -> Tensor:
-        """Mean-squared error of two maps."""
-        return hint(student, teacher)
+        """The function of two maps."""
+        return self.function(student, teacher)
 
 
-class AttentionTransferLoss(FeatureLoss):
-    """Attention transfer; see `qat.functional.distillation.attention_transfer`."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """A feature loss by name: what makes it, and what it asks of maps.
 
-    def compare(self, student: Tensor, teacher: Tensor, *, layer: int, step: int) -> Tensor:
-        """Mean-squared error of two attention maps."""
-        return attention_transfer(student, teacher)
+    Attributes:
+        make: (adapters=..., and `options`) -> the loss.
+        options: fields of `FeatureSpec` that it takes, and `seed` where it draws.
+        has_equal_channels: whether it compares channel by channel.
+        has_positions: whether a map of a single position says nothing to it.
+    """
+
+    make: Callable[..., FeatureLoss]
+    options: tuple[str, ...] = ()
+    has_equal_channels: bool = False
+    has_positions: bool = False
 
 
-class SimilarityPreservingLoss(FeatureLoss):
-    """Similarities within the batch; see `qat.functional.distillation.similarity_preserving`."""
-
-    def compare(self, student: Tensor, teacher: Tensor, *, layer: int, step: int) -> Tensor:
-        """Squared distance of two similarity matrices."""
-        return similarity_preserving(student, teacher)
-
-
-COMPARISONS: dict[FeatureLossName, type[FeatureLoss]] = {
-    "affinity": FeatureAffinityLoss,
-    "projected_affinity": ProjectedAffinityLoss,
-    "hint": HintLoss,
-    "attention": AttentionTransferLoss,
-    "similarity": SimilarityPreservingLoss,
+COMPARISONS: dict[FeatureLossName, Comparison] = {
+    "affinity": Comparison(
+        make=FeatureAffinityLoss, options=("order", "reduction"), has_positions=True
+    ),
+    "projected_affinity": Comparison(
+        make=ProjectedAffinityLoss,
+        options=("order", "reduction", "columns", "directions", "seed"),
+        has_positions=True,
+    ),
+    "hint": Comparison(make=partial(MapLoss, hint), has_equal_channels=True),
+    "attention": Comparison(make=partial(MapLoss, attention_transfer)),
+    "similarity": Comparison(make=partial(MapLoss, similarity_preserving)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Feature maps out of any network, by forward hooks."""
+"""Feature taps: maps out of any network, by forward hooks."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Self

@@ -1,4 +1,4 @@
-"""The frozen teacher: a network that is asked, and never trained or saved."""
+"""Frozen teacher: a network that is asked, and never trained or saved."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,1 +1,1 @@
-"""From a trained network to codes and scales, a packed file, integer arithmetic, and ONNX."""
+"""Export: a trained network as codes and scales, a packed file, integer arithmetic, and ONNX."""

@@ -1,1 +1,1 @@
-"""Pure tensor mathematics: no state, no modules, torch only."""
+"""Tensor functions, pure: no state, no modules, torch only."""

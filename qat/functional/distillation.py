@@ -1,4 +1,4 @@
-"""Distances between what a student and a teacher compute; the teacher is a constant in all.
+"""Distillation distances between student and teacher; the teacher is a constant in all.
 
 Feature maps are (N, C, H, W). `qat.functional.affinity` has the feature affinities.
 """

@@ -1,4 +1,4 @@
-"""Optimal uniform steps for normal data: where alternating grids and learned steps start."""
+"""Optimal uniform quantizer of normal data: where alternating grids and learned steps start."""
 
 # M -> step d that minimises E (z - d q)^2, z ~ N(0, 1), q = the nearest code in -M .. M. The same d
 # is optimal for |z| and the codes 0 .. M. Root of the stationarity condition, found in float64.

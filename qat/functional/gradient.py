@@ -1,4 +1,4 @@
-"""Functions that change nothing but the gradient."""
+"""Gradient scaling: functions that change nothing but the gradient."""
 
 from torch import Tensor
 

@@ -1,4 +1,4 @@
-"""Grids with evenly spaced levels: binary, threshold ternary, uniform.
+"""Weight grids with evenly spaced levels: binary, threshold ternary, uniform.
 
 Every `fit_...` works on rows, a float tensor (G, N) of G scale groups (one per tensor, or one per
 output channel), and answers values float32 (G, N), the grid's levels in units of the scale, and the

@@ -1,4 +1,4 @@
-"""Grids of zero and powers of two, by which a shift multiplies."""
+"""Power-of-two grids: zero and powers of two, by which a shift multiplies."""
 
 import torch
 from torch import Tensor

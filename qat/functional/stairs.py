@@ -1,4 +1,4 @@
-"""The codes of a staircase: which there are, where they jump, what range they cover."""
+"""Staircase codes: which there are, where they jump, what range they cover."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""The family of coarse derivatives: what stands for the derivative of a staircase in backward.
+"""Coarse derivatives: what stands for the derivative of a staircase in backward, the whole family.
 
 A staircase has derivative 0 almost everywhere. A straight-through estimator puts the derivative of
 another function mu in its place, chosen freely and independently of the forward pass. Positions are

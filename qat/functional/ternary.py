@@ -1,4 +1,4 @@
-"""Exact least-squares ternary grid."""
+"""Ternary grid, exact least squares."""
 
 import torch
 from torch import Tensor

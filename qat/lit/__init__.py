@@ -1,1 +1,1 @@
-"""The Lightning layer: data, models by name, training, checkpoints."""
+"""Lightning modules and callbacks: the update of the weights, exact resume, what is measured."""

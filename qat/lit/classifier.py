@@ -1,4 +1,4 @@
-"""LitClassifier: learns from labels."""
+"""LitClassifier: supervised learning from labels."""
 
 from typing import Any
 
@@ -10,6 +10,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 
 from qat.data.dataset import Batch
 from qat.lit.quantized import LitQuantized
+from qat.quantize.plan import Plan
 from qat.spec.quant import QuantSpec
 
 MOST_CLASSES = 100  # of a confusion matrix that is worth keeping
@@ -20,7 +21,7 @@ class LitClassifier(LitQuantized):
 
     Args:
         net: prepared network.
-        spec: the options it was prepared with.
+        spec: the options it was prepared with, or its plan.
         classes: number of classes.
         class_weights: loss weight per class (K,), or None.
         options: of `LitQuantized`: optimizer, scheduler, training and more.
@@ -31,7 +32,7 @@ class LitClassifier(LitQuantized):
     def __init__(
         self,
         net: nn.Module,
-        spec: QuantSpec,
+        spec: QuantSpec | Plan,
         *,
         classes: int,
         class_weights: Tensor | None = None,

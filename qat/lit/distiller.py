@@ -1,4 +1,4 @@
-"""LitDistiller: learns from a teacher, with labels or without."""
+"""LitDistiller: distillation from a teacher, with labels or without."""
 
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -17,6 +17,7 @@ from qat.distill.teacher import Answer, Teacher
 from qat.errors import CheckpointError
 from qat.functional.distillation import logit_kl, logit_mse
 from qat.lit.classifier import LitClassifier, hit_rate
+from qat.quantize.plan import Plan
 from qat.spec.distill import DistillSpec
 from qat.spec.quant import QuantSpec
 
@@ -36,7 +37,7 @@ class LitDistiller(LitClassifier):
 
     Args:
         net: prepared network, the student.
-        spec: the options it was prepared with.
+        spec: the options it was prepared with, or its plan.
         teacher: frozen, with one tapped layer for each of `layers`.
         distill: what to learn.
         layers: modules of the student whose outputs are compared with the teacher's.
@@ -55,7 +56,7 @@ class LitDistiller(LitClassifier):
     def __init__(
         self,
         net: nn.Module,
-        spec: QuantSpec,
+        spec: QuantSpec | Plan,
         *,
         teacher: Teacher,
         distill: DistillSpec,

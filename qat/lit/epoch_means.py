@@ -1,4 +1,4 @@
-"""Means of an epoch that survive a resume; those of Lightning do not."""
+"""Epoch means that survive a resume; those of Lightning do not."""
 
 from collections.abc import Mapping
 from typing import Any

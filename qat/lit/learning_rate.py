@@ -1,4 +1,4 @@
-"""Factor of the learning rate over a run: each phase goes through the whole schedule."""
+"""Learning-rate factor over a run: each phase goes through the whole schedule."""
 
 from collections.abc import Callable
 

@@ -1,4 +1,4 @@
-"""Bring a student and a teacher together; whatever does not fit is refused here."""
+"""Layer pairing of a student and a teacher; whatever does not fit is refused here."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,6 +11,7 @@ from qat.distill.teacher import Answer, Teacher
 from qat.errors import SpecError
 from qat.lit.distiller import LitDistiller
 from qat.quantize.modes import evaluating
+from qat.quantize.plan import Plan
 from qat.quantize.stages import check_layers, feature_maps, stage_outputs
 from qat.spec.distill import DistillSpec, FeatureSpec
 from qat.spec.model import first_line
@@ -19,6 +20,7 @@ from qat.spec.run import RunSpec
 
 def distiller(
     net: nn.Module,
+    plan: Plan,
     spec: RunSpec,
     teacher: nn.Module,
     origin: str,
@@ -31,6 +33,7 @@ def distiller(
 
     Args:
         net: the student, prepared.
+        plan: of it.
         spec: of the run; `spec.distill` is set.
         teacher: float or quantized network; is frozen.
         origin: of the teacher, for records.
@@ -58,7 +61,7 @@ def distiller(
         _check_maps(distill.features, own, maps)
     return LitDistiller(
         net,
-        spec.quant,
+        plan,
         teacher=frozen,
         distill=distill,
         layers=own,
@@ -121,24 +124,20 @@ def _feature_loss(
 ) -> FeatureLoss:
     """The loss between feature maps that the options name, with its adapters."""
     own, others = [shape[1] for shape in maps], [t.shape[1] for t in answer.maps]
-    if features.loss == "hint" and features.adapter == "none" and own != others:
+    row = COMPARISONS[features.loss]
+    if row.has_equal_channels and features.adapter == "none" and own != others:
         raise SpecError(
-            f"distill.features.loss=hint compares channel by channel, and the student has {own}, "
-            f"the teacher {others}; use distill.features.adapter=conv"
+            f"distill.features.loss={features.loss} compares channel by channel, and the "
+            f"student has {own}, the teacher {others}; use distill.features.adapter=conv"
         )
-    options: dict[str, Any] = {}
-    if features.loss in ("affinity", "projected_affinity"):
-        options = {"order": features.order, "reduction": features.reduction}
-    if features.loss == "projected_affinity":
-        options |= {"columns": features.columns, "directions": features.directions, "seed": seed}
-    adapters = channel_adapters(features.adapter, own, others)
-    return COMPARISONS[features.loss](adapters=adapters, **options)
+    options = {k: seed if k == "seed" else getattr(features, k) for k in row.options}
+    return row.make(adapters=channel_adapters(features.adapter, own, others), **options)
 
 
 def _check_maps(features: FeatureSpec, layers: Sequence[str], maps: Sequence[torch.Size]) -> None:
-    """Refuse affinities of a single position, which are always 1."""
+    """Refuse losses between positions where there is one, as its affinity with itself is 1."""
     for layer, (_, _, h, w) in zip(layers, maps, strict=True):
-        if h * w == 1 and features.loss in ("affinity", "projected_affinity"):
+        if h * w == 1 and COMPARISONS[features.loss].has_positions:
             raise SpecError(
                 f"distill.layers: {layer} has one position, whose affinity with itself says "
                 "nothing; name layers of larger maps, or use larger images"

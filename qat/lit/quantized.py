@@ -24,7 +24,7 @@ from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import rule_from_numbers
 from qat.quantize.batchnorm import reestimated_batchnorm
 from qat.quantize.calibrate import start_steps
-from qat.quantize.plan import weight_projections
+from qat.quantize.plan import Plan, resolve, weight_projections
 from qat.quantize.prepare import enable_quantizers, set_progress
 from qat.spec.quant import QuantSpec
 from qat.spec.run import (
@@ -55,7 +55,7 @@ class LitQuantized(L.LightningModule):
 
     Args:
         net: prepared network.
-        spec: the options it was prepared with.
+        spec: the options it was prepared with, or its plan.
         optimizer: partial of a torch optimizer with `lr` among its keywords.
         scheduler: factor of the learning rate within each phase.
         training: loop options.
@@ -76,7 +76,7 @@ class LitQuantized(L.LightningModule):
     def __init__(
         self,
         net: nn.Module,
-        spec: QuantSpec,
+        spec: QuantSpec | Plan,
         *,
         optimizer: OptimizerFactory,
         scheduler: SchedulerSpec,
@@ -86,7 +86,8 @@ class LitQuantized(L.LightningModule):
     ) -> None:
         super().__init__()
         self.net = net
-        self.spec = spec
+        self.plan = resolve(net, spec)
+        self.spec = self.plan.spec
         self.training_spec = training
         self.scheduler_spec = scheduler
         self.warm_start_epochs = warm_start_epochs
@@ -146,7 +147,7 @@ class LitQuantized(L.LightningModule):
             final=number.final,
             hard_from=number.hard_from,
         ).after_warm_start(self.warm_steps)
-        projections = weight_projections(self.net, self.spec)
+        projections = weight_projections(self.net, self.plan)
         self.quant_optimizer = QuantOptimizer(self._make_base(groups), projections, rule)
         factor = phase_factor(self.scheduler_spec, self.warm_steps, total)
         scheduler = LambdaLR(self.quant_optimizer, factor)
@@ -191,7 +192,7 @@ class LitQuantized(L.LightningModule):
         if not self.is_quantized and optimizer.completed_steps >= self.warm_steps:
             self.is_quantized = True
             if self.measures_steps:
-                start_steps(self.net, self.spec, self._images(self.training_spec.start_batches))
+                start_steps(self.net, self.plan, self._images(self.training_spec.start_batches))
             enable_quantizers(self.net, True)
             # momentum and moments of the float phase point nowhere on the grid
             optimizer.state.clear()

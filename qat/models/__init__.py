@@ -1,1 +1,1 @@
-"""Networks by name: our small ones, torchvision's ResNets, any of timm."""
+"""Model zoo: our small networks, torchvision's ResNets, any of timm."""

@@ -1,4 +1,4 @@
-"""A network's architecture by name: out of a run's config, and built again for a packed file."""
+"""Architecture by name: out of a run's config, and built again for a packed file."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""Models by name: factory functions that a config names as `model._target_`.
+"""Torchvision's ResNets, with a stem for small images.
 
 Options come from the config, the shape of the task (`num_classes`, `in_channels`, `image_size`)
 from the data at run time.

@@ -1,4 +1,4 @@
-"""Any timm model by name.
+"""Timm models by name.
 
 Surgery sees activation *modules* only, one quantizer each. timm's mobilevitv2 also calls a ReLU as
 a function, which therefore stays float; dla, hrnet, res2net, legacy_se* and efficientvit use one

@@ -1,4 +1,4 @@
-"""What stands where a float activation stood, and the paper's choice: a staircase."""
+"""Activation quantizers: what stands where a float activation stood, and the staircase."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""What an activation quantizer does, as integers: which codes, at which step, where they jump."""
+"""Integer form of an activation quantizer: which codes, at which step, where they jump."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Activations of the baselines: LSQ's learned step, PACT's learned clip, DoReFa's fixed one.
+"""Activation quantizers of the baselines: learned step (LSQ), learned clip (PACT), fixed (DoReFa).
 
 Their clip and their scale have true gradients; the rounding to the nearest code in between has a
 coarse derivative, the identity unless chosen otherwise.

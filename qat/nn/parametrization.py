@@ -1,4 +1,4 @@
-"""Weight quantizers inside the graph: LSQ, DoReFa, ReSTE, BiPer.
+"""Weight parametrizations, quantizers inside the graph: LSQ, DoReFa, ReSTE, BiPer.
 
 They are parametrizations (`torch.nn.utils.parametrize`) of a layer's weight: the network keeps the
 float weight w as the parameter, the layer sees Q(w), and autograd goes through Q with a coarse

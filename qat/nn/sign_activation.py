@@ -1,4 +1,4 @@
-"""The 1-bit activation with levels -1 and 1."""
+"""Sign activation: 1 bit, with levels -1 and 1."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""Weight quantizer: options -> a stateless projection of a weight onto its grid."""
+"""Weight quantizer: a stateless projection of a weight onto the grid that its options name."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Named parameter groups for a base optimizer: steps, vectors, weights; the first match wins."""
+"""Parameter groups of a base optimizer: steps, vectors, weights; the first match wins."""
 
 from collections.abc import Iterable
 from typing import Any, Literal

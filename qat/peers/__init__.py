@@ -1,1 +1,1 @@
-"""Other packages' low-bit training through our data, networks, epochs and optimizer."""
+"""Peer methods of other packages, run through our data, networks, epochs and optimizer."""

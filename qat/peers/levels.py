@@ -1,4 +1,4 @@
-"""Counting: is a peer's network really on few levels?"""
+"""Level counting: is a peer's network really on few levels?"""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from qat.errors import NotOnGridError
 from qat.peers.peer import Peer
 from qat.quantize.audit import Audit, audit
-from qat.quantize.plan import weight_projections
+from qat.quantize.modes import evaluating
+from qat.quantize.plan import project_weights
 from qat.quantize.prepare import prepare
 from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
 
@@ -39,12 +40,10 @@ def counted_activations(peer: Peer, net: nn.Module, images: Tensor) -> dict[str,
     def counting(name: str) -> Any:
         return lambda module, args, out: found.update({name: torch.unique(out)})
 
-    was_training = net.training
-    with ExitStack() as hooks, torch.no_grad():
+    with ExitStack() as hooks, evaluating(net), torch.no_grad():
         for name, module in peer.activations(net).items():
             hooks.callback(module.register_forward_hook(counting(name)).remove)
-        net.eval()(images)
-    net.train(was_training)
+        net(images)
     return {n: len(_checked(n, values, peer.activation_bits)) for n, values in found.items()}
 
 
@@ -64,9 +63,7 @@ def audited(peer: Peer, net: nn.Module, twin: nn.Module, example: Tensor) -> Aud
     counted_activations(peer, net, example)
     spec = _same_bits(peer)
     prepare(twin, spec, example=example)
-    with torch.no_grad():
-        for parameter, projection in weight_projections(twin, spec).items():
-            parameter.copy_(projection(parameter))
+    project_weights(twin, spec)
     found = audit(twin, spec, example)
     if spec.weight.bits == 32:
         return found

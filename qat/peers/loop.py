@@ -1,4 +1,4 @@
-"""The two phases of a run in a plain loop: what `train.py` does, with a peer in the second one."""
+"""Training loop of a peer: the two phases of `train.py`, with the peer in the second one."""
 
 import copy
 import time

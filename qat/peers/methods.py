@@ -1,4 +1,4 @@
-"""The peers by name, and whether their packages are there."""
+"""Peers by name, and whether their packages are there."""
 
 from importlib.metadata import PackageNotFoundError, version
 

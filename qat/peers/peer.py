@@ -1,4 +1,4 @@
-"""What a peer is: how it quantizes a float network, and what it is judged on."""
+"""Peer interface: how it quantizes a float network, and what it is judged on."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

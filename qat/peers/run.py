@@ -1,4 +1,4 @@
-"""One peer's run in its folder: train, test once, count levels, summary.json, status.json."""
+"""Peer run in its folder: train, test once, count levels, summary.json, status.json."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -24,7 +24,7 @@ from qat.storage.lock import only_process
 from qat.storage.provenance import sources_hash, versions
 from qat.storage.status import Status, is_finished, read_status
 from qat.train.build import Built, Parts, build
-from qat.train.targets import instantiated
+from qat.train.targets import build_network, instantiated
 
 # what the loop does not have; these are the values of a run that it repeats
 _TRAINER = {
@@ -123,7 +123,7 @@ def _run(
     config: Mapping[str, Any], spec: RunSpec, folder: Path, peer: Peer, status: Status
 ) -> None:
     parts = Parts(
-        model=lambda **shape: instantiated(config["model"], "model", **shape),
+        model=lambda data: build_network(config["model"], data),
         optimizer=instantiated(config["optimizer"], "optimizer"),
     )
     built = build(spec, parts)

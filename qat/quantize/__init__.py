@@ -1,1 +1,1 @@
-"""A network made low-bit: what is quantized and how, and what that comes to."""
+"""Quantization of a network: what is quantized and how, and what that comes to."""

@@ -1,6 +1,5 @@
-"""The audit of a network: what is quantized, on which levels, fed by what, at what cost."""
+"""Audit of a network: what is quantized, on which levels, fed by what, at what cost."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,11 +18,12 @@ from qat.quantize.flow import (
     trace,
 )
 from qat.quantize.plan import (
+    Plan,
     WeightPlan,
     latent_weight,
     layer_quantizer,
+    resolve,
     weight_parametrizations,
-    weight_plans,
 )
 from qat.spec.quant import FLOAT_BITS, QuantSpec
 
@@ -101,18 +101,18 @@ class Audit:
         return asdict(self)
 
 
-def audit(model: nn.Module, spec: QuantSpec, example: Tensor) -> Audit:
+def audit(model: nn.Module, spec: QuantSpec | Plan, example: Tensor) -> Audit:
     """Audit a prepared network whose parameters hold hard weights.
 
     Args:
         model: prepared network, with Q(w) in its parameters.
-        spec: the options it was prepared with.
+        spec: the options it was prepared with, or its plan.
         example: images (N, C, H, W) for one forward pass.
 
     Raises:
         NotOnGridError: a weight that should be on its grid holds another value.
     """
-    plans = weight_plans(model, spec)
+    plans = resolve(model, spec).weights
     modules = dict(model.named_modules())
     flows = trace(model, example)
     # layers that the example did not reach come last, without work
@@ -121,7 +121,8 @@ def audit(model: nn.Module, spec: QuantSpec, example: Tensor) -> Audit:
     layers = tuple(
         _layer(name, modules[name], plans[name], flows.get(name, missing)) for name in names
     )
-    stored = _stored(modules, plans)
+    # a tied weight is stored once, as its first layer's
+    stored = {name: plan for name, plan in plans.items() if not plan.is_shared}
     weights = sum(modules[name].weight.numel() for name in stored)
     on_grid = sum(modules[n].weight.numel() for n, p in stored.items() if p.spec.is_quantized)
     weight_bits = sum(modules[n].weight.numel() * p.spec.bits for n, p in stored.items())
@@ -218,16 +219,6 @@ def _pads_zeros(module: nn.Module) -> bool:
     if not isinstance(module, CONV_TYPES) or module.padding_mode != "zeros":
         return False
     return isinstance(module.padding, str) or any(module.padding)
-
-
-def _stored(
-    modules: Mapping[str, nn.Module], plans: Mapping[str, WeightPlan]
-) -> dict[str, WeightPlan]:
-    """Plans of the layers that hold a weight of their own: a tied one is its first layer's."""
-    first: dict[int, str] = {}
-    for name in plans:
-        first.setdefault(id(latent_weight(modules[name])), name)
-    return {name: plans[name] for name in first.values()}
 
 
 def _scale_groups(module: nn.Module, plan: WeightPlan) -> int:

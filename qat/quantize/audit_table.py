@@ -1,4 +1,4 @@
-"""The audit as text for a terminal."""
+"""Audit table, as text for a terminal."""
 
 from qat.quantize.audit import Audit, LayerAudit
 

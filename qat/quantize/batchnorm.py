@@ -1,11 +1,13 @@
-"""BatchNorm statistics re-estimated on the weights that are shown."""
+"""BatchNorm re-estimation on the weights that are shown."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from qat.quantize.modes import modes_kept
 
 
 @contextmanager
@@ -21,30 +23,29 @@ def reestimated_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> Iterat
     """
     norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     saved = [{name: b.clone() for name, b in norm.named_buffers()} for norm in norms]
-    momenta = [norm.momentum for norm in norms]
-    modes = {module: module.training for module in model.modules()}
-    model.eval()  # only the normalisation layers gather; dropout stays off
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a cumulative average
-        norm.train()
     try:
-        with torch.no_grad():
+        with modes_kept(model), _averaging(norms), torch.no_grad():
+            model.eval()  # only the normalisation layers gather; dropout stays off
+            for norm in norms:
+                norm.train()
             for images in batches:
                 model(images)
-        _restore_modes(norms, momenta, modes)
         yield
     finally:
-        _restore_modes(norms, momenta, modes)
         for norm, buffers in zip(norms, saved, strict=True):
             for name, buffer in norm.named_buffers():
                 buffer.copy_(buffers[name])
 
 
-def _restore_modes(
-    norms: list[_BatchNorm], momenta: list[float | None], modes: dict[nn.Module, bool]
-) -> None:
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    for module, mode in modes.items():
-        module.training = mode
+@contextmanager
+def _averaging(norms: Sequence[_BatchNorm]) -> Iterator[None]:
+    """Statistics are cumulative averages from here on; the momenta are as before on exit."""
+    momenta = [norm.momentum for norm in norms]
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.momentum = None
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum

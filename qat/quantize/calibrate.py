@@ -1,4 +1,4 @@
-"""Start what quantizers learn: steps from the first batches, scales from the weights."""
+"""Calibration: steps from the first batches, scales from the weights."""
 
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from qat.nn.activation import QuantizedActivation
 from qat.quantize.modes import training_mode_without_traces
-from qat.quantize.plan import activation_options, latent_weight, weight_parametrizations
+from qat.quantize.plan import Plan, latent_weight, resolve, weight_parametrizations
 from qat.quantize.prepare import activation_quantizers, enable_quantizers
 from qat.spec.quant import QuantSpec
 
 
 @torch.no_grad()
-def start_steps(model: nn.Module, spec: QuantSpec, batches: Iterable[Tensor]) -> list[str]:
+def start_steps(model: nn.Module, spec: QuantSpec | Plan, batches: Iterable[Tensor]) -> list[str]:
     """Start what the quantizers learn from data and weights, and enable all of them.
 
     Activation quantizers with `step_start="batches"`, all signed ones (no theory says that their
@@ -30,18 +30,19 @@ def start_steps(model: nn.Module, spec: QuantSpec, batches: Iterable[Tensor]) ->
 
     Args:
         model: prepared network.
-        spec: the options it was prepared with.
+        spec: the options it was prepared with, or its plan.
         batches: training images; a few batches suffice.
 
     Returns:
         Names of the activation quantizers that were measured.
     """
+    plan = resolve(model, spec)
     chosen = {
         name: quantizer
         for name, quantizer in activation_quantizers(model).items()
         if quantizer.signed
         or quantizer.needs_batches
-        or activation_options(spec, name).step_start == "batches"
+        or plan.activation(name).step_start == "batches"
     }
     moments = {name: [0.0, 0] for name in chosen}
     if chosen:

@@ -1,4 +1,4 @@
-"""What feeds each layer: follows quantized values through one forward pass of any network."""
+"""Data flow: what feeds each layer, followed through one forward pass of any network."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager

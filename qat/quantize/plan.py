@@ -1,10 +1,11 @@
-"""What becomes of each layer: the spec's defaults, ends policy and overrides, resolved by name."""
+"""Quantization plan of a network: the options of each layer, resolved by name."""
 
 import fnmatch
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, cast
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -34,30 +35,99 @@ class WeightPlan:
     Attributes:
         spec: its options, bits 32 if it stays float.
         reason: why it stays float, "" if it does not.
+        is_shared: whether an earlier layer has the same parameter, and with it the say.
     """
 
     spec: WeightSpec
     reason: str = ""
+    is_shared: bool = False
 
 
-def weight_projections(model: nn.Module, spec: QuantSpec) -> dict[Tensor, WeightQuantizer]:
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The options of every layer of one network.
+
+    Attributes:
+        spec: what it was resolved from.
+        weights: dotted name of every conv and linear layer -> its plan, in the order of
+            registration.
+    """
+
+    spec: QuantSpec
+    weights: Mapping[str, WeightPlan]
+
+    @property
+    def quantized(self) -> dict[str, WeightSpec]:
+        """Options of every layer that holds a quantized weight of its own, by dotted name."""
+        plans = self.weights.items()
+        return {n: p.spec for n, p in plans if p.spec.is_quantized and not p.is_shared}
+
+    def activation(self, name: str) -> ActivationSpec:
+        """Options of the activation `name`, overrides applied."""
+        override = _last_match(self.spec, name, "activation")
+        return self.spec.activation if override is None else activation_of(self.spec, override)
+
+
+def resolve(model: nn.Module, spec: QuantSpec | Plan) -> Plan:
+    """Resolve what becomes of each layer; a plan is returned as it is.
+
+    The order of decisions for a weight: a layer whose weight cannot be projected stays float; else
+    the last override that matches; else the ends policy of the first and the last layer; else
+    `spec.weight`. Preparing a network changes neither its names nor its plan.
+
+    Args:
+        model: a network, prepared or not.
+        spec: what to quantize, or the plan of this very network.
+
+    Raises:
+        SpecError: an override matches no layer.
+    """
+    if isinstance(spec, Plan):
+        return spec
+    _check_overrides(model, spec)
+    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYER_TYPES)]
+    ends = [("first", layers[0][0]), ("last", layers[-1][0])] if layers else []
+    float_ends = {name: end for end, name in ends if getattr(spec.ends, end) == "float"}
+    weights: dict[str, WeightPlan] = {}
+    seen: set[int] = set()
+    for name, module in layers:
+        parameter = id(latent_weight(module))
+        plan = _weight_plan(name, module, spec, float_ends)
+        weights[name] = replace(plan, is_shared=parameter in seen)
+        seen.add(parameter)
+    return Plan(spec, weights)
+
+
+def weight_projections(model: nn.Module, spec: QuantSpec | Plan) -> dict[Tensor, WeightQuantizer]:
     """Projection of every weight that the update rule quantizes, for `QuantOptimizer`.
 
     A parameter shared by several layers gets the first one's projection. Weights with an in-graph
     method are left out: the base optimizer alone moves them.
 
+    Args:
+        model: a network, prepared or not.
+        spec: what to quantize, or the network's plan.
+
     Raises:
         SpecError: an override matches no layer.
     """
-    projections: dict[Tensor, WeightQuantizer] = {}
-    modules = dict(model.named_modules())
-    seen: set[Tensor] = set()
-    for name, plan in weight_plans(model, spec).items():
-        weight = latent_weight(modules[name])
-        if plan.spec.is_quantized and not plan.spec.is_in_graph and weight not in seen:
-            projections[weight] = weight_quantizer(plan.spec)
-        seen.add(weight)
-    return projections
+    return {
+        latent_weight(model.get_submodule(name)): weight_quantizer(options)
+        for name, options in resolve(model, spec).quantized.items()
+        if not options.is_in_graph
+    }
+
+
+@torch.no_grad()
+def project_weights(model: nn.Module, spec: QuantSpec | Plan) -> None:
+    """Put Q(w) into the weights that the update rule quantizes, in place.
+
+    Args:
+        model: prepared network that holds latent weights w.
+        spec: the options it was prepared with, or its plan.
+    """
+    for parameter, projection in weight_projections(model, spec).items():
+        parameter.copy_(projection(parameter))
 
 
 def latent_weight(module: nn.Module) -> Tensor:
@@ -96,19 +166,6 @@ def weight_quantizer(spec: WeightSpec) -> WeightQuantizer:
     return WeightQuantizer(spec.bits, spec.granularity, grid, mu=spec.mu)
 
 
-def weight_plans(model: nn.Module, spec: QuantSpec) -> dict[str, WeightPlan]:
-    """Dotted name of every conv and linear layer -> its plan, in the order of registration.
-
-    The order of decisions: a layer whose weight cannot be projected stays float; else the last
-    override that matches; else the ends policy of the first and the last layer; else `spec.weight`.
-    """
-    check_overrides(model, spec)
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYER_TYPES)]
-    ends = [("first", layers[0][0]), ("last", layers[-1][0])] if layers else []
-    float_ends = {name: end for end, name in ends if getattr(spec.ends, end) == "float"}
-    return {name: _weight_plan(name, module, spec, float_ends) for name, module in layers}
-
-
 def _weight_plan(
     name: str, module: nn.Module, spec: QuantSpec, float_ends: Mapping[str, str]
 ) -> WeightPlan:
@@ -125,13 +182,7 @@ def _weight_plan(
     return WeightPlan(spec=spec.weight, reason="" if spec.weight.is_quantized else "weight.bits=32")
 
 
-def activation_options(spec: QuantSpec, name: str) -> ActivationSpec:
-    """Options of the activation `name`, overrides applied."""
-    override = _last_match(spec, name, "activation")
-    return spec.activation if override is None else activation_of(spec, override)
-
-
-def check_overrides(model: nn.Module, spec: QuantSpec) -> None:
+def _check_overrides(model: nn.Module, spec: QuantSpec) -> None:
     """Raise SpecError for an override whose pattern matches nothing that it speaks of.
 
     Weight options need a conv or linear layer; activation options an activation, or a layer whose

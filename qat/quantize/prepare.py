@@ -1,4 +1,4 @@
-"""Turn a float network into one that trains on few levels: quantizers in, weights untouched."""
+"""Preparation of a float network for training on few levels: quantizers in, weights untouched."""
 
 import warnings
 from collections import Counter
@@ -20,18 +20,19 @@ from qat.quantize.flow import trace
 from qat.quantize.modes import evaluating
 from qat.quantize.plan import (
     RELU_TYPES,
-    activation_options,
-    check_overrides,
+    Plan,
     parametrization,
+    resolve,
     weight_parametrizations,
-    weight_plans,
 )
 from qat.spec.quant import ActivationSpec, QuantSpec
 
 INPUT_QUANTIZER = "input_quantizer"
 
 
-def prepare(model: nn.Module, spec: QuantSpec, *, example: Tensor | None = None) -> nn.Module:
+def prepare(
+    model: nn.Module, spec: QuantSpec | Plan, *, example: Tensor | None = None
+) -> nn.Module:
     """Put activation quantizers into `model`, in place; weights stay plain parameters.
 
     Every ReLU and ReLU6 module becomes a `QuantizedActivation` of the spec's kind. Weights with an
@@ -43,7 +44,7 @@ def prepare(model: nn.Module, spec: QuantSpec, *, example: Tensor | None = None)
 
     Args:
         model: any network whose ReLUs are modules, one per use.
-        spec: what to quantize.
+        spec: what to quantize, or the network's plan.
         example: images (N, C, H, W) for the run. Without it only ReLUs are found, and one ReLU
             module that is called several times gets one step for all its uses.
 
@@ -54,11 +55,11 @@ def prepare(model: nn.Module, spec: QuantSpec, *, example: Tensor | None = None)
         SpecError: a ReLU module is used several times (checked with `example`), an override
             matches no layer, or quant.activation.shift=channel without `example`.
     """
-    check_overrides(model, spec)
+    plan = resolve(model, spec)
     relus = {
         name: options
         for name, module in model.named_modules()
-        if type(module) in RELU_TYPES and (options := activation_options(spec, name)).is_quantized
+        if type(module) in RELU_TYPES and (options := plan.activation(name)).is_quantized
     }
     _check_names(model, relus)
     channels: Mapping[str, int] = {}
@@ -67,9 +68,9 @@ def prepare(model: nn.Module, spec: QuantSpec, *, example: Tensor | None = None)
     for name, options in relus.items():
         ceiling = 6.0 if isinstance(model.get_submodule(name), nn.ReLU6) else None
         _replace(model, name, _quantizer(options, channels.get(name), ceiling=ceiling))
-    _parametrize_weights(model, spec)
-    added = _quantize_inputs(model, spec, example) if example is not None else 0
-    if spec.activation.is_quantized and not relus and added == 0:
+    _parametrize_weights(model, plan)
+    added = _quantize_inputs(model, plan, example) if example is not None else 0
+    if plan.spec.activation.is_quantized and not relus and added == 0:
         warnings.warn(
             "prepare() found no activation to quantize: no nn.ReLU module"
             + ("" if example is not None else "; pass example= to quantize the layers' inputs"),
@@ -197,12 +198,12 @@ _CLIPPED: dict[str, Callable[..., QuantizedActivation]] = {
 }
 
 
-def _parametrize_weights(model: nn.Module, spec: QuantSpec) -> None:
+def _parametrize_weights(model: nn.Module, plan: Plan) -> None:
     """Register the in-graph quantizers; their scales start from the weights as they are."""
-    for name, plan in weight_plans(model, spec).items():
-        if plan.spec.is_in_graph:
+    for name, weight in plan.weights.items():
+        if weight.spec.is_in_graph:
             layer = model.get_submodule(name)
-            quantizer = parametrization(plan.spec).to(_device(model))
+            quantizer = parametrization(weight.spec).to(_device(model))
             quantizer.start(layer.weight.detach())  # type: ignore[operator]
             parametrize.register_parametrization(layer, "weight", quantizer)
 
@@ -217,15 +218,16 @@ def _device(model: nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _quantize_inputs(model: nn.Module, spec: QuantSpec, example: Tensor) -> int:
+def _quantize_inputs(model: nn.Module, plan: Plan, example: Tensor) -> int:
     """Signed quantizers on layer inputs that are still float; returns how many."""
+    image_bits = plan.spec.input_bits
     modules = dict(model.named_modules())
     added = 0
     for name, flow in trace(model, example).items():
-        options = activation_options(spec, name)
-        if flow.source.kind == "image" and spec.input_bits is not None:
+        options = plan.activation(name)
+        if flow.source.kind == "image" and image_bits is not None:
             kind = "staircase" if options.kind == "sign" else options.kind
-            options = replace(options, bits=spec.input_bits, kind=kind, shift="none")
+            options = replace(options, bits=image_bits, kind=kind, shift="none")
         elif flow.source.kind != "float" or not options.is_quantized:
             continue
         options = replace(options, shift="none")  # a layer's input has no norm of its own

@@ -1,4 +1,4 @@
-"""Where a network's feature maps are: the outputs of its stages, found by running it once."""
+"""Stages of a network: where its feature maps are, found by running it once."""
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack

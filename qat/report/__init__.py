@@ -1,1 +1,1 @@
-"""Tables and figures."""
+"""Reports: finished runs as tables, figures, pages and cards."""

@@ -1,1 +1,1 @@
-"""What a user may ask, checked before torch loads."""
+"""Option specs: what a user may ask, checked before torch loads."""

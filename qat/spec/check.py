@@ -1,9 +1,8 @@
-"""Everything that can be wrong with a command, answered before anything heavy is imported."""
+"""Config check: everything that can be wrong with a command, before anything heavy is imported."""
 
 import ast
 import difflib
 import hashlib
-import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -13,6 +12,7 @@ from typing import Any
 from qat.errors import SpecError
 from qat.spec.data_files import check_data
 from qat.spec.distill import PRETRAINED, DistillSpec
+from qat.spec.extras import parsed_source
 from qat.spec.model import check_model
 from qat.spec.numbers import without_added
 from qat.spec.run import RunSpec
@@ -202,14 +202,10 @@ def _check_number(
 @cache
 def _arguments(package: str, file: str, name: str) -> set[str] | None:
     """Argument names of a class in an installed package, read from its source: no import."""
-    found = importlib.util.find_spec(package)
-    folders = found.submodule_search_locations if found else None
-    for folder in folders or ():
-        path = Path(folder) / file
-        if path.is_file():
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.ClassDef) and node.name == name:
-                    return _init_arguments(node)
+    source = parsed_source(package, file)
+    for node in ast.walk(source) if source else ():
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return _init_arguments(node)
     return None
 
 

@@ -6,12 +6,6 @@ from typing import Literal
 from qat.errors import SpecError
 from qat.spec.schema import check, option
 
-DataName = Literal[
-    "digits", "glyphs", "mnist", "fashion_mnist", "cifar10", "cifar100", "tiny_imagenet",
-    "imagenet", "image_folder",
-]  # fmt: skip
-
-
 CLASSES = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 
 
@@ -46,12 +40,112 @@ class GlyphsSpec:
         return {"train": self.train, "validation": self.validation, "test": self.test}
 
 
+_IDX = tuple(
+    f"raw/{part}-{content}-ubyte"
+    for part in ("train", "t10k")
+    for content in ("images-idx3", "labels-idx1")
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Layout:
+    """What must exist on disk.
+
+    Attributes:
+        needs: paths below the home that must exist.
+        homes: folders below the root that may be the home, the first with all needs wins.
+        source: how to get the data; empty if data.download=true does.
+        needs_root: whether data.root must be given, as there is no usual place.
+        classes_in: part whose folders are the classes, train or val; None where files tell them.
+    """
+
+    needs: tuple[str, ...]
+    homes: tuple[str, ...] = ("",)
+    source: str = ""
+    needs_root: bool = False
+    classes_in: Literal["train", "val"] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """A data set that can be named by data=NAME; conf/data/NAME.yaml holds its options.
+
+    Attributes:
+        title: of the data set, for messages and pages.
+        data_module: "MODULE:CLASS" of its ImageData below `qat.data`, imported when asked for.
+        layout: its files; None for data that are made or come with a package.
+    """
+
+    title: str
+    data_module: str
+    layout: Layout | None = None
+
+
+FAMILIES: dict[str, Family] = {
+    "digits": Family(title="scikit-learn's digits", data_module="digits:Digits"),
+    "glyphs": Family(title="synthetic letters", data_module="glyphs.glyphs:Glyphs"),
+    "mnist": Family(
+        title="MNIST",
+        data_module="torchvision_sets:Mnist",
+        layout=Layout(needs=_IDX, homes=("MNIST",)),
+    ),
+    "fashion_mnist": Family(
+        title="FashionMNIST",
+        data_module="torchvision_sets:FashionMnist",
+        layout=Layout(needs=_IDX, homes=("FashionMNIST",)),
+    ),
+    "cifar10": Family(
+        title="CIFAR-10",
+        data_module="torchvision_sets:Cifar10",
+        layout=Layout(
+            needs=("batches.meta", "test_batch", *(f"data_batch_{i}" for i in range(1, 6))),
+            homes=("cifar-10-batches-py",),
+        ),
+    ),
+    "cifar100": Family(
+        title="CIFAR-100",
+        data_module="torchvision_sets:Cifar100",
+        layout=Layout(needs=("meta", "train", "test"), homes=("cifar-100-python",)),
+    ),
+    "tiny_imagenet": Family(
+        title="Tiny-ImageNet",
+        data_module="tiny_imagenet:TinyImageNet",
+        layout=Layout(
+            needs=("wnids.txt", "words.txt", "train", "val/val_annotations.txt"),
+            homes=("tiny-imagenet-200", ""),
+        ),
+    ),
+    "imagenet": Family(
+        title="ImageNet",
+        data_module="folders:ImageNet",
+        layout=Layout(
+            needs=("train", "val"),
+            homes=("", "imagenet"),
+            source="get it from image-net.org and set data.root=<folder> that holds "
+            "train/<class>/*.JPEG and val/<class>/*.JPEG",
+            classes_in="val",
+        ),
+    ),
+    "image_folder": Family(
+        title="your image folder",
+        data_module="folders:ImageFolder",
+        layout=Layout(
+            needs=("",),
+            source="set data.root=<folder> that holds <class>/<images>, or train/<class>/<images> "
+            "and val/<class>/<images>",
+            needs_root=True,
+            classes_in="train",
+        ),
+    ),
+}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
     """The config group `data`.
 
     Attributes:
-        name: data set family.
+        name: of FAMILIES.
         root: folder of the data; null means ./datasets.
         download: whether a missing set may be fetched from the network.
         batch_size: images per training batch, >= 2.
@@ -62,7 +156,7 @@ class DataSpec:
         glyphs: see GlyphsSpec; of data=glyphs only, None takes its defaults.
     """
 
-    name: DataName = "digits"
+    name: str = option("digits", choices=tuple(FAMILIES))
     root: str | None = None
     download: bool = option(False, moves="nothing")
     batch_size: int = option(64, low=2)

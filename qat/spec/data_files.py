@@ -1,79 +1,23 @@
-"""Where the files of a data set must lie; standard library only, for checks before a run."""
+"""Data files: where those of a data set must lie; standard library only, for early checks."""
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 
 from qat.errors import DataError, SpecError
-from qat.spec.data import DataSpec
+from qat.spec.data import FAMILIES, DataSpec, Layout
 
 DEFAULT_ROOT = "datasets"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """What must exist on disk.
-
-    Attributes:
-        title: name of the data set in messages.
-        needs: paths below the home that must exist.
-        homes: folders below the root that may be the home, the first with all needs wins.
-        source: how to get the data; empty if data.download=true does.
-    """
-
-    title: str
-    needs: tuple[str, ...]
-    homes: tuple[str, ...] = ("",)
-    source: str = ""
-
-
-_IDX = tuple(
-    f"raw/{part}-{content}-ubyte"
-    for part in ("train", "t10k")
-    for content in ("images-idx3", "labels-idx1")
-)
-
-LAYOUTS: dict[str, Layout] = {
-    "mnist": Layout(title="MNIST", needs=_IDX, homes=("MNIST",)),
-    "fashion_mnist": Layout(title="FashionMNIST", needs=_IDX, homes=("FashionMNIST",)),
-    "cifar10": Layout(
-        title="CIFAR-10",
-        needs=("batches.meta", "test_batch", *(f"data_batch_{i}" for i in range(1, 6))),
-        homes=("cifar-10-batches-py",),
-    ),
-    "cifar100": Layout(
-        title="CIFAR-100", needs=("meta", "train", "test"), homes=("cifar-100-python",)
-    ),
-    "tiny_imagenet": Layout(
-        title="Tiny-ImageNet",
-        needs=("wnids.txt", "words.txt", "train", "val/val_annotations.txt"),
-        homes=("tiny-imagenet-200", ""),
-    ),
-    "imagenet": Layout(
-        title="ImageNet",
-        needs=("train", "val"),
-        homes=("", "imagenet"),
-        source="get it from image-net.org and set data.root=<folder> that holds "
-        "train/<class>/*.JPEG and val/<class>/*.JPEG",
-    ),
-    "image_folder": Layout(
-        title="your image folder",
-        needs=("",),
-        source="set data.root=<folder> that holds <class>/<images>, or train/<class>/<images> "
-        "and val/<class>/<images>",
-    ),
-}
 
 
 def root_of(options: DataSpec) -> Path:
     """The folder `data.root` as an absolute path; ./datasets if it is null.
 
     Raises:
-        SpecError: data=image_folder without a root.
+        SpecError: there is no root, and the family has none of its own.
     """
-    if options.root is None and options.name == "image_folder":
-        source = LAYOUTS["image_folder"].source
-        raise SpecError(f"data.root must be given for data=image_folder; {source}")
+    layout = FAMILIES[options.name].layout
+    if options.root is None and layout is not None and layout.needs_root:
+        raise SpecError(f"data.root must be given for data={options.name}; {layout.source}")
     return Path(options.root or DEFAULT_ROOT).expanduser().absolute()
 
 
@@ -84,7 +28,8 @@ def home_of(options: DataSpec) -> Path:
         SpecError: as `root_of`.
         DataError: something is missing there; says what, and how to get it.
     """
-    layout = LAYOUTS[options.name]
+    family = FAMILIES[options.name]
+    layout = family.layout or Layout(needs=())
     root = root_of(options)
     homes = [root / home for home in layout.homes]
     for home in homes:
@@ -93,7 +38,7 @@ def home_of(options: DataSpec) -> Path:
     missing = next(n for n in layout.needs if not os.path.exists(homes[0] / n))
     cure = layout.source or "set data.root=<folder> or data.download=true"
     raise DataError(
-        f"data={options.name}: {layout.title} is not in data.root={root} "
+        f"data={options.name}: {family.title} is not in data.root={root} "
         f"(no {homes[0] / missing}); {cure}"
     )
 
@@ -105,15 +50,12 @@ def check_data(options: DataSpec) -> None:
         SpecError: as `root_of`.
         DataError: as `home_of`.
     """
-    layout = LAYOUTS.get(options.name)
+    layout = FAMILIES[options.name].layout
     if layout is None or (options.download and not layout.source):
         return
     home = home_of(options)
-    if options.name == "imagenet":
-        part_folders(home)
-        class_names(home / "val")
-    if options.name == "image_folder":
-        class_names(part_folders(home)["train"])
+    if layout.classes_in is not None:
+        class_names(part_folders(home)[layout.classes_in])
 
 
 def part_folders(home: Path) -> dict[str, Path]:

@@ -1,4 +1,4 @@
-"""What to learn from a teacher, and from which one: the config group `distill`; no torch."""
+"""Distillation options: the config group `distill`; no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

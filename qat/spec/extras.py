@@ -1,6 +1,8 @@
-"""Packages that only some commands need."""
+"""Optional packages and sources of installed ones; none is imported."""
 
+import ast
 from importlib.util import find_spec
+from pathlib import Path
 
 from qat.errors import SpecError
 
@@ -22,3 +24,18 @@ def require_onnx() -> None:
             f"ONNX files need {' and '.join(missing)}; install the extra: "
             "pip install 'qat[export]', in a checkout pip install -c constraints.txt -e '.[export]'"
         )
+
+
+def parsed_source(package: str, file: str) -> ast.Module | None:
+    """Syntax tree of a file of an installed package; None if there is no such file.
+
+    Args:
+        package: top level.
+        file: below the package's folder.
+    """
+    found = find_spec(package)
+    for folder in (found and found.submodule_search_locations) or ():
+        path = Path(folder, file)
+        if path.is_file():
+            return ast.parse(path.read_text(encoding="utf-8"))
+    return None

@@ -1,4 +1,4 @@
-"""What a packed file says of itself: options, architecture, preprocessing, accuracy, origin."""
+"""File header: options, architecture, preprocessing, accuracy and origin of an exported network."""
 
 import dataclasses
 import json

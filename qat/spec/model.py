@@ -1,4 +1,4 @@
-"""What can be asked of a model: names and options; standard library only, for early checks."""
+"""Model options: the config group `model`; standard library only, for early checks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

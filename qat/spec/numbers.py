@@ -1,4 +1,4 @@
-"""Keys that change no number: declared where each option stands, read by all who compare runs.
+"""Options that change no number: declared where each option stands, read by all who compare runs.
 
 An option says what another value of it moves (`qat.spec.schema.option`). The groups that other
 packages own (trainer, logger, callbacks) have no options of ours; theirs are named here.

@@ -1,4 +1,4 @@
-"""The typed option groups of a run: frozen, range-checked, standard library only.
+"""Quantization options: the config group `quant`, typed and range-checked; standard library only.
 
 Nothing here imports torch, so a wrong option is answered before anything heavy loads.
 """

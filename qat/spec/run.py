@@ -1,4 +1,4 @@
-"""The whole config of a run, typed: what `python train.py` accepts; standard library only."""
+"""Run options: the whole config that `python train.py` accepts, typed; standard library only."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Read plain mappings into frozen, range-checked dataclasses; standard library only.
+"""Option schema: plain mappings into frozen, range-checked dataclasses; standard library only.
 
 The option groups of `qat.spec` are dataclasses whose fields carry a type and, in `option(...)`, a
 range. `read` is the only way from a config (a dict of plain values) to them, so every mistake of a
@@ -29,6 +29,7 @@ def option(
     hint: str = "",
     moves: Moves = "numbers",
     is_added: bool = False,
+    choices: tuple[str, ...] = (),
 ) -> Any:
     """A dataclass field with a range: closed ends `low`, `high`, open ends `above`, `below`.
 
@@ -44,9 +45,10 @@ def option(
             of sums), or nothing (where files lie, what is shown, how a run is continued).
         is_added: the option came after runs were recorded without it, and its default means what
             was done before; at its default it is left out of a config's hash, which so stays.
+        choices: the texts that are allowed, where a table holds them; else a Literal does.
     """
     limits = {"low": low, "high": high, "above": above, "below": below}
-    metadata = {**limits, "hint": hint, "moves": moves, "is_added": is_added}
+    metadata = {**limits, "hint": hint, "moves": moves, "is_added": is_added, "choices": choices}
     if factory is not dataclasses.MISSING:
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
@@ -94,6 +96,32 @@ def check(instance: Any, path: str) -> None:
             _value(hints[field.name], value, join(path, field.name), field.metadata)
 
 
+def choices_of(cls: type[Any], key: str) -> tuple[Any, ...]:
+    """Values that an option may have, where they are a fixed set; an empty tuple otherwise.
+
+    Args:
+        cls: dataclass of fields made by `option`.
+        key: dotted name of one of them, or of one of a group inside.
+
+    >>> from qat.spec.quant import QuantSpec
+    >>> choices_of(QuantSpec, "weight.granularity")
+    ('tensor', 'channel')
+
+    Raises:
+        KeyError: there is no such option.
+    """
+    name, _, rest = key.partition(".")
+    kind = get_type_hints(cls)[name]
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(a for a in get_args(kind) if a is not type(None))
+    if rest:
+        return choices_of(kind, rest)
+    field = next(f for f in dataclasses.fields(cls) if f.name == name)
+    if get_origin(kind) is Literal:
+        return get_args(kind)
+    return tuple(field.metadata.get("choices", ()))
+
+
 def join(path: str, key: str) -> str:
     """Dotted key of `key` inside `path` (the top level has the empty path)."""
     return f"{path}.{key}" if path else key
@@ -119,10 +147,16 @@ def _value(kind: Any, value: object, path: str, limits: Mapping[str, Any]) -> An
     if dataclasses.is_dataclass(kind):
         return read(kind, value, path)  # type: ignore[arg-type]
     if kind in (dict, Mapping) or origin in (dict, Mapping):
-        if not isinstance(value, Mapping):
-            raise SpecError(f"{path} must be a group of options, got {value!r}")
-        return dict(value)
+        return _group(value, path)
+    if limits.get("choices"):
+        return _choice(limits["choices"], value, path, limits)
     return _plain(kind, value, path, limits)
+
+
+def _group(value: object, path: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise SpecError(f"{path} must be a group of options, got {value!r}")
+    return dict(value)
 
 
 def _choice(allowed: tuple[Any, ...], value: object, path: str, limits: Mapping[str, Any]) -> Any:

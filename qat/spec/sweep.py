@@ -1,4 +1,4 @@
-"""The options of a sweep, typed; standard library only."""
+"""Sweep options, typed; standard library only."""
 
 import re
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What a config may call: the table of `_target_`s, held against a config before torch loads.
+"""Allowed targets: the table of what a config may call, held against it before torch loads.
 
 A `_target_` is code that a config names. Only six nodes of a config may hold one, each of one kind;
 a kind allows objects whose own module lies in a list, and that are what the kind says. The name

@@ -1,8 +1,7 @@
-"""Where images without labels come from: the config group `unlabelled`; standard library only."""
+"""Unlabelled-image options: the config group `unlabelled`; standard library only."""
 
 import ast
 import difflib
-import importlib.util
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qat.errors import DataError, SpecError
+from qat.spec.extras import parsed_source
 from qat.spec.schema import check, option
 
 ENDINGS = (
@@ -207,10 +207,8 @@ def _refuse(error: OSError) -> None:
 
 def _torchvision_names() -> list[str]:
     """Names of the classes in torchvision.datasets, read from its source."""
-    found = importlib.util.find_spec("torchvision")
-    folders = found.submodule_search_locations if found else None
-    source = Path((folders or ["."])[0], "datasets", "__init__.py").read_text(encoding="utf-8")
-    for node in ast.parse(source).body:
+    source = parsed_source("torchvision", "datasets/__init__.py")
+    for node in source.body if source else ():
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             return [name for name in ast.literal_eval(node.value) if name[0].isupper()]
     return []

@@ -1,4 +1,4 @@
-"""Checkpoint files that can be trusted: atomic and fsynced on writing, verified on reading.
+"""Checkpoint files: atomic and fsynced on writing, verified on reading.
 
 A file is what `torch.save` writes followed by a 40-byte trailer, 8 bytes of magic and the sha256 of
 all bytes before it. Zip readers ignore what follows the archive, so plain `torch.load` still opens

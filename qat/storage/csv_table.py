@@ -1,14 +1,15 @@
-"""Growing CSV table: rows appended, columns added, cut back on resume; whole at every moment."""
+"""CSV tables: written whole, grown by rows and cut back on resume, read whatever their state."""
 
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from qat.errors import CheckpointError, QatError
-from qat.storage.atomic import replacing
+from qat.storage.atomic import replacing, write_whole
+from qat.storage.run_files import is_there
 
 
 class GrowingCsv:
@@ -95,7 +96,7 @@ class GrowingCsv:
     def _write_all(self, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
         padded = [[*line, *[""] * (len(columns) - len(line))] for line in lines]
         with replacing(self._path) as file:
-            file.write(_csv([columns, *padded]))
+            file.write(_csv([columns, *padded]).encode())
         self._columns, self._rows = list(columns), len(lines)
         self._is_on_disk = True  # `replacing` has seen to it
 
@@ -103,7 +104,7 @@ class GrowingCsv:
         self._is_on_disk = False
         try:
             with self._path.open("ab") as file:
-                file.write(_csv(lines))
+                file.write(_csv(lines).encode())
         except OSError as error:
             raise QatError(
                 f"cannot write {self._path}: {error.strerror}; free space and resume the run"
@@ -111,8 +112,30 @@ class GrowingCsv:
         self._rows += len(lines)
 
 
-def _csv(lines: Sequence[Sequence[Any]]) -> bytes:
-    """Lines as bytes; floats keep all their digits, so that equal files mean equal runs."""
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], *, newline: str = "\n") -> None:
+    """Write rows under a header of all their keys; None and what a row lacks are empty cells."""
+    columns = dict.fromkeys(key for row in rows for key in row)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, _csv([columns, *([row.get(k) for k in columns] for row in rows)], newline))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of a table by column, of what is whole by now; none if it is missing or damaged.
+
+    A cell that is missing is empty, one beyond the columns is left out, and so is a last line that
+    is half written.
+    """
+    try:
+        content = path.read_bytes() if is_there(path) else b""
+        whole = content[: content.rfind(b"\n") + 1].replace(b"\0", b"").decode(errors="replace")
+        rows = list(csv.DictReader(io.StringIO(whole, newline="")))
+    except (CheckpointError, OSError, csv.Error):
+        return []
+    return [{k: v or "" for k, v in row.items() if k is not None} for row in rows]
+
+
+def _csv(lines: Iterable[Iterable[Any]], newline: str = "\n") -> str:
+    """Lines as text; floats keep all their digits, so that equal files mean equal runs."""
     text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(lines)
-    return text.getvalue().encode()
+    csv.writer(text, lineterminator=newline).writerows(lines)
+    return text.getvalue()

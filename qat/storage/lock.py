@@ -1,12 +1,15 @@
-"""One process at a time in a folder."""
+"""Folder lock: one process at a time, by filelock."""
 
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qat.errors import QatError
+
+if TYPE_CHECKING:
+    from filelock import AcquireReturnProxy, FileLock
 
 _PAUSE = 0.2  # seconds between two tries
 
@@ -19,10 +22,10 @@ def only_process(
     wait: float = 0.0,
     waiting: Callable[[], None] = lambda: None,
 ) -> Iterator[None]:
-    """A block that no other process is in at the same time for this folder.
+    """Folder lock: a block that no other process is in at the same time.
 
-    The operating system ends the lock with the process, however that ends. There is none on
-    Windows, which has no such locks.
+    The operating system ends the lock with the process, however that ends. Children that it forks,
+    such as the workers of a loader, do not hold it: filelock closes its descriptor in them.
 
     Args:
         folder: that exists.
@@ -31,26 +34,30 @@ def only_process(
         waiting: called once, before waiting.
 
     Raises:
+        OSError: the folder does not exist, its lock cannot be written, or the file system has no
+            locks; a file that is merely there would outlive a killed process.
         QatError: another process is still there after that time.
     """
-    if sys.platform == "win32":
-        yield
-        return
-    import fcntl
+    from filelock import FileLock, Timeout  # 50 ms, and many commands lock nothing
 
-    deadline, is_first = time.monotonic() + wait, True
-    with (folder / name).open("a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    raise QatError(
-                        f"{folder} is in use by another process; wait for it or stop it"
-                    ) from None
-            if is_first:
-                waiting()
-                is_first = False
-            time.sleep(_PAUSE)
+    folder.stat()  # filelock would make a folder that is not there
+    lock = FileLock(folder / name, poll_interval=_PAUSE, fallback_to_soft=False)
+    try:
+        held = _acquired(lock, wait, waiting)
+    except Timeout:
+        raise QatError(f"{folder} is in use by another process; wait for it or stop it") from None
+    with held:
         yield
+
+
+def _acquired(
+    lock: "FileLock", wait: float, waiting: Callable[[], None]
+) -> "AcquireReturnProxy[FileLock]":
+    end = time.monotonic() + wait
+    try:
+        return lock.acquire(blocking=False)
+    except TimeoutError:
+        if wait <= 0:
+            raise
+    waiting()
+    return lock.acquire(timeout=max(0.0, end - time.monotonic()))

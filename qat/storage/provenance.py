@@ -1,4 +1,4 @@
-"""Which code trains: the version, the commit, and a hash of the sources that enter the numbers."""
+"""Provenance: version, commit, machine, and a hash of the sources that enter the numbers."""
 
 import hashlib
 import os

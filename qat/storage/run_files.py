@@ -1,4 +1,4 @@
-"""The files of a run folder as plain values; what is damaged or strange becomes one reason."""
+"""Run-folder files as plain values; what is damaged or strange becomes one reason."""
 
 import json
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""RUN/status.json: what state a run is in."""
+"""Run status: RUN/status.json, what state a run is in, and its signed summary."""
 
 import json
 import time
@@ -92,7 +92,8 @@ class Status:
             "seconds": self.seconds(),
             "threads": self._threads,
         }
-        _replace(self._path, content)
+        with suppress(OSError):
+            write_whole(self._path, _json(content))
 
     def write_summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Write RUN/summary.json, signed with the config, the code, the machine and the time."""
@@ -103,7 +104,7 @@ class Status:
             "machine": machine(),
             "wall_seconds": self.seconds(),
         }
-        write_whole(self._path.with_name("summary.json"), json.dumps(signed, indent=2) + "\n")
+        write_whole(self._path.with_name("summary.json"), _json(signed))
         return signed
 
     def finish(self, summary: Mapping[str, Any]) -> None:
@@ -162,7 +163,7 @@ def mark(folder: Path, state: str, error: str, *, wait: float = 0.0) -> None:
         before = read_status(folder)
         if not is_finished(folder):
             ended = {"state": state, "error": error, "seconds": _seconds(folder, before)}
-            _replace(folder / "status.json", before | ended)
+            write_whole(folder / "status.json", _json(before | ended))
 
 
 def _seconds(folder: Path, status: Mapping[str, Any]) -> float:
@@ -178,9 +179,8 @@ def _seconds(folder: Path, status: Mapping[str, Any]) -> float:
     return seconds
 
 
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
-    with suppress(OSError):
-        write_whole(path, json.dumps(content, indent=2) + "\n")
+def _json(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2) + "\n"
 
 
 def is_run_folder(folder: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Whether a folder for runs can be made and has room."""
+"""Disk check: whether a folder for runs can be made and has room."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""What a command says of its sweep, taken apart from what it says of the runs."""
+"""Sweep command: what it says of the sweep, taken apart from what it says of the runs."""
 
 import hashlib
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Overrides drawn at random from a sweep's parameters; standard library only."""
+"""Random draws of overrides from a sweep's parameters; standard library only."""
 
 import math
 import random

@@ -1,4 +1,7 @@
-"""A sweep through a launcher of Hydra, such as SLURM's: each job knows whether it has to run."""
+"""Hydra launchers for sweeps, such as SLURM's: each job knows whether it has to run.
+
+Experimental: only the launcher of this machine is tested, none of a cluster.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

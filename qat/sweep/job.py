@@ -1,4 +1,4 @@
-"""One run of a sweep: what it is, where it lies, and what is to be done with it."""
+"""Sweep job: what one run of a sweep is, where it lies, and what is to be done with it."""
 
 import re
 from collections.abc import Mapping, Sequence

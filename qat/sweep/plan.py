@@ -1,4 +1,4 @@
-"""The jobs that a sweep's command asks for."""
+"""Sweep plan: the jobs that a sweep's command asks for."""
 
 import os
 from collections import Counter

@@ -1,4 +1,4 @@
-"""A few processes at a time, one job each."""
+"""Process pool: a few at a time, one job each."""
 
 import multiprocessing
 import sys

@@ -1,12 +1,13 @@
-"""What a sweep says while it runs, and at its end."""
+"""Progress lines: what a sweep says while it runs, and at its end."""
 
-import csv
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from qat.report.compare.wording import duration
+from qat.storage.csv_table import read_rows
 from qat.storage.status import read_status
 from qat.sweep.job import Job
 
@@ -54,7 +55,7 @@ class Progress:
         if not self._ended or not jobs:
             return []
         seconds = (time.monotonic() - self._start) / self._ended * jobs
-        return [f"about {_duration(seconds)} to go"]
+        return [f"about {duration(seconds)} to go"]
 
     def _clear(self) -> None:
         if self._is_terminal:
@@ -95,21 +96,9 @@ def _epochs(job: Job) -> str:
 
 def validation_scores(folder: Path) -> dict[int, float]:
     """Epoch, from 1 -> validation score, of what metrics.csv of a run holds by now."""
-    try:
-        text = (folder / "metrics.csv").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return {}
-    whole = text[: text.rfind("\n") + 1]  # the last line may be half written
     scores = {}
-    for row in csv.DictReader(whole.replace("\0", "").splitlines()):
+    for row in read_rows(folder / "metrics.csv"):
         value = row.get("val/acc") or row.get("val/agreement")
-        with suppress(KeyError, TypeError, ValueError):  # no score in this row, or a damaged one
+        with suppress(KeyError, ValueError):  # no score in this row, or a damaged one
             scores[int(row["epoch"]) + 1] = float(value or "")
     return scores
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes} min" if minutes < 90 else f"{seconds / 3600:.1f} h"

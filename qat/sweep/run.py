@@ -1,4 +1,4 @@
-"""A whole sweep: what is finished is skipped, what was interrupted goes on, the rest is begun."""
+"""Sweep execution: what is finished is skipped, what was interrupted goes on, the rest is begun."""
 
 import signal
 from collections import deque

@@ -1,4 +1,4 @@
-"""A search: trials are asked for, run and told, as many at a time as there is room."""
+"""Hyper-parameter search: trials are asked for, run and told, as many at a time as fit."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A search by Optuna whose draws are known from its seed, and which outlives its process."""
+"""Optuna study whose draws are known from its seed, and which outlives its process."""
 
 import logging
 import warnings

@@ -1,4 +1,4 @@
-"""Which checkpoints of its jobs a sweep keeps, once they are done."""
+"""Checkpoint thinning: which checkpoints of its jobs a sweep keeps, once they are done."""
 
 from collections.abc import Iterable
 from pathlib import Path

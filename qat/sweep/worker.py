@@ -1,4 +1,4 @@
-"""The process of one job: its own log, and an end with the sweep that started it."""
+"""Worker process of one job: its own log, and an end with the sweep that started it."""
 
 import os
 import signal

@@ -1,1 +1,1 @@
-"""Closed forms of the seed papers' models and the experiments on them."""
+"""Theory: closed forms of the seed papers' models and the experiments on them."""

@@ -1,4 +1,4 @@
-"""What experiment c descends: quadratics, and the two-linear-layer model with v = v*."""
+"""Problems of experiment c: quadratics, and the two-linear-layer model with v = v*."""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What arXiv:1903.05662 says about descent with coarse gradients, judged by experiment a.
+"""Claims of arXiv:1903.05662 about descent with coarse gradients, judged by experiment a.
 
 Each function looks at numbers only, so that a wrong gradient makes its claim fail.
 """

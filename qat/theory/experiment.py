@@ -1,4 +1,4 @@
-"""What an experiment of the laboratory answers: claims with their evidence, a table, curves."""
+"""Experiment result: claims with their evidence, a table, curves."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The laboratory: every experiment by name."""
+"""Laboratory: every experiment by name."""
 
 from importlib import import_module
 

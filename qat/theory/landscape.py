@@ -1,4 +1,4 @@
-"""Where the two-linear-layer model can come to rest: saddles, spurious minima, the reduced loss.
+"""Stationary points of the two-linear-layer model: saddles, spurious minima, the reduced loss.
 
 Letters as in `qat.theory.two_layer`: c = 1 - 2 theta / pi, s = 1^T v*. v* is (..., m).
 

@@ -1,4 +1,4 @@
-"""The two-linear-layer model with binary activation: population loss, gradients, coarse gradients.
+"""Two-linear-layer model with binary activation: population loss, gradients, coarse gradients.
 
     y(Z, v, w) = v^T sigma(Z w),   sigma(x) = 1{x > 0},   rows of Z (m, n) i.i.d. N(0, I)
     loss       = (y(Z, v, w) - y(Z, v*, w*))^2 / 2,       ||w*|| = 1

@@ -1,1 +1,1 @@
-"""One run: built, fitted, judged, opened again."""
+"""Training runs: built, fitted, judged, opened again."""

@@ -1,4 +1,4 @@
-"""What a run trains, from its options: data, prepared network, Lightning module."""
+"""Assembly of a run from its options: data, prepared network, Lightning module."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -13,12 +13,11 @@ from torch import Tensor, nn
 from qat.data.dataset import images_of
 from qat.data.module import ImageData
 from qat.data.registry import build_data
-from qat.data.unlabelled.images_only import ImagesOnly
 from qat.lit.classifier import LitClassifier
 from qat.lit.pairing import distiller
 from qat.lit.quantized import OptimizerFactory
 from qat.quantize.audit import Audit, audit
-from qat.quantize.plan import weight_projections
+from qat.quantize.plan import Plan, project_weights, resolve
 from qat.quantize.prepare import prepare
 from qat.spec.run import RunSpec
 from qat.train.weights import read_weights, restore
@@ -31,14 +30,14 @@ class Parts:
     """What a config names by `_target_`, already resolved.
 
     Attributes:
-        model: (num_classes, in_channels, image_size) -> float network.
+        model: data -> float network for its images and classes.
         optimizer: partial of a torch optimizer.
         callbacks: further Lightning callbacks.
         loggers: loggers beside metrics.csv.
         teacher: (data of the student) -> (network of the teacher, its origin); None without one.
     """
 
-    model: Callable[..., nn.Module]
+    model: Callable[[ImageData], nn.Module]
     optimizer: OptimizerFactory
     callbacks: Sequence[L.Callback] = field(default=())
     loggers: Sequence[Logger] = field(default=())
@@ -51,6 +50,7 @@ class Built:
 
     data: ImageData
     net: nn.Module
+    plan: Plan
     lit: LitClassifier
     example: Tensor
 
@@ -65,19 +65,19 @@ def build(spec: RunSpec, parts: Parts) -> Built:
     torch.compiler.reset()
     if spec.training.threads is not None:
         torch.set_num_threads(spec.training.threads)
-    data = build_data(spec.data, seed=spec.seed)
-    if not spec.uses_labels:
-        data = ImagesOnly(data, spec.unlabelled)
+    data = build_data(
+        spec.data, seed=spec.seed, labels=spec.uses_labels, unlabelled=spec.unlabelled
+    )
     data.prepare()
     teacher = parts.teacher(data) if parts.teacher is not None else None
     L.seed_everything(spec.seed, verbose=False)
-    shape = {"num_classes": data.num_classes, "in_channels": data.channels}
-    net = parts.model(**shape, image_size=data.image_size)
+    net = parts.model(data)
     example = images_of(data.sample_batch())[:2]
-    prepare(net, spec.quant, example=example)
+    plan = resolve(net, spec.quant)
+    prepare(net, plan, example=example)
     measures_steps = True
     if spec.init_from is not None:
-        started = restore(net, spec.quant, read_weights(spec.init_from, net), weights="latent")
+        started = restore(net, plan, read_weights(spec.init_from, net), weights="latent")
         measures_steps = bool(started)
         if started:
             _log.info(
@@ -93,14 +93,12 @@ def build(spec: RunSpec, parts: Parts) -> Built:
         "measures_steps": measures_steps,
     }
     if spec.distill is None or teacher is None:
-        return Built(data, net, LitClassifier(net, spec.quant, **options), example)
-    lit = distiller(net, spec, *teacher, example=example, **options)
-    return Built(data, net, lit, example)
+        return Built(data, net, plan, LitClassifier(net, plan, **options), example)
+    lit = distiller(net, plan, spec, *teacher, example=example, **options)
+    return Built(data, net, plan, lit, example)
 
 
-def audit_untrained(built: Built, spec: RunSpec) -> Audit:
+def audit_untrained(built: Built) -> Audit:
     """The audit of the network as it is now, weights projected."""
-    with torch.no_grad():
-        for parameter, projection in weight_projections(built.net, spec.quant).items():
-            parameter.copy_(projection(parameter))
-    return audit(built.net, spec.quant, built.example)
+    project_weights(built.net, built.plan)
+    return audit(built.net, built.plan, built.example)

@@ -1,4 +1,4 @@
-"""One run: fit from the newest checkpoint, then the summary."""
+"""Fit of a run from its newest checkpoint, then the summary."""
 
 import logging
 import time

@@ -1,20 +1,24 @@
-"""A trained network out of its run folder, for evaluation, as a teacher, or for export."""
+"""Trained network out of its run folder, for evaluation, as a teacher, or for export."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
 
 from qat.compose import opened
-from qat.data.module import ImageData
+from qat.data.module import ImageData, preprocessing_of
 from qat.data.registry import build_data
 from qat.errors import CheckpointError
+from qat.models.by_name import architecture_of
+from qat.quantize.plan import Plan, resolve
 from qat.quantize.prepare import enable_quantizers, prepare
+from qat.spec.header import Header, Preprocessing
 from qat.spec.quant import QuantSpec
 from qat.spec.run import RunSpec
 from qat.storage.checkpoint import (
@@ -22,7 +26,8 @@ from qat.storage.checkpoint import (
     last_good,
     load,
 )
-from qat.train.targets import instantiated
+from qat.storage.provenance import versions
+from qat.train.targets import build_network
 from qat.train.weights import restore
 
 
@@ -32,6 +37,7 @@ class Trained:
 
     Attributes:
         net: with hard weights (the float ones of a warm start), in eval mode.
+        plan: of its layers.
         spec: of the run.
         data: its data module; nothing is read from disk yet.
         classes: names of the classes that the run had, by label.
@@ -41,12 +47,34 @@ class Trained:
     """
 
     net: nn.Module
+    plan: Plan
     spec: RunSpec
     data: ImageData
     classes: tuple[str, ...]
     checkpoint: Path
     is_float: bool
     allow_targets: tuple[str, ...] = ()
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """Of its images."""
+        return preprocessing_of(self.data, self.classes)
+
+    def header(self) -> Header:
+        """What a file of this network says of itself; what is measured at export comes later."""
+        return Header(
+            quant=self.spec.quant,
+            architecture=architecture_of(self.spec.model),
+            preprocessing=self.preprocessing,
+            data=self.spec.data.name,
+            versions=versions(),
+            source_sha256=hashlib.sha256(self.checkpoint.read_bytes()).hexdigest(),
+        )
+
+    def new_network(self) -> nn.Module:
+        """The run's float network with new weights, for networks that files cannot name."""
+        allow, count = self.allow_targets, len(self.classes)
+        return build_network(self.spec.model, self.data, num_classes=count, allow=allow)
 
 
 def load_trained(
@@ -100,17 +128,15 @@ def open_trained(
     found = checkpoint or _newest(folder, spec, state)
     data = build_data(spec.data, seed=spec.seed)
     classes = _classes(folder, data)
-    shape: dict[str, Any] = {"num_classes": len(classes), "in_channels": data.channels}
-    net: nn.Module = instantiated(
-        spec.model, "model", allow=allow_targets, **shape, image_size=data.image_size
-    )
+    net = build_network(spec.model, data, num_classes=len(classes), allow=allow_targets)
+    plan = resolve(net, spec.quant)
     example = torch.zeros(2, data.channels, data.image_size, data.image_size)
-    prepare(net, spec.quant, example=example)
+    prepare(net, plan, example=example)
     content = load(found)
     is_float = "optimizer_states" in content and not content.get("qat", {}).get("is_quantized")
-    restore(net, spec.quant, content, weights="latent" if is_float else "hard")
+    restore(net, plan, content, weights="latent" if is_float else "hard")
     enable_quantizers(net, not is_float)
-    return Trained(net.eval(), spec, data, classes, found, is_float, tuple(allow_targets))
+    return Trained(net.eval(), plan, spec, data, classes, found, is_float, tuple(allow_targets))
 
 
 def _classes(folder: Path, data: ImageData) -> tuple[str, ...]:

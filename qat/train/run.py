@@ -1,4 +1,4 @@
-"""One run in its folder: the teacher if there is to be one, training, summary.json, status.json."""
+"""Run in its folder: the teacher if there is to be one, training, summary.json, status.json."""
 
 import sys
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Any
 from qat.errors import CheckpointError
 from qat.spec.check import config_hash
 from qat.spec.run import RunSpec
+from qat.storage.atomic import discard_parts
 from qat.storage.checkpoint import checkpoints_by_step
 from qat.storage.lock import only_process
 from qat.storage.status import Status, is_finished, validation_score
@@ -34,6 +35,7 @@ def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
 
     folder.mkdir(parents=True, exist_ok=True)
     with only_process(folder):
+        discard_parts(folder)
         if spec.resume is not None:
             _check_goes_on(folder)
         status = Status(folder, config_hash(config))
@@ -78,7 +80,7 @@ def _run(
     with Signals() as signals:
         built = build(spec, parts)
         if spec.audit_only:
-            print(audit_table(audit_untrained(built, spec)))
+            print(audit_table(audit_untrained(built)))
             return None
         status.begin(spec.resume_allow)
         for logger in parts.loggers:
@@ -97,11 +99,11 @@ def _run(
 def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:
     """Resolve every `_target_` of the config."""
     from qat.train.build import Parts
-    from qat.train.targets import instantiated
+    from qat.train.targets import build_network, instantiated
 
     allow = tuple(config.get("allow_targets", ()))
     return Parts(
-        model=lambda **shape: instantiated(config["model"], "model", allow=allow, **shape),
+        model=lambda data: build_network(config["model"], data, allow=allow),
         optimizer=instantiated(config["optimizer"], "optimizer", allow=allow),
         # callbacks.NAME=null leaves one out
         callbacks=[

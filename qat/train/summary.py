@@ -1,4 +1,4 @@
-"""What is recorded of a trained run: its saved states judged, the audit, the rule in numbers."""
+"""Run summary: its saved states judged, the audit, the rule in numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,11 +49,11 @@ def summarized(
         states["warm_start"] = checkpoints / "warm_start.ckpt"
     results = {name: _judged(name, path, built, spec) for name, path in states.items()}
     # the audit speaks of the network that a user would take home
-    restore(built.net, spec.quant, load(states.get("selected", last)))
+    restore(built.net, built.plan, load(states.get("selected", last)))
     enable_quantizers(built.net, True)
     if isinstance(built.lit, LitDistiller):
         results["teacher"] = _teacher(built.lit, results)
-    found = audit(built.net.cpu(), spec.quant, built.example)
+    found = audit(built.net.cpu(), built.plan, built.example)
     totals = {k: v for k, v in found.to_dict().items() if k not in ("layers", "other")}
     summary = {
         **results,
@@ -89,7 +89,7 @@ def _judged(name: str, path: Path, built: Built, spec: RunSpec) -> dict[str, Any
     """What validation and test say of one saved state: hard weights, or the float warm start."""
     checkpoint = load(path)
     is_float = name == "warm_start"
-    restore(built.net, spec.quant, checkpoint, weights="latent" if is_float else "hard")
+    restore(built.net, built.plan, checkpoint, weights="latent" if is_float else "hard")
     enable_quantizers(built.net, not is_float)
     built.lit.quant_optimizer = None  # the weights to judge are in the network itself
     built.lit.is_quantized = not is_float

@@ -1,12 +1,17 @@
-"""Resolve a `_target_`, check what it stands for, and call it: the only door from text to code."""
+"""Target resolution: a `_target_` resolved, checked and called; the only door from text to code."""
 
 import importlib
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qat.errors import QatError, SpecError
 from qat.spec.targets import ALLOWED, Kind, check_node, told, with_names_of_now
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from qat.data.module import ImageData
 
 
 def instantiated(
@@ -38,6 +43,35 @@ def instantiated(
     except Exception as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SpecError(f"{node['_target_']}: {reason}") from error
+
+
+def build_network(
+    model: Mapping[str, Any],
+    data: "ImageData",
+    *,
+    num_classes: int | None = None,
+    allow: Sequence[str] = (),
+) -> "nn.Module":
+    """Float network of a config group `model`, new, for the images and classes of a task.
+
+    Args:
+        model: `_target_` and options.
+        data: of the task.
+        num_classes: K; None for that of `data`.
+        allow: as `instantiated`.
+
+    Raises:
+        SpecError: as `instantiated`.
+    """
+    network: nn.Module = instantiated(
+        model,
+        "model",
+        allow=allow,
+        num_classes=data.num_classes if num_classes is None else num_classes,
+        in_channels=data.channels,
+        image_size=data.image_size,
+    )
+    return network
 
 
 def resolved(target: str, kind: Kind, *, allow: Sequence[str] = (), key: str = "") -> Any:

@@ -1,4 +1,4 @@
-"""Where a teacher comes from: a run folder, a checkpoint, or a pretrained name."""
+"""Teacher networks: from a run folder, a checkpoint, or a pretrained name."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ from qat.storage.status import is_run_folder
 from qat.train.build import Parts, build
 from qat.train.fit import recorded_teacher
 from qat.train.open_run import Trained, open_trained
-from qat.train.targets import instantiated
+from qat.train.targets import build_network
 from qat.train.teacher_training import Train, ensure_teacher
 from qat.train.weights import network_state, read_weights
 
@@ -68,11 +68,7 @@ def untrained_teacher(
 ) -> nn.Module:
     """The network of a teacher that is yet to be trained for a student's task."""
     model = (spec.distill.teacher_model if spec.distill else None) or spec.model
-    shape: dict[str, Any] = {"num_classes": data.num_classes, "in_channels": data.channels}
-    net: nn.Module = instantiated(
-        model, "model", allow=allow_targets, **shape, image_size=data.image_size
-    )
-    return net
+    return build_network(model, data, allow=allow_targets)
 
 
 def _from_weights(

@@ -1,4 +1,4 @@
-"""The float teacher that a student's command trains first when it is given none."""
+"""Teacher training: the float teacher that a student's command trains first without one."""
 
 import math
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""Runs in Weights & Biases: how they are grouped, and that one process may hold several."""
+"""Weights & Biases groups, and one process that holds several runs."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Weights of a checkpoint, put into a network as latent or as hard weights."""
+"""Checkpoint weights, put into a network as latent or as hard weights."""
 
 import pickle
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from qat.errors import CheckpointError
 from qat.export.packed.convert import latent_state
 from qat.export.packed.file import is_packed, read_packed, unpack
-from qat.quantize.plan import weight_projections
+from qat.quantize.plan import Plan, project_weights
 from qat.quantize.prepare import load_weights
 from qat.spec.quant import QuantSpec
 from qat.storage.checkpoint import (
@@ -45,10 +45,9 @@ def network_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     return state
 
 
-@torch.no_grad()
 def restore(
     net: nn.Module,
-    spec: QuantSpec,
+    spec: QuantSpec | Plan,
     checkpoint: Mapping[str, Any],
     *,
     weights: Literal["hard", "latent"] = "hard",
@@ -57,7 +56,7 @@ def restore(
 
     Args:
         net: network prepared with `spec`.
-        spec: its options.
+        spec: its options, or its plan.
         checkpoint: of a run, or a plain state dict.
         weights: hard puts Q(latent) into the quantized weights, latent the float weights.
 
@@ -69,8 +68,7 @@ def restore(
     """
     absent = load_weights(net, network_state(checkpoint))
     if weights == "hard":
-        for parameter, projection in weight_projections(net, spec).items():
-            parameter.copy_(projection(parameter))
+        project_weights(net, spec)
     return absent
 
 

@@ -13,6 +13,7 @@ from sklearn.datasets import load_digits
 
 from qat.commands import evaluate, export, predict
 from qat.commands.answers import answers
+from qat.commands.formats import FORMATS
 from qat.errors import QatError
 from qat.export.integer.network import IntegerNetwork
 from qat.export.integer.trace import network_graph
@@ -231,7 +232,7 @@ def test_a_file_whose_logits_are_not_the_runs_is_refused(run, monkeypatch):
             packed.net.fc.bias[0] += 1e-3
         return packed
 
-    monkeypatch.setattr("qat.export.packed.network.load_packed", spoiled)
+    monkeypatch.setattr("qat.commands.packed_file.load_packed", spoiled)
     with pytest.raises(QatError, match="logits on validation images are not the run's"):
         export.main([f"run={run}", f"out={run.parent / 'spoiled'}"])
 
@@ -259,4 +260,7 @@ def test_help_of_the_scripts(name, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(script), run_name="__main__")
     assert not stop.value.code
-    assert f"python scripts/{name}.py" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"python scripts/{name}.py" in out
+    if name == "export":
+        assert all(f"    {title}" in out for title in FORMATS)

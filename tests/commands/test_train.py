@@ -169,7 +169,7 @@ def test_a_loss_that_explodes_stops_in_one_line(tmp_path):
 
 def test_help_lists_groups_keys_and_completion(tmp_path):
     text = train("--help", cwd=tmp_path)
-    for word in ("quant=<rule>_w<bits>a<bits>", "resnet18", "resume=", "-sc install=bash", "rho"):
+    for word in ("quant=RULE_wBITSaBITS", "resnet18", "pact", "resume=", "-sc install=bash", "rho"):
         assert word in text
     env = os.environ | {"COMP_LINE": "train.py quant=bcgd_w1a", "COMP_POINT": "23"}
     done = subprocess.run(

@@ -7,9 +7,9 @@ import sys
 import pytest
 import yaml
 
-from qat.data.registry import FAMILIES, build_data
+from qat.data.registry import build_data
 from qat.errors import DataError, SpecError
-from qat.spec.data import DataSpec
+from qat.spec.data import FAMILIES, DataSpec
 from qat.spec.data_files import check_data
 from qat.spec.schema import read
 from support import ROOT
@@ -89,7 +89,7 @@ def test_digits_and_downloads_pass():
 
 def test_the_check_needs_no_torch():
     code = (
-        "import sys; from qat.spec.run import DataSpec; from qat.data.registry import *\n"
+        "import sys; from qat.spec.data import DataSpec; from qat.spec.data_files import *\n"
         "check_data(DataSpec())\n"
         "print([m for m in ('torch', 'lightning', 'torchvision', 'numpy') if m in sys.modules])"
     )

@@ -1,3 +1,6 @@
+import dataclasses
+from typing import get_args
+
 import pytest
 import torch
 from torch import nn
@@ -5,9 +8,8 @@ from torch.nn import functional as F
 
 from qat.distill.loss import (
     COMPARISONS,
-    AttentionTransferLoss,
     FeatureAffinityLoss,
-    HintLoss,
+    MapLoss,
     ProjectedAffinityLoss,
     channel_adapters,
     resized,
@@ -15,6 +17,8 @@ from qat.distill.loss import (
 from qat.errors import SpecError
 from qat.functional.affinity.feature_affinity import feature_affinity
 from qat.functional.distillation import attention_transfer, hint
+from qat.names import FeatureLossName
+from qat.spec.distill import FeatureSpec
 
 
 def maps(seed, *shapes):
@@ -27,7 +31,7 @@ SHAPES = [(3, 4, 4), (5, 2, 2)]
 
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_every_loss_is_zero_at_equality_and_reaches_the_student_only(name):
-    loss = COMPARISONS[name]()
+    loss = COMPARISONS[name].make()
     assert float(loss(maps(0, *SHAPES), maps(0, *SHAPES))) == pytest.approx(0, abs=1e-12)
     student = [m.requires_grad_() for m in maps(0, *SHAPES)]
     teacher = [m.requires_grad_() for m in maps(1, *SHAPES)]
@@ -40,7 +44,8 @@ def test_every_loss_is_zero_at_equality_and_reaches_the_student_only(name):
 
 def test_the_loss_is_the_sum_over_layers():
     student, teacher = maps(0, *SHAPES), maps(1, *SHAPES)
-    for loss, function in ((HintLoss(), hint), (AttentionTransferLoss(), attention_transfer)):
+    for function in (hint, attention_transfer):
+        loss = MapLoss(function)
         expected = sum(function(s, t) for s, t in zip(student, teacher, strict=True))
         torch.testing.assert_close(loss(student, teacher), expected)
     for order in (1, 2):
@@ -62,7 +67,7 @@ def test_the_teacher_is_resized_with_aligned_corners():
             low = (1 - b) * teacher[:, :, y0 + 1, x0] + b * teacher[:, :, y0 + 1, x0 + 1]
             expected[:, :, i, j] = (1 - a) * top + a * low
     torch.testing.assert_close(resized(teacher, student), expected)
-    torch.testing.assert_close(HintLoss()([student], [teacher]), F.mse_loss(student, expected))
+    torch.testing.assert_close(MapLoss(hint)([student], [teacher]), F.mse_loss(student, expected))
 
 
 def test_fresh_directions_follow_the_step_and_touch_no_global_generator():
@@ -90,7 +95,7 @@ def test_layers_draw_directions_of_their_own():
 @pytest.mark.parametrize("kind", ["conv", "conv_relu"])
 def test_adapters_give_the_teachers_channels_and_learn(kind):
     student, teacher = maps(0, (3, 4, 4), (5, 2, 2)), maps(1, (6, 4, 4), (7, 2, 2))
-    loss = HintLoss(channel_adapters(kind, [3, 5], [6, 7])).double()
+    loss = MapLoss(hint, adapters=channel_adapters(kind, [3, 5], [6, 7])).double()
     value = loss(student, teacher)
     value.backward()
     assert len(list(loss.parameters())) == 4
@@ -111,6 +116,13 @@ def test_no_adapters_are_no_modules():
 def test_maps_and_adapters_must_pair_up():
     student, teacher = maps(0, *SHAPES), maps(1, *SHAPES)
     with pytest.raises(SpecError, match="2 student maps, 1 teacher maps"):
-        HintLoss()(student, teacher[:1])
+        MapLoss(hint)(student, teacher[:1])
     with pytest.raises(SpecError, match="and 1 adapters"):
-        HintLoss([nn.Identity()])(student, teacher)
+        MapLoss(hint, adapters=[nn.Identity()])(student, teacher)
+
+
+def test_the_table_holds_the_names_of_the_options():
+    assert {*COMPARISONS, "none"} == set(get_args(FeatureLossName))
+    fields = {field.name for field in dataclasses.fields(FeatureSpec)}
+    for row in COMPARISONS.values():
+        assert set(row.options) <= fields | {"seed"}

@@ -9,6 +9,7 @@ from torch import nn
 from qat.errors import CheckpointError, SpecError
 from qat.lit.pairing import distiller
 from qat.models.small import small_model
+from qat.quantize.plan import resolve
 from qat.quantize.prepare import prepare
 from qat.spec.data import DataSpec
 from qat.spec.distill import DistillSpec, FeatureSpec
@@ -40,7 +41,7 @@ def pair(teacher, distill=None, *, images=IMAGES, student=None):
     spec = run(distill or DistillSpec(labels=False))
     student = prepare(student or net(), spec.quant, example=images)
     return distiller(
-        student, spec, teacher, "here", example=images, classes=10,
+        student, resolve(student, spec.quant), spec, teacher, "here", example=images, classes=10,
         optimizer=partial(torch.optim.SGD, lr=0.1), scheduler=spec.scheduler,
         training=spec.training,
     )  # fmt: skip

@@ -6,7 +6,8 @@ from torch import nn
 
 from qat.errors import SpecError
 from qat.nn.weight import WeightQuantizer
-from qat.quantize.plan import activation_options, weight_plans, weight_projections, weight_quantizer
+from qat.quantize.plan import resolve, weight_projections, weight_quantizer
+from qat.quantize.prepare import prepare
 from qat.spec.quant import EndsSpec, Override, QuantSpec, WeightSpec
 
 
@@ -19,7 +20,7 @@ def network():
 
 
 def bits(spec, net=None):
-    return {name: plan.spec.bits for name, plan in weight_plans(net or network(), spec).items()}
+    return {name: plan.spec.bits for name, plan in resolve(net or network(), spec).weights.items()}
 
 
 def test_all_layers_by_default():
@@ -29,7 +30,7 @@ def test_all_layers_by_default():
 @pytest.mark.parametrize("first", ["quantized", "float"])
 @pytest.mark.parametrize("last", ["quantized", "float"])
 def test_ends(first, last):
-    plans = weight_plans(network(), QuantSpec(ends=EndsSpec(first=first, last=last)))
+    plans = resolve(network(), QuantSpec(ends=EndsSpec(first=first, last=last))).weights
     assert plans["0"].spec.bits == (32 if first == "float" else 1)
     assert plans["5"].spec.bits == (32 if last == "float" else 1)
     assert plans["0"].reason == ("ends.first=float" if first == "float" else "")
@@ -55,8 +56,8 @@ def test_the_last_matching_override_wins():
     swapped = QuantSpec(overrides=overrides[1::-1])
     assert bits(swapped) == {"0": 1, "2.0": 4, "2.3": 4, "5": 1}
     # an override that says nothing about a part leaves it to the earlier ones
-    assert activation_options(spec, "2.2").bits == 2
-    assert activation_options(spec, "1").bits == 4
+    assert resolve(network(), spec).activation("2.2").bits == 2
+    assert resolve(network(), spec).activation("1").bits == 4
 
 
 def test_an_override_is_stronger_than_the_ends_policy():
@@ -69,7 +70,7 @@ def test_an_override_is_stronger_than_the_ends_policy():
 
 def test_an_override_to_float_names_itself():
     spec = QuantSpec(overrides=(Override(match="2.0", weight={"bits": 32}),))
-    plans = weight_plans(network(), spec)
+    plans = resolve(network(), spec).weights
     assert plans["2.0"].reason == "override match=2.0"
     assert not plans["2.0"].spec.is_quantized
 
@@ -80,7 +81,7 @@ def test_override_merges_with_the_defaults():
         Override(match="0", weight={"bits": 4}),
         Override(match="5", weight={"granularity": "tensor"}),
     )
-    plans = weight_plans(network(), QuantSpec(weight=weight, overrides=overrides))
+    plans = resolve(network(), QuantSpec(weight=weight, overrides=overrides)).weights
     assert weight_quantizer(plans["0"].spec) == WeightQuantizer(4, "channel", "uniform")
     assert weight_quantizer(plans["5"].spec) == WeightQuantizer(2, "tensor", "ternary_threshold")
     assert weight_quantizer(plans["2.0"].spec) == WeightQuantizer(2, "channel", "ternary_threshold")
@@ -89,7 +90,7 @@ def test_override_merges_with_the_defaults():
 @pytest.mark.parametrize("match", ["layer9", "2", "2.1", "", "0.weight"])
 def test_a_pattern_that_matches_nothing_is_an_error(match):
     spec = QuantSpec(overrides=(Override(match=match, weight={"bits": 4}),))
-    for fun in (weight_plans, weight_projections):
+    for fun in (resolve, weight_projections):
         with pytest.raises(
             SpecError, match=r"matches no conv or linear layer; names look like 0, 2\.0"
         ):
@@ -123,10 +124,40 @@ def test_a_layer_that_standardises_its_weight_stays_float():
 
     net = nn.Sequential(nn.Conv2d(1, 1, 1), StdConv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
     spec = QuantSpec(overrides=(Override(match="1", weight={"bits": 4}),))
-    plan = weight_plans(net, spec)["1"]
+    plan = resolve(net, spec).weights["1"]
     assert not plan.spec.is_quantized
     assert "standardises" in plan.reason
 
 
 def test_without_layers():
-    assert weight_plans(nn.Sequential(nn.ReLU()), QuantSpec()) == {}
+    assert resolve(nn.Sequential(nn.ReLU()), QuantSpec()).weights == {}
+
+
+def test_preparing_changes_no_plan_and_a_plan_is_as_good_as_its_options():
+    spec = QuantSpec(
+        weight=WeightSpec(bits=4, method="lsq", granularity="tensor"),
+        overrides=(Override(match="2.0", weight={"method": "update"}),),
+    )
+    one, other = network(), network()
+    other.load_state_dict(one.state_dict())
+    plan = resolve(one, spec)
+    assert resolve(one, plan) is plan
+    image = torch.randn(2, 1, 4, 4)
+    prepare(one, plan, example=image)
+    prepare(other, spec, example=image)
+    assert resolve(one, spec) == plan
+    assert str(one) == str(other)
+    assert torch.equal(one(image), other(image))
+    assert len(weight_projections(one, plan)) == len(weight_projections(other, spec)) == 1
+
+
+def test_a_shared_weight_is_its_first_layers():
+    net = nn.Sequential(nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 3))
+    net[2].weight = net[0].weight
+    overrides = (Override(match="2", weight={"bits": 4}),)
+    plan = resolve(net, QuantSpec(overrides=overrides))
+    assert {name: layer.is_shared for name, layer in plan.weights.items()} == {
+        "0": False,
+        "2": True,
+    }
+    assert {name: options.bits for name, options in plan.quantized.items()} == {"0": 1}

@@ -59,7 +59,7 @@ def test_a_full_disk_leaves_the_old_file(three):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_no_space_left_is_told(three, monkeypatch):
     real = Path.open
-    monkeypatch.setattr(Path, "open", lambda self, mode: real(Path("/dev/full"), mode))
+    monkeypatch.setattr(Path, "open", lambda self, mode: real(Path("/dev/full"), "wb"))
     with pytest.raises(CheckpointError, match="No space left on device; free space"):
         save(content(7), three / checkpoint_name(100))
     monkeypatch.undo()

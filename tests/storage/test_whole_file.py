@@ -1,8 +1,10 @@
 """Text files that are whole or not there."""
 
+import threading
+
 import pytest
 
-from qat.storage.atomic import write_whole
+from qat.storage.atomic import discard_parts, whole_file, write_whole
 
 
 def test_it_replaces_and_leaves_nothing_beside_it(tmp_path):
@@ -21,3 +23,32 @@ def test_what_was_there_stays_where_it_cannot_be_replaced(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(OSError, match="nowhere"):
         write_whole(tmp_path / "nowhere" / "a.json", "text")
+
+
+def test_writers_at_once_do_not_mix(tmp_path):
+    path, texts = tmp_path / "a.bin", [bytes([65 + k]) * (1 << 18) for k in range(4)]
+
+    def write(text):
+        for _ in range(5):
+            write_whole(path, text)
+
+    threads = [threading.Thread(target=write, args=(text,)) for text in texts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert path.read_bytes() in texts
+    with whole_file(path) as one, whole_file(path) as another:
+        one.write(b"one")
+        another.write(b"another")
+    assert path.read_bytes() == b"one"  # it ended last
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path):
+    (tmp_path / "last").mkdir()
+    kept = [tmp_path / ".a.part", tmp_path / "a.0123456789abcdef.part", tmp_path / "last"]
+    for path in (*kept[:2], tmp_path / "last" / ".step=1.ckpt.0123456789abcdef.part"):
+        path.write_bytes(b"half")
+    discard_parts(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == sorted(kept)

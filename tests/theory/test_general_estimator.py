@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from qat.functional.ste import DERIVATIVES, ESTIMATORS
-from qat.theory import monte_carlo as sampled
 from qat.theory import two_layer as model
 from qat.theory.general_estimator import coarse_general, family_slope, moments
+from support import monte_carlo as sampled
 
 CLOSED = {
     "identity": model.coarse_identity,

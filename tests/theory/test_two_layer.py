@@ -7,9 +7,9 @@ import torch
 
 from qat.functional.ste import DERIVATIVES, ESTIMATORS
 from qat.theory import landscape as land
-from qat.theory import monte_carlo as sampled
 from qat.theory import two_layer as model
 from qat.theory.general_estimator import coarse_general, family_slope, moments
+from support import monte_carlo as sampled
 
 COARSE = {
     "identity": model.coarse_identity,

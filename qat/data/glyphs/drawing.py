@@ -1,4 +1,4 @@
-"""One picture from a letter's shape, random numbers and a difficulty."""
+"""Rendering of a synthetic letter: its shape, random numbers and a difficulty give one picture."""
 
 import math
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The fonts inside matplotlib: which belong to which part, and the shapes of their letters.
+"""Fonts inside matplotlib: which belong to which part, and the shapes of their letters.
 
 The parts share no typeface family: DejaVu (Bitstream Vera) trains, STIX (after Times) validates,
 Computer Modern (after Monotype Modern) tests. Left out are fonts without the letters: DejaVu

@@ -5,10 +5,7 @@ import hashlib
 import json
 import logging
 import math
-import os
-import tempfile
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +23,7 @@ from qat.data.transforms import Pixels, cropped, plain
 from qat.errors import DataError
 from qat.spec.data import CLASSES, GlyphsSpec
 from qat.spec.data_files import root_of
+from qat.storage.atomic import write_whole
 
 VERSION = 1  # of the generator; raised whenever the same options give other pictures
 
@@ -143,7 +141,9 @@ def cached(path: Path, shape: tuple[int, ...], *, generate: Callable[[], np.ndar
         if path.exists():
             _log.warning("%s is damaged; its pictures are generated again", path)
         pictures = generate()
-        _replace(path, pictures.tobytes())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = pictures.tobytes()
+        write_whole(path, pixels + hashlib.sha256(pixels).digest())
     except OSError as error:
         raise DataError(
             f"data=glyphs cannot keep its pictures in {path} ({error.strerror or error}); free "
@@ -157,21 +157,3 @@ def _verified(data: bytes, shape: tuple[int, ...]) -> np.ndarray | None:
     if len(pixels) != math.prod(shape) or hashlib.sha256(pixels).digest() != digest:
         return None
     return np.frombuffer(bytearray(pixels), dtype=np.uint8).reshape(shape)
-
-
-def _replace(path: Path, pixels: bytes) -> None:
-    """Let `path` name the complete file; each of two processes at once writes a file of its own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    part = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(pixels + hashlib.sha256(pixels).digest())
-            file.flush()
-            os.fsync(file.fileno())
-        part.chmod(0o644)  # mkstemp's files are for their owner only
-        part.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            part.unlink()
-        raise

@@ -1,1 +1,1 @@
-"""Images without labels, from a task, folders, torchvision or photographs."""
+"""Unlabelled images, from a task, folders, torchvision or photographs."""

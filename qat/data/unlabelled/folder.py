@@ -1,4 +1,4 @@
-"""Images without labels out of a folder."""
+"""Unlabelled images out of a folder."""
 
 import hashlib
 import logging

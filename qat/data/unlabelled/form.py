@@ -1,4 +1,4 @@
-"""Raw images of any origin, brought to the form in which a task expects its own."""
+"""Conversion of raw images of any origin to the form in which a task expects its own."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,17 +1,36 @@
-"""Sources of images without labels, mixed."""
+"""Unlabelled images: a task's own without its labels, and other sources mixed in."""
 
 import bisect
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import Any, cast
 
-from qat.data.dataset import RawImages, fingerprint
+from qat.data.dataset import LabelledImages, RawImages, fingerprint
 from qat.data.sampler import derived_seed
+from qat.data.split import Parts
 from qat.data.unlabelled.folder import folder_images
 from qat.data.unlabelled.form import Form
 from qat.data.unlabelled.photographs import photograph_patches
 from qat.data.unlabelled.torchvision_set import torchvision_images
+from qat.errors import DataError
 from qat.spec.unlabelled import UnlabelledSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LabelsRemoved:
+    """Labelled images without their labels, which are never asked for.
+
+    Attributes:
+        images: labelled ones.
+    """
+
+    images: LabelledImages
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.images.image(index)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +71,30 @@ class Chosen:
 
     def __getitem__(self, index: int) -> Any:
         return self.images[self.indices[index]]
+
+
+def without_labels(task: Parts, spec: UnlabelledSpec | None, form: Form, *, side: int) -> Parts:
+    """Parts whose training and validation images come without labels; the test keeps its own.
+
+    Args:
+        task: the labelled parts; none of their labels is read.
+        spec: where training images come from; None is the task's training part.
+        form: of the task's raw images.
+        side: of the images that the network sees, in pixels.
+
+    Raises:
+        SpecError: an option of a source is missing or unknown.
+        DataError: images are missing or unreadable, or fewer than two.
+    """
+    train: RawImages = LabelsRemoved(cast(LabelledImages, task.train))
+    if spec is not None:
+        train = mixed(spec, train, form, side=side)
+    if len(train) < 2:
+        raise DataError(
+            f"unlabelled={','.join(spec.sources) if spec else 'null'} gives {len(train)} image; "
+            "training needs 2 at least"
+        )
+    return Parts(train, LabelsRemoved(cast(LabelledImages, task.validation)), task.test)
 
 
 def mixed(spec: UnlabelledSpec, task: RawImages, form: Form, *, side: int) -> Mixed:

@@ -1,4 +1,4 @@
-"""Patches of the photographs inside scikit-learn: images of another domain, without a download."""
+"""Unlabelled patches of the photographs inside scikit-learn: another domain, without a download."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Images without labels out of any data set of torchvision."""
+"""Unlabelled images out of any data set of torchvision."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

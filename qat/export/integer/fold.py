@@ -1,4 +1,4 @@
-"""Batch norms into the layers before them, padding into the subsampling before it."""
+"""Batch-norm folding, and padding folded into the subsampling before it."""
 
 from dataclasses import replace
 

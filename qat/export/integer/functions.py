@@ -1,4 +1,4 @@
-"""Nodes out of the functions and methods of tensors of a traced network."""
+"""Graph nodes of the functions and tensor methods of a traced network."""
 
 import math
 from collections.abc import Callable, Mapping

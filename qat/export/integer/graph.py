@@ -1,4 +1,4 @@
-"""The network as a list of few kinds of nodes, batch norms folded into the layers before them.
+"""Graph of a network: a list of few kinds of nodes, batch norms folded into the layers before them.
 
 Both the integer reference and the ONNX writer read this list; what it cannot hold cannot be
 exported, and is named.

@@ -1,4 +1,4 @@
-"""Nodes out of the modules of a traced network."""
+"""Graph nodes of the modules of a traced network."""
 
 from collections.abc import Callable
 from typing import Any

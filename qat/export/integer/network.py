@@ -1,4 +1,4 @@
-"""The network in integers: codes in, int32 sums, multiply-adds of integers, codes out.
+"""Integer network: codes in, int32 sums, multiply-adds of integers, codes out.
 
 Between two quantizers a value is a `Combination`: int32 tensors, each with one real multiplier per
 channel, and an offset; batch norms change only these, residual sums only join them. A quantizer

@@ -1,4 +1,4 @@
-"""Integer values of a network: sums of integer tensors with one real multiplier per channel."""
+"""Integer values: sums of integer tensors with one real multiplier per channel."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

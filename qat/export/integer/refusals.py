@@ -1,4 +1,4 @@
-"""Where a value is made in a traced network, and the refusal of what cannot be exported."""
+"""Refusals of export: where a value is made in a traced network, and why it cannot be exported."""
 
 from dataclasses import dataclass
 from typing import Any

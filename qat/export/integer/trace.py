@@ -1,4 +1,4 @@
-"""From a prepared network to its `Graph`, by symbolic tracing."""
+"""Symbolic tracing: from a prepared network to its `Graph`."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

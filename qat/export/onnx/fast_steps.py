@@ -1,4 +1,4 @@
-"""Steps of the bytes in the fast form of an ONNX model: of the image, and in front of sums."""
+"""Calibration of the fast ONNX form: steps of its bytes, of the image and in front of sums."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""The network as a standard ONNX model that runs on integer kernels.
+"""ONNX model of a network, standard operators that run on integer kernels.
 
 Activations are uint8 codes between QuantizeLinear and DequantizeLinear; a Clip of the codes stands
 for fewer than eight bits. The staircase's ceiling is the nearest integer of x / step + 1/2, half a

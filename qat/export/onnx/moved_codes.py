@@ -1,4 +1,4 @@
-"""How many codes of an ONNX model are not those of the network in integers."""
+"""Code comparison: how many codes of an ONNX model are not those of the network in integers."""
 
 from collections.abc import Mapping
 

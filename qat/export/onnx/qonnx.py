@@ -1,4 +1,4 @@
-"""The network in QONNX, for tool chains of FPGAs: float tensors between quantizer nodes.
+"""QONNX model, for tool chains of FPGAs: float tensors between quantizer nodes.
 
 The staircase is a `Quant` that rounds up, binary weights and signs are `BipolarQuant`; batch norms
 are a product and a sum behind their layer. Weights stand in the file as floats on their grid.

@@ -1,4 +1,4 @@
-"""Weight factor and integer bias per channel with which an int8 layer gives the very same codes.
+"""Requantization: weight factor and integer bias with which an int8 layer gives the same codes.
 
 An integer layer computes code = round(r (k a + B)), a the sum of levels times codes, k the factor
 of the int8 weights, B an int32 bias, r = x_scale w_scale / step in float32. The network's code is

@@ -1,4 +1,4 @@
-"""An ONNX file that qat has written, run by onnxruntime."""
+"""ONNX runtime session of a file that qat has written."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Collects the nodes and constants of an ONNX model."""
+"""ONNX writer: collects the nodes and constants of a model."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

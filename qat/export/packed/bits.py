@@ -1,4 +1,4 @@
-"""Codes of a few bits in a row of bytes, and back."""
+"""Bit packing: codes of a few bits in a row of bytes, and back."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""A trained network as codes, scales and what stays float."""
+"""Conversion of a trained network to codes, scales and what stays float."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,11 +13,12 @@ from qat.nn.activation import QuantizedActivation
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
 from qat.quantize.plan import (
+    Plan,
     latent_weight,
     layer_quantizer,
     parametrization,
+    resolve,
     weight_parametrizations,
-    weight_plans,
 )
 from qat.quantize.plan import weight_quantizer as projection
 from qat.quantize.prepare import quantizer_entries
@@ -40,7 +41,7 @@ class Converted:
     residue: dict[str, Tensor]
 
 
-def convert(model: nn.Module, spec: QuantSpec) -> Converted:
+def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
     """Codes, scales and float residue of a prepared network.
 
     The weights may be latent (inside `QuantOptimizer.latent_weights()`), which are projected here,
@@ -49,7 +50,7 @@ def convert(model: nn.Module, spec: QuantSpec) -> Converted:
 
     Args:
         model: prepared network; it is left as it is.
-        spec: the options it was prepared with.
+        spec: the options it was prepared with, or its plan.
 
     Raises:
         SpecError: a layer's weight should have a quantizer of its own and has none, or shares its
@@ -63,7 +64,7 @@ def convert(model: nn.Module, spec: QuantSpec) -> Converted:
             raise NonFiniteError(f"{key} holds a value that is not finite; export another epoch")
     modules = dict(model.named_modules())
     weights: dict[str, WeightCodes] = {}
-    for name, weight_spec in quantized_layers(model, spec).items():
+    for name, weight_spec in resolve(model, spec).quantized.items():
         module = modules[name]
         if weight_spec.is_in_graph and not parametrize.is_parametrized(module, "weight"):
             raise SpecError(
@@ -86,19 +87,6 @@ def _refuse_float_phase(model: nn.Module) -> None:
                 f"the quantizer {name} is disabled: this network is of the float warm start; "
                 "export a quantized epoch (state=selected), or enable_quantizers(net, True)"
             )
-
-
-def quantized_layers(model: nn.Module, spec: QuantSpec) -> dict[str, WeightSpec]:
-    """Options of every layer that holds a quantized weight of its own, by dotted name."""
-    modules = dict(model.named_modules())
-    seen: set[int] = set()
-    found: dict[str, WeightSpec] = {}
-    for name, plan in weight_plans(model, spec).items():
-        weight = id(latent_weight(modules[name]))
-        if plan.spec.is_quantized and weight not in seen:
-            found[name] = plan.spec
-        seen.add(weight)
-    return found
 
 
 def quantizer_of(spec: WeightSpec) -> WeightQuantizer | WeightParametrization:

@@ -1,4 +1,4 @@
-"""The packed file: one safetensors file of codes, scales and float residue, with a JSON header.
+"""Packed file: one safetensors file of codes, scales and float residue, with a JSON header.
 
 The entries are `codes/LAYER` (uint8, see `bits.py`), `scale/LAYER` (float32) and `float/KEY`;
 the metadata's one key `qat` holds the header, which begins with the number of the format and with
@@ -20,8 +20,9 @@ from safetensors.torch import save as serialised
 from torch import Tensor, nn
 
 from qat.errors import CheckpointError
-from qat.export.packed.convert import Converted, quantized_layers, quantizer_of
+from qat.export.packed.convert import Converted, quantizer_of
 from qat.export.packed.weight_codes import is_ternary, unpacked
+from qat.quantize.plan import Plan, resolve
 from qat.spec.header import FORMAT, Header, header_from
 
 _NO_DIGEST = "0" * 64
@@ -140,18 +141,19 @@ def is_packed(path: str | Path) -> bool:
 
 
 @torch.no_grad()
-def unpack(file: PackedFile, model: nn.Module) -> Converted:
+def unpack(file: PackedFile, model: nn.Module, plan: Plan | None = None) -> Converted:
     """The converted network of a packed file.
 
     Args:
         file: as `read_packed` gives it.
         model: network of the file's architecture, prepared with the file's options; it says which
             layers and shapes there are.
+        plan: of that network; None resolves it.
 
     Raises:
         CheckpointError: the file's entries do not fit the network.
     """
-    layers = quantized_layers(model, file.header.quant)
+    layers = resolve(model, plan or file.header.quant).quantized
     wanted = {f"{kind}/{name}" for name in layers for kind in ("codes", "scale")}
     found = {name for name in file.tensors if not name.startswith("float/")}
     if wanted != found:

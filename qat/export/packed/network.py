@@ -1,4 +1,4 @@
-"""Packed files on disk: written whole or not at all, opened as networks again."""
+"""Packed files of networks: written whole or not at all, opened as networks again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from torch import nn
 from qat.errors import CheckpointError, QatError
 from qat.export.packed.convert import Converted, put
 from qat.export.packed.file import PackedFile, read_packed, to_bytes, unpack
+from qat.quantize.plan import resolve
 from qat.quantize.prepare import prepare
 from qat.spec.header import Header
 from qat.storage.atomic import replacing
@@ -77,9 +78,10 @@ def load_packed(path: str | Path, *, model: nn.Module | None = None) -> Packed:
         model = built_network(header.architecture, header.preprocessing, largest=8 * file.size)
     try:
         p = header.preprocessing
-        prepare(model, header.quant, example=None if p is None else torch.zeros(2, *p.shape))
+        plan = resolve(model, header.quant)
+        prepare(model, plan, example=None if p is None else torch.zeros(2, *p.shape))
         model.eval()
-        converted = unpack(file, model)
+        converted = unpack(file, model, plan)
         put(model, converted)
     except QatError as error:
         raise CheckpointError(f"{path} does not fit its network: {error}") from None

@@ -1,4 +1,4 @@
-"""Codes and scale of a weight, from its latent or from its hard values."""
+"""Weight codes and scale, from latent or from hard values."""
 
 from dataclasses import dataclass
 

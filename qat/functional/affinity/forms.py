@@ -1,4 +1,4 @@
-"""Exact distances of affinities, in three forms that differ in cost only.
+"""Affinity distances in closed form: three exact forms that differ in cost only.
 
 All take unit columns S (N, C, n) and T (N, C', n), A_s = S^T S and A_t = T^T T, and answer as
 `qat.functional.affinity.loss` says: values (N,) in float64, and the gradient in S or None.

@@ -1,4 +1,4 @@
-"""From distances of affinities per image to a loss, with gradients in closed form.
+"""Affinity loss: distances of images as one number, with gradients in closed form.
 
 A form takes unit columns S (N, C, n) and T (N, C', n), and answers one value per image, (N,) in
 float64, and the gradient in S, (N, C, n), or None if nobody wants it. Gradients are computed in

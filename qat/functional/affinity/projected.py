@@ -1,4 +1,4 @@
-"""FFA: the distance between two affinities, seen along random directions."""
+"""Fast feature affinity (FFA): distance of two affinities, seen along random directions."""
 
 import torch
 from torch import Tensor

@@ -1,4 +1,4 @@
-"""Feature maps as columns of unit length, one column of channels per position."""
+"""Normalised feature columns: one column of channels per position, of unit length."""
 
 import torch
 from torch import Tensor

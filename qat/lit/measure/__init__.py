@@ -1,1 +1,1 @@
-"""What is looked at while a network trains."""
+"""Callbacks that measure a network while it trains."""

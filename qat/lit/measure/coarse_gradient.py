@@ -1,4 +1,4 @@
-"""A look at the coarse gradient on a probe batch, that leaves no trace in the training.
+"""Coarse gradient on a probe batch, looked at without a trace in the training.
 
 Two numbers: the share of dead gradients, and how well the coarse gradient agrees with finite
 differences of the loss.

@@ -1,4 +1,4 @@
-"""How weights move between levels over consecutive steps: flips, oscillation, occupancy."""
+"""Weight flips, oscillation and level occupancy over consecutive steps."""
 
 from collections.abc import Sequence
 from itertools import accumulate
@@ -29,6 +29,18 @@ def quantized_weights(module: LightningModule) -> list[tuple[Tensor, Quantizer]]
     for name, quantizer in weight_parametrizations(net):
         found.append((latent_weight(net.get_submodule(name)).detach(), quantizer))
     return found
+
+
+def flip_rate(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
+    """Share of the codes that are others than before, 0..1; 0 where there are none.
+
+    Args:
+        before: codes of each weight.
+        after: of the same weights, in the same order.
+    """
+    pairs = zip(before, after, strict=True)
+    flips = sum(int((new != old.to(new.device)).sum()) for old, new in pairs)
+    return flips / max(1, sum(codes.numel() for codes in after))
 
 
 def sampled_codes(weights: Sequence[tuple[Tensor, Quantizer]]) -> Tensor:

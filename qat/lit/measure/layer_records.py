@@ -1,4 +1,4 @@
-"""What is written down of each layer while it trains: alpha, flips, distance, scale, histogram."""
+"""Layer records: alpha, flips, distance, scale and histogram of each layer while it trains."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from qat.lit.measure.flips import Quantizer
+from qat.lit.measure.flips import Quantizer, flip_rate
 from qat.lit.quantized import LitQuantized
 from qat.nn.activation_codes import code_rule
 from qat.nn.binary_parametrization import BiperWeight
@@ -83,7 +83,7 @@ def quantities(weight: LayerWeight, before: Tensor | None) -> dict[str, float]:
     # a weight of zeros lies on its grid; nan is neither
     found = {"distance": 0.0 if size == 0 else gap / size, "scale": float(scale.mean())}
     if before is not None:
-        found["flip_rate"] = int((codes != before.to(codes.device)).sum()) / codes.numel()
+        found["flip_rate"] = flip_rate([before], [codes])
     return found
 
 

@@ -1,4 +1,4 @@
-"""Callbacks that look at quantization while it trains."""
+"""Quantization statistics: a callback that logs them while a network trains."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from qat.errors import SpecError
-from qat.lit.measure.flips import quantized_weights
+from qat.lit.measure.flips import flip_rate, quantized_weights
 
 
 class QuantStats(Callback):
@@ -56,16 +56,15 @@ class QuantStats(Callback):
         if self._codes is None:
             return
         before, self._codes = self._codes, None
-        flips = count = 0
+        after = []
         squares = torch.zeros(2, dtype=torch.float64)
-        for old, (w, quantizer) in zip(before, quantized_weights(pl_module), strict=True):
+        for w, quantizer in quantized_weights(pl_module):
             codes, scale = quantizer.encode(w)
-            flips += int((codes != old).sum())
-            count += codes.numel()
+            after.append(codes)
             gap = w - quantizer.decode(codes, scale)
             squares += torch.stack([gap.norm(), w.norm()]).double().square().cpu()
         distance = float((squares[0] / squares[1]).sqrt()) if squares[1] > 0 else 0.0
-        logged = {"quant/flip_rate": flips / max(1, count), "quant/distance": distance}
+        logged = {"quant/flip_rate": flip_rate(before, after), "quant/distance": distance}
         # straight to the loggers: Lightning would repeat the numbers in later rows
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)

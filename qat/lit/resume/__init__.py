@@ -1,1 +1,1 @@
-"""What makes a kill harmless: checkpoints, place, signals, guards."""
+"""Exact resume: checkpoints, place, signals, guards."""

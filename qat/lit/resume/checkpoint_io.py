@@ -1,4 +1,4 @@
-"""The checkpoint door of Lightning: `Trainer(plugins=[SafeCheckpointIO()])`."""
+"""Lightning CheckpointIO: atomic writes, sha256 on reading."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Append-only CSV files of a run: the same bytes whether or not the run was resumed."""
+"""CSV logger, append-only: the same bytes whether or not the run was resumed."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""When a run saves, what it keeps, and how Lightning finds its place again.
+"""Checkpoint callback: when a run saves, what it keeps, how Lightning finds its place again.
 
 Checkpoints are taken only between two batches: after all that belongs to the last one (update,
 schedules, logging, validation, end of the epoch), before anything of the next. So rows of

@@ -1,4 +1,4 @@
-"""Which epoch of a run is the selected one, and which checkpoints stay."""
+"""Checkpoint selection: which epoch is the selected one, and which checkpoints stay."""
 
 import math
 from collections.abc import Collection

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: save at the next boundary between two batches, leave with 143 or 130."""
+"""Signal handling: SIGTERM and SIGINT save between two batches and leave with 143 or 130."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""A card: what was measured of one family of runs, with all that is needed to measure it again."""
+"""Result card: what was measured of one family of runs, with all that it takes to repeat it."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from qat.report.compare.statistics import Difference, Interval, Summary, mean
 from qat.report.runs.grouping import Family
 from qat.report.runs.origins import origins_of
 from qat.report.runs.recipe import recipe
+from qat.storage.atomic import write_whole
 from qat.storage.run_files import read_yaml
 
 STATES: tuple[State, ...] = ("last", "selected")
@@ -64,7 +65,7 @@ def write_card(path: Path, card: Mapping[str, Any]) -> None:
     """Write a card as YAML; equal cards give equal files."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = yaml.safe_dump(dict(card), sort_keys=False, allow_unicode=True, width=100)
-    path.write_text(_HEAD + text, encoding="utf-8")
+    write_whole(path, _HEAD + text)
 
 
 def read_card(path: Path) -> dict[str, Any]:

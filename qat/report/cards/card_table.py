@@ -1,4 +1,4 @@
-"""A card as a table of Markdown, and a page of Markdown whose tables come from cards."""
+"""Card tables in Markdown, and pages of Markdown whose tables come from cards."""
 
 import re
 from collections.abc import Mapping

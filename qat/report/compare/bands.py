@@ -1,4 +1,4 @@
-"""Curves of several runs as one: mean and spread at every place that all of them have."""
+"""Mean curves: several runs as one, mean and spread at every place that all of them have."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Groups beside a reference: accuracy with its spread, paired differences, costs."""
+"""Comparison of groups beside a reference: accuracy with its spread, paired differences, costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What a run wrote down of each layer while it trained: layers.csv and histograms.csv."""
+"""Layer records of a run, read: layers.csv and histograms.csv."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

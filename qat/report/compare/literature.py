@@ -1,4 +1,4 @@
-"""What others published, for pictures that say whose setting it is."""
+"""Published results, for pictures that say whose setting it is."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is not beaten in both cost and accuracy."""
+"""Pareto front of cost and accuracy."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

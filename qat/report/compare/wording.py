@@ -1,8 +1,10 @@
-"""Numbers as a reader of a table wants them."""
+"""Number formats, as a reader of a table wants them."""
 
 from collections.abc import Collection
+from typing import TYPE_CHECKING
 
-from qat.report.compare.statistics import Interval, Summary
+if TYPE_CHECKING:  # a duration costs no scipy
+    from qat.report.compare.statistics import Interval, Summary
 
 NOTHING = "–"  # noqa: RUF001 -- a dash, for what was not measured
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -24,7 +26,7 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
-def spread(summary: Summary | None, *, scale: float = 100.0) -> str:
+def spread(summary: "Summary | None", *, scale: float = 100.0) -> str:
     """Mean and sample standard deviation; one value stands alone."""
     if summary is None:
         return NOTHING
@@ -32,12 +34,12 @@ def spread(summary: Summary | None, *, scale: float = 100.0) -> str:
     return f"{scale * summary.mean:.2f}{sd}"
 
 
-def between(interval: Interval | None) -> str:
+def between(interval: "Interval | None") -> str:
     """An interval of differences in percentage points."""
     return NOTHING if interval is None else " to ".join(points(end) for end in interval)
 
 
-def inside(interval: Interval | None) -> str:
+def inside(interval: "Interval | None") -> str:
     """An interval of accuracies: none if all runs are equal, no end beyond what is possible."""
     if interval is None:
         return NOTHING

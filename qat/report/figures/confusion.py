@@ -1,4 +1,4 @@
-"""Which class was taken for which."""
+"""Confusion matrix: which class was taken for which."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any

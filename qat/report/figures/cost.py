@@ -1,4 +1,4 @@
-"""Accuracy against what a network costs, with the front that nothing beats."""
+"""Cost figure: accuracy against what a network costs, with its Pareto front."""
 
 import math
 from collections.abc import Mapping, Sequence

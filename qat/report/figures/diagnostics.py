@@ -1,11 +1,11 @@
-"""The diagnostics of a run as a picture, from the rows of its metrics.csv."""
+"""Diagnostics figure of a run, from the rows of its metrics.csv."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qat.report.figures.style import COLORS, panels, save_figure
+from qat.storage.csv_table import read_rows
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -36,12 +36,6 @@ _LIMITS = {
 _FROM_ZERO = ("quant/flip_rate", "quant/distance")
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of a metrics.csv; what was not logged is an empty text."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
-
 def save_diagnostics(folder: Path, histogram: Sequence[int] = ()) -> bool:
     """Draw RUN/figures/diagnostics.png and .svg from RUN/metrics.csv.
 
@@ -52,8 +46,7 @@ def save_diagnostics(folder: Path, histogram: Sequence[int] = ()) -> bool:
     Returns:
         Whether there was anything to draw.
     """
-    path = folder / "metrics.csv"
-    rows = read_rows(path) if path.is_file() else []
+    rows = read_rows(folder / "metrics.csv")
     if not any(row.get(name) for row in rows for name in METRICS):
         return False
     save_figure(draw_diagnostics(rows, histogram), folder / "figures" / "diagnostics")

@@ -1,4 +1,4 @@
-"""The family of coarse derivatives as a picture, over the forward pass they stand in for."""
+"""Estimator figure: the coarse derivatives over the forward pass that they stand in for."""
 
 from typing import TYPE_CHECKING, Any
 

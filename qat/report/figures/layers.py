@@ -1,4 +1,4 @@
-"""What happens in each layer while it trains: a line per layer, histograms against the grid."""
+"""Layer figures: a line per layer while it trains, histograms against the grid."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any

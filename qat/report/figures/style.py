@@ -1,17 +1,14 @@
-"""The style of every figure, and how one is saved."""
+"""Figure style, and how a figure is saved."""
 
+import html
+import io
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-import html
-import io
-import re
-from typing import TYPE_CHECKING
+from qat.storage.atomic import write_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,12 +68,14 @@ def save_figure(figure: "Figure", path: Path) -> list[Path]:
     import matplotlib as mpl
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    paths = [path.with_suffix(".png"), path.with_suffix(".svg")]
-    with mpl.rc_context(_style()):
-        for target in paths:
-            # the date would make equal figures differ
-            figure.savefig(target, metadata={"Date": None} if target.suffix == ".svg" else None)
-    return paths
+    # the date would make equal figures differ
+    forms: dict[str, dict[str, None] | None] = {"png": None, "svg": {"Date": None}}
+    for form, metadata in forms.items():
+        drawing = io.BytesIO()
+        with mpl.rc_context(_style()):
+            figure.savefig(drawing, format=form, metadata=metadata)
+        write_whole(path.with_suffix(f".{form}"), drawing.getvalue())
+    return [path.with_suffix(f".{form}") for form in forms]
 
 
 _INK = "#000000"

@@ -1,4 +1,4 @@
-"""Figures of the theory experiments, one for each, by the name of its experiment."""
+"""Theory figures, one for each experiment, by its name."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any

@@ -1,4 +1,4 @@
-"""Learning curves and costs of groups as pictures."""
+"""Curve section: learning curves and costs of groups as pictures."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from qat.report.compare.comparison import Row
 from qat.report.compare.pareto import Point
 from qat.report.figures.cost import draw_cost
 from qat.report.figures.curves import LINE_COLORS, MOST_LINES, draw_bands, limits_of
+from qat.report.page.html import Picture
 from qat.report.page.pictures import Pictures
 from qat.report.runs.grouping import Group
 from qat.report.runs.runs import Run, finite
@@ -32,7 +33,7 @@ _CURVES: tuple[tuple[str, str, Axis, str, float, bool, str], ...] = (
 )
 
 
-def curve_pictures(groups: Sequence[Group], pictures: Pictures, *, name: str) -> list[str]:
+def curve_pictures(groups: Sequence[Group], pictures: Pictures, *, name: str) -> list[Picture]:
     """Every curve that the runs have; many groups are spread over several pictures.
 
     Args:
@@ -66,7 +67,7 @@ def curve_pictures(groups: Sequence[Group], pictures: Pictures, *, name: str) ->
 
 def cost_pictures(
     rows: Sequence[Row], pictures: Pictures, *, name: str, others: Sequence[Point] = ()
-) -> list[str]:
+) -> list[Picture]:
     """Test accuracy against bytes and against bit operations.
 
     Args:

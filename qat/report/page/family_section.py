@@ -1,4 +1,4 @@
-"""One data set and network: what was reached, how surely, at what cost, and how it came about."""
+"""Family section: one data set and network, what was reached, how surely, at what cost."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from qat.report.compare.statistics import Summary
 from qat.report.compare.wording import least_to_most, points
 from qat.report.page.curve_section import cost_pictures, curve_pictures
 from qat.report.page.group_section import group_section
-from qat.report.page.html import bullets, details, gallery, paragraph, table
+from qat.report.page.html import Block, Bullets, Details, Gallery, Heading, Paragraph
 from qat.report.page.pictures import Pictures
 from qat.report.page.tables import claim_table, comparison_table, cost_table
 from qat.report.runs.grouping import Family
@@ -34,8 +34,8 @@ def family_section(
     state: State = "last",
     claims: Sequence[str] = (),
     others: Sequence[Point] = (),
-) -> str:
-    """HTML of everything about one family.
+) -> list[Block]:
+    """Everything about one family.
 
     Args:
         family: groups with finished runs.
@@ -50,24 +50,22 @@ def family_section(
     warnings = [*warnings_of(family.groups), *tuning_warnings(rows, tuned_key)]
     other: State = "selected" if state == "last" else "last"
     again = compare(family.groups, reference=reference, state=other)
-    parts = [paragraph(warning, kind="warning") for warning in warnings]
-    parts += [bullets(readings(rows)), table(comparison_table(rows, caption=_caption(state)))]
+    parts: list[Block] = [Paragraph(warning, "warning") for warning in warnings]
+    parts += [Bullets(readings(rows)), comparison_table(rows, caption=_caption(state))]
     if any(row.p is not None for row in rows):
-        parts.append(paragraph(_UNCORRECTED, kind="note"))
+        parts.append(Paragraph(_UNCORRECTED, "note"))
     if any(row.test for row in again):
-        second = table(comparison_table(again, caption=_caption(other)))
-        parts.append(details(f"The same at {_EPOCH[other]}", second))
+        second = comparison_table(again, caption=_caption(other))
+        parts.append(Details(f"The same at {_EPOCH[other]}", [second]))
     if claims:
-        parts.append(table(claim_table(claims_of(family.groups, claims, state=state))))
-    parts.append(table(cost_table(rows, key=tuned_key)))
+        parts.append(claim_table(claims_of(family.groups, claims, state=state)))
+    parts.append(cost_table(rows, key=tuned_key))
     ordered = sorted(rows, key=lambda row: not row.is_reference)
     shown = [
         *curve_pictures([row.group for row in ordered], pictures, name=family.title),
         *cost_pictures(ordered, pictures, name=family.title, others=others),
     ]
-    parts.append(gallery(shown))
-    parts.append(_layers(rows, pictures, state))
-    return "".join(parts)
+    return [*parts, Gallery(shown), *_layers(rows, pictures, state)]
 
 
 # each network has pictures of its own; a page with hundreds opens slowly
@@ -110,17 +108,18 @@ def tuning_warnings(rows: Sequence[Row], key: str | None) -> list[str]:
     return found
 
 
-def _layers(rows: Sequence[Row], pictures: Pictures, state: State) -> str:
+def _layers(rows: Sequence[Row], pictures: Pictures, state: State) -> list[Block]:
     """The reference and the best on validation, each to be opened, in the order of the rows."""
     best = sorted(rows, key=lambda row: -row.validation.mean if row.validation else 1.0)
     chosen = sorted(best, key=lambda row: not row.is_reference)[:MOST_BY_LAYER]
-    few = _FEW.format(count=len(rows), most=len(chosen)) if len(chosen) < len(rows) else ""
-    parts = ["<h3>Layer by layer</h3>", paragraph(_LAYERS), paragraph(few) if few else ""]
+    parts: list[Block] = [Heading("Layer by layer"), Paragraph(_LAYERS)]
+    if len(chosen) < len(rows):
+        parts.append(Paragraph(_FEW.format(count=len(rows), most=len(chosen))))
     for row in rows:
         if row in chosen:
             group = row.group
-            parts.append(details(group.label, group_section(group, pictures, state=state)))
-    return "".join(parts)
+            parts.append(Details(group.label, group_section(group, pictures, state=state)))
+    return parts
 
 
 def csv_rows(

@@ -1,4 +1,4 @@
-"""What one group of runs did layer by layer: pictures and a table."""
+"""Group section: what one group of runs did layer by layer, in pictures and a table."""
 
 from collections.abc import Mapping, Sequence
 
@@ -6,7 +6,7 @@ from qat.report.compare.bands import Band
 from qat.report.compare.layers import layer_bands, layer_histograms
 from qat.report.figures.confusion import confusion_of, draw_confusion, summed
 from qat.report.figures.layers import draw_histograms, draw_layers, spread_out
-from qat.report.page.html import gallery, paragraph, table
+from qat.report.page.html import Block, Gallery, Paragraph, Picture
 from qat.report.page.pictures import Pictures
 from qat.report.page.tables import layer_table
 from qat.report.runs.grouping import Group
@@ -32,8 +32,8 @@ _LINES = {
 }
 
 
-def group_section(group: Group, pictures: Pictures, *, state: str) -> str:
-    """HTML of the pictures and the table of a group's layers.
+def group_section(group: Group, pictures: Pictures, *, state: str) -> list[Block]:
+    """The pictures and the table of a group's layers.
 
     Args:
         group: with a finished run.
@@ -47,9 +47,11 @@ def group_section(group: Group, pictures: Pictures, *, state: str) -> str:
         *_histograms(group, pictures),
         *_confusion(group, pictures, state),
     ]
-    missing = "" if any(tables) or group.is_float else paragraph(_NO_RECORDS, kind="note")
+    parts: list[Block] = [Gallery(shown)] if shown else []
+    if not any(tables) and not group.is_float:
+        parts.append(Paragraph(_NO_RECORDS, "note"))
     layers = layer_table(group, _last_values(bands))
-    return (gallery(shown) if shown else "") + missing + (table(layers) if layers else "")
+    return [*parts, layers] if layers else parts
 
 
 _NO_RECORDS = (
@@ -58,7 +60,9 @@ _NO_RECORDS = (
 )
 
 
-def _lines(group: Group, bands: Mapping[str, Mapping[str, Band]], pictures: Pictures) -> list[str]:
+def _lines(
+    group: Group, bands: Mapping[str, Mapping[str, Band]], pictures: Pictures
+) -> list[Picture]:
     found = []
     for quantity, (title, ylabel, reading) in _LINES.items():
         own = {layer: band for layer, band in bands[quantity].items() if band.places}
@@ -70,7 +74,7 @@ def _lines(group: Group, bands: Mapping[str, Mapping[str, Band]], pictures: Pict
     return found
 
 
-def _histograms(group: Group, pictures: Pictures) -> list[str]:
+def _histograms(group: Group, pictures: Pictures) -> list[Picture]:
     for run in group.finished:
         histograms = layer_histograms(run.rows("histograms.csv"))
         if histograms:
@@ -89,7 +93,7 @@ def _histograms(group: Group, pictures: Pictures) -> list[str]:
     return []
 
 
-def _confusion(group: Group, pictures: Pictures, state: str) -> list[str]:
+def _confusion(group: Group, pictures: Pictures, state: str) -> list[Picture]:
     found = [confusion_of(run.value(state, "confusion")) for run in group.finished]
     matrices = [matrix for matrix in found if matrix is not None]
     if not matrices or len({len(matrix) for matrix in matrices}) > 1:

@@ -1,17 +1,17 @@
-"""The pictures of a page: inline in it, and as files beside it."""
+"""Pictures of a page: inline in it, and as files beside it."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qat.report.figures.style import inline_svg, save_figure
-from qat.report.page.html import picture
+from qat.report.page.html import Picture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 class Pictures:
-    """Turns figures into HTML, and writes each as PNG and SVG.
+    """Turns figures into parts of a page, and writes each as PNG and SVG.
 
     Args:
         folder: of the files; None writes none.
@@ -21,8 +21,8 @@ class Pictures:
         self._folder = folder
         self._count = 0
 
-    def add(self, figure: "Figure", name: str, *, title: str, reading: str) -> str:
-        """The figure as HTML.
+    def add(self, figure: "Figure", name: str, *, title: str, reading: str) -> Picture:
+        """The figure as a block of the page.
 
         Args:
             figure: in the house style.
@@ -34,7 +34,7 @@ class Pictures:
         if self._folder is not None:
             save_figure(figure, self._folder / f"{self._count:02}-{safe_name(name)}")
         svg = inline_svg(figure, alt=f"{title} {reading}", prefix=f"f{self._count}")
-        return picture(svg, title=title, reading=reading)
+        return Picture(svg=svg, title=title, reading=reading)
 
 
 def safe_name(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The page of a single run: what it reached, how it learned, what its layers did."""
+"""Run page: what a single run reached, how it learned, what its layers did."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -11,9 +11,8 @@ from qat.report.compare.wording import NOTHING, duration
 from qat.report.figures.diagnostics import save_diagnostics
 from qat.report.page.curve_section import curve_pictures
 from qat.report.page.group_section import group_section
-from qat.report.page.html import details, gallery, page, paragraph, table
+from qat.report.page.html import Details, Gallery, Paragraph, Section, TextTable, page
 from qat.report.page.pictures import Pictures
-from qat.report.page.tables import TextTable
 from qat.report.runs.grouping import Group
 from qat.report.runs.labels import quant_name, shown
 from qat.report.runs.runs import Run, read_run
@@ -72,19 +71,19 @@ def run_page(run: Run) -> str:
     name = f"{quant_name(run)} on {shown(run.config.get('data.name'))}, seed {run.seed}"
     if run.summary is None:
         reason = f"The run has no summary.json; its state is {run.state}. {run.error or ''}"
-        return page(name, paragraph(reason, kind="warning"), [])
+        return page(name, [Paragraph(reason, "warning")])
     # status.json is the last file that a run writes, after this page
     group = Group(label=quant_name(run), key="", runs=(replace(run, state="finished"),))
     pictures = Pictures(None)
     curves = curve_pictures([group], pictures, name="run")
     state = "selected" if run.value("selected") else "last"
     sections = [
-        ("Result", table(_results(run)) + table(_costs(run))),
-        ("How it learned", gallery(curves) if curves else paragraph("No metrics.csv.")),
-        ("Layer by layer", group_section(group, pictures, state=state)),
-        ("Config", details("All keys of the resolved config", table(_config(run)))),
+        Section("Result", [_results(run), _costs(run)]),
+        Section("How it learned", [Gallery(curves) if curves else Paragraph("No metrics.csv.")]),
+        Section("Layer by layer", group_section(group, pictures, state=state)),
+        Section("Config", [Details("All keys of the resolved config", [_config(run)])]),
     ]
-    return page(name, paragraph(_lead(run)), sections)
+    return page(name, [Paragraph(_lead(run))], sections)
 
 
 def _lead(run: Run) -> str:

@@ -1,4 +1,4 @@
-"""Many runs -> one page, its pictures as files, its numbers as CSV."""
+"""Sweep page: many runs on one page, its pictures as files, its numbers as CSV."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -11,12 +11,14 @@ from qat.report.compare.literature import points_beside
 from qat.report.compare.pareto import Point
 from qat.report.compare.wording import least_to_most
 from qat.report.page.family_section import csv_rows, family_section
-from qat.report.page.html import page, paragraph, table
+from qat.report.page.html import Block, Paragraph, Section, page
 from qat.report.page.pictures import Pictures
-from qat.report.page.tables import problem_table, write_csv
+from qat.report.page.tables import problem_table
 from qat.report.runs.grouping import Family, families_of
 from qat.report.runs.labels import quant_name
 from qat.report.runs.runs import Run
+from qat.storage.atomic import write_whole
+from qat.storage.csv_table import write_csv
 
 _METHOD = (
     "Runs that differ by their seed only are one row. ± is the sample standard deviation over the "
@@ -62,7 +64,7 @@ def write_report(
         raise SpecError(f"claims are about one data set and network; here are {len(families)}")
     pictures = Pictures(out / "pictures")
     sections = [
-        (
+        Section(
             family.title,
             family_section(
                 family,
@@ -78,12 +80,12 @@ def write_report(
     ]
     problems = [run for run in runs if not run.is_finished]
     if problems:
-        sections.append(("Runs that did not finish", table(problem_table(problems))))
-    sections.append(("How the numbers are made", paragraph(_METHOD)))
+        sections.append(Section("Runs that did not finish", [problem_table(problems)]))
+    sections.append(Section("How the numbers are made", [Paragraph(_METHOD)]))
     _write_tables(out, runs, families, reference=reference, tuned_key=tuned_key)
     path = out / "index.html"
     text = page(title, _lead(runs, families, tuned_key), sections)
-    path.write_text(text, encoding="utf-8", errors="replace")
+    write_whole(path, text)
     return path
 
 
@@ -98,25 +100,26 @@ def _check_reference(families: Sequence[Family], reference: str | None) -> None:
         raise SpecError(f"reference={reference} is no network of the report; there are: {known}")
 
 
-def _lead(runs: Sequence[Run], families: Sequence[Family], tuned_key: str | None) -> str:
+def _lead(runs: Sequence[Run], families: Sequence[Family], tuned_key: str | None) -> list[Block]:
     states = Counter(run.state for run in runs)
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
     groups = sum(len(family.groups) for family in families)
-    lead = paragraph(f"{len(runs)} runs ({counts}), {groups} networks to compare.")
+    lead: list[Block] = [Paragraph(f"{len(runs)} runs ({counts}), {groups} networks to compare.")]
     missing = len(runs) - sum(run.is_finished for run in runs)
     if missing:
-        lead += paragraph(
+        words = (
             f"{missing} of {len(runs)} runs did not finish; they are listed at the end with their "
-            "reasons and enter no number.",
-            kind="warning",
+            "reasons and enter no number."
         )
+        lead.append(Paragraph(words, "warning"))
     if tuned_key:
-        lead += paragraph(
+        words = (
             f"Of each network the {tuned_key} with the highest mean validation accuracy at the "
             "last epoch is shown, among the values with the most finished seeds; the tables of "
             f"costs tell the value and out of how many{_tried(families)}. A value with a seed that "
             "failed, or with fewer seeds than its rivals, does not count as tried."
         )
+        lead.append(Paragraph(words))
     return lead
 
 

@@ -1,9 +1,6 @@
-"""The tables of a report: as text for the page, as full numbers for CSV."""
+"""Report tables: as texts for the page."""
 
-import csv
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from qat.report.compare.comparison import Claim, Row
@@ -20,6 +17,7 @@ from qat.report.compare.wording import (
     text,
     with_unit,
 )
+from qat.report.page.html import TextTable
 from qat.report.runs.grouping import Group
 from qat.report.runs.labels import quant_name, shown
 from qat.report.runs.runs import Run, finite
@@ -33,23 +31,6 @@ _STATES = {
     "running": "running, or killed before it could say so",
     "waiting": "waiting for its teacher",
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextTable:
-    """A table of texts; nothing in it is escaped yet.
-
-    Attributes:
-        caption: what it shows.
-        head: names of the columns; the first one names the rows.
-        rows: cells, as many as the head has.
-        numeric: whether all but the first column are set to the right.
-    """
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numeric: bool = True
 
 
 def comparison_table(rows: Sequence[Row], *, caption: str) -> TextTable:
@@ -147,16 +128,6 @@ def problem_table(runs: Sequence[Run]) -> TextTable:
     head = ("run", "network", "seed", "state", "reason")
     caption = "Runs that are not in any table or figure above."
     return TextTable(caption=caption, head=head, rows=rows, numeric=False)
-
-
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows of full numbers under a header of all their keys; None is an empty cell."""
-    columns = dict.fromkeys(key for row in rows for key in row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", newline="", encoding="utf-8", errors="replace") as file:
-        writer = csv.DictWriter(file, list(columns), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def _comparison_cells(row: Row) -> tuple[str, ...]:

@@ -1,1 +1,1 @@
-"""Finished runs read from their folders, and grouped."""
+"""Runs read from their folders, and grouped."""

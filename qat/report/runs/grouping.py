@@ -1,4 +1,4 @@
-"""Runs that differ by their seed only are one group; its label tells what sets it apart."""
+"""Grouping of runs that differ by their seed only; a label tells what sets each group apart."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence

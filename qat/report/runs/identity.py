@@ -1,4 +1,4 @@
-"""What a run is, but for its seed and folders: its group, its test part, where it started."""
+"""Identity of a run, but for its seed and folders: its group, its test part, where it started."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Short labels for configs: what sets each apart from the others, and nothing else."""
+"""Config labels, short: what sets each apart from the others, and nothing else."""
 
 import json
 import re

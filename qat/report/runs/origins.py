@@ -1,4 +1,4 @@
-"""Where the runs of a comparison come from: code, machine, threads and versions."""
+"""Provenance of a comparison: code, machine, threads and versions of its runs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The commands that make the runs of a group again, wherever they are given."""
+"""Reproduction commands: how the runs of a group are made again, wherever they are given."""
 
 import shlex
 from collections.abc import Sequence

@@ -1,6 +1,5 @@
-"""Finished and other runs as they lie on disk; a damaged file becomes a reason, never an error."""
+"""Run records as they lie on disk; a damaged file becomes a reason, never an error."""
 
-import csv
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import Any
 
 from qat.errors import CheckpointError
 from qat.spec.targets import name_of_now
+from qat.storage.csv_table import read_rows
 from qat.storage.run_files import (
     check_size,
     flattened,
@@ -70,16 +70,7 @@ class Run:
 
     def rows(self, file: str = "metrics.csv") -> list[dict[str, str]]:
         """Rows of a table in the run folder, read now; none if it is missing or damaged."""
-        path = self.folder / file
-        try:
-            if not is_there(path):
-                return []
-            with path.open(newline="", encoding="utf-8") as lines:
-                found = list(csv.DictReader(lines))
-        except (CheckpointError, OSError, ValueError, csv.Error):
-            return []
-        # a line cut by a kill has None for what is missing, a too long one a None key
-        return [{k: v or "" for k, v in row.items() if k is not None} for row in found]
+        return read_rows(self.folder / file)
 
 
 def read_runs(paths: Sequence[str | Path]) -> list[Run]:

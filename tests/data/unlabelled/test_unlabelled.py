@@ -15,7 +15,6 @@ from qat.data.image_files import UnreadableImageError
 from qat.data.registry import build_data
 from qat.data.unlabelled.folder import folder_images
 from qat.data.unlabelled.form import Form
-from qat.data.unlabelled.images_only import ImagesOnly
 from qat.data.unlabelled.photographs import photograph_patches
 from qat.data.unlabelled.torchvision_set import torchvision_images
 from qat.errors import DataError, SpecError
@@ -229,7 +228,7 @@ class Guarded(Digits):
 
 
 def only(unlabelled=None, *, task=Guarded, seed=3, **options):
-    data = ImagesOnly(task(DataSpec(**options), seed=seed), unlabelled)
+    data = task(DataSpec(**options), seed=seed, labels=False, unlabelled=unlabelled)
     data.prepare()
     return data
 
@@ -300,7 +299,9 @@ def test_several_sources_are_mixed(tmp_path):
 
 def test_class_weights_would_need_labels():
     with pytest.raises(SpecError, match=r"data\.class_weights=balanced"):
-        ImagesOnly(Digits(DataSpec(class_weights="balanced")))
+        Digits(DataSpec(class_weights="balanced"), labels=False)
+    with pytest.raises(SpecError, match="labels=False"):
+        Digits(DataSpec(), unlabelled=UnlabelledSpec(task=TaskImages()))
 
 
 def test_a_task_that_crops_gets_the_images_whole(tmp_path):
@@ -311,7 +312,7 @@ def test_a_task_that_crops_gets_the_images_whole(tmp_path):
         picture(tmp_path / "more" / f"{name}.png", 99, size=(70, 50), mode="L")
     options = DataSpec(name="image_folder", root=str(tmp_path / "task"), image_size=16)
     spec = UnlabelledSpec(folder=FolderImages(root=str(tmp_path / "more")))
-    data = ImagesOnly(build_data(options), spec)
+    data = build_data(options, labels=False, unlabelled=spec)
     data.prepare()
     raw = data.parts.train[0]
     assert (raw.size, raw.mode) == ((70, 50), "RGB")

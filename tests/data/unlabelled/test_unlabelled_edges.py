@@ -12,7 +12,6 @@ from torchvision import datasets
 
 from qat.data.registry import build_data
 from qat.data.unlabelled.form import Form
-from qat.data.unlabelled.images_only import ImagesOnly
 from qat.errors import DataError, SpecError
 from qat.spec.data import DataSpec
 from qat.spec.unlabelled import (
@@ -26,7 +25,7 @@ from qat.spec.unlabelled import (
 
 
 def images_only(**sources):
-    module = ImagesOnly(build_data(DataSpec()), UnlabelledSpec(**sources))
+    module = build_data(DataSpec(), labels=False, unlabelled=UnlabelledSpec(**sources))
     module.prepare()
     return module
 
@@ -87,9 +86,8 @@ def test_what_was_skipped_is_told(tmp_path):
         picture(tmp_path / f"{number}.png", number)
     (tmp_path / "bad.png").touch()
     module = images_only(folder=FolderImages(root=str(tmp_path), unreadable="skip"))
-    assert module.skipped == (str(tmp_path / "bad.png"),)
-    assert images_only(task=TaskImages()).skipped == ()
-    assert ImagesOnly(build_data(DataSpec())).skipped == ()
+    assert module.parts.train.skipped == (str(tmp_path / "bad.png"),)
+    assert images_only(task=TaskImages()).parts.train.skipped == ()
 
 
 def test_a_share_is_chosen_without_labels_and_grows():
@@ -137,4 +135,4 @@ def test_torchvision_data_that_are_no_images(monkeypatch):
 def test_the_module_checks_its_sources(tmp_path):
     source = UnlabelledSpec(folder=FolderImages(root=str(tmp_path / "no")))
     with pytest.raises(DataError, match="is no folder"):
-        ImagesOnly(build_data(DataSpec()), source).check()
+        build_data(DataSpec(), labels=False, unlabelled=source).check()

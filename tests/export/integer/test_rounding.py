@@ -5,12 +5,12 @@ import torch
 
 from qat.export.integer.graph import Quantize
 from qat.export.integer.network import IntegerNetwork, as_codes, quantized, real
-from qat.export.integer.rounding import near_jumps, rounding_bounds
 from qat.export.integer.trace import network_graph
 from qat.export.packed.convert import convert, put
 from qat.quantize.prepare import activation_quantizers
 from qat.spec.quant import QuantSpec
 from support.networks import images, lenet, prepared, resnet18, weights
+from support.rounding import near_jumps, rounding_bounds
 
 CASES = {
     "resnet18": (resnet18, weights(1)),

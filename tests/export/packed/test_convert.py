@@ -8,10 +8,10 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from qat.errors import CheckpointError, NonFiniteError, SpecError
-from qat.export.packed.convert import convert, latent_state, put, quantized_layers, quantizer_of
+from qat.export.packed.convert import convert, latent_state, put, quantizer_of
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import bcgd, binary_relax
-from qat.quantize.plan import latent_weight, layer_quantizer, weight_projections
+from qat.quantize.plan import latent_weight, layer_quantizer, resolve, weight_projections
 from qat.quantize.prepare import load_weights
 from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
 from support.networks import CASES, Tied, images, lenet, moved, prepared, tiny, weights
@@ -75,7 +75,7 @@ def test_every_entry_of_the_state_is_a_code_or_residue(case):
     coded = {id(latent_weight(net.get_submodule(name))) for name in converted.weights}
     for key, value in net.state_dict(keep_vars=True).items():
         assert (id(value) in coded) != (key in converted.residue)
-    assert list(quantized_layers(net, spec)) == list(converted.weights)
+    assert list(resolve(net, spec).quantized) == list(converted.weights)
 
 
 def test_convert_leaves_the_network_alone_and_shares_no_memory(case):
@@ -107,7 +107,7 @@ def test_a_network_saved_in_the_relaxed_phase_gives_the_codes_of_its_latents():
         converted = convert(again, spec)
     latent = saved["optimizer"]["qat"]["latent"]
     assert len(latent) == len(converted.weights)
-    layers = quantized_layers(again, spec)
+    layers = resolve(again, spec).quantized
     for (name, weight), w in zip(converted.weights.items(), latent.values(), strict=True):
         codes, scale = quantizer_of(layers[name]).encode(w)
         assert torch.equal(weight.codes, codes)
@@ -133,7 +133,7 @@ def test_training_can_go_on_from_the_hard_weights(name):
     converted = convert(moved(prepared(make, spec)), spec)
     fresh = prepared(make, spec, seed=5)
     assert load_weights(fresh, latent_state(fresh, converted)) == []
-    specs = quantized_layers(fresh, spec)
+    specs = resolve(fresh, spec).quantized
     for layer, weight in converted.weights.items():
         module = fresh.get_submodule(layer)
         codes, _ = layer_quantizer(module, specs[layer]).encode(latent_weight(module))

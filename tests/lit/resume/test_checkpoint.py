@@ -63,7 +63,7 @@ def test_the_door_of_lightning(tmp_path):
 
 def test_names_sort_like_steps(three):
     assert list(checkpoints_by_step(three)) == [10, 20, 100]
-    (three / ".step=00000200.ckpt.part").write_bytes(b"half")
+    (three / ".step=00000200.ckpt.0123456789abcdef.part").write_bytes(b"half")
     (three / "notes.txt").write_text("mine")
     assert last_good(three) == three / checkpoint_name(100)
 

@@ -17,6 +17,8 @@ from qat.report.compare.statistics import (
     paired_difference,
     prediction_interval,
     summarize,
+    t_quantile,
+    two_sided_p,
 )
 
 FRACTIONS = st.lists(st.floats(0, 1), min_size=2, max_size=9)
@@ -123,3 +125,35 @@ def test_holm_never_lowers_p_and_keeps_the_order(values):
     pairs = [(p, q) for p, q in zip(values, holm(values), strict=True) if p is not None]
     assert all(p <= q <= 1 for p, q in pairs)
     assert all(a[1] <= b[1] for a, b in itertools.permutations(pairs, 2) if a[0] < b[0])
+
+
+# probability 0.975 and 0.995, as printed in any textbook
+TABLE = {
+    1: (12.7062, 63.6567),
+    2: (4.3027, 9.9248),
+    3: (3.1824, 5.8409),
+    4: (2.7764, 4.6041),
+    5: (2.5706, 4.0321),
+    9: (2.2622, 3.2498),
+    14: (2.1448, 2.9768),
+    29: (2.0452, 2.7564),
+    120: (1.9799, 2.6174),
+}
+
+
+@pytest.mark.parametrize("df", TABLE)
+def test_quantiles_are_those_of_the_printed_tables(df):
+    for probability, printed in zip((0.975, 0.995), TABLE[df], strict=True):
+        assert t_quantile(probability, df) == pytest.approx(printed, abs=5e-5)
+        assert t_quantile(1 - probability, df) == pytest.approx(-printed, abs=5e-5)
+        assert two_sided_p(-t_quantile(probability, df), df) == pytest.approx(2 * (1 - probability))
+    assert t_quantile(0.5, df) == pytest.approx(0, abs=1e-12)
+
+
+def test_far_tails_keep_their_digits():
+    # 1 - 2 atan(t) / pi = 2 atan(1 / t) / pi, which does not cancel
+    for t in (1e3, 1e6, 1e9):
+        assert two_sided_p(t, 1) == pytest.approx(2 * math.atan(1 / t) / math.pi, rel=1e-12)
+    # from 40 digits of the incomplete beta function
+    assert two_sided_p(9.033491566220071, 200) == pytest.approx(1.425109819645227e-16, rel=1e-12)
+    assert two_sided_p(0.0, 4) == two_sided_p(-0.0, 4) == 1.0

@@ -13,7 +13,19 @@ import pytest
 
 from qat.commands.report import main
 from qat.errors import DataError, SpecError
+from qat.report.page.html import (
+    Bullets,
+    Details,
+    Gallery,
+    Heading,
+    Paragraph,
+    Picture,
+    Section,
+    TextTable,
+    page,
+)
 from qat.report.page.run_page import write_run_report
+from qat.storage.atomic import write_whole
 from support import ROOT
 
 T_2 = 4.302653  # Student's t(0.975) with two degrees of freedom, from a printed table
@@ -180,6 +192,24 @@ EVIL = (
     "&--> $\\frac{$ \x07 \u65e5"
 )
 
+LOST = "<i>\udcff</i>"  # the byte 255 of a name that is no UTF-8
+
+
+def test_every_block_escapes_every_text(tmp_path):
+    table = TextTable(caption=EVIL, head=(EVIL, EVIL), rows=((EVIL, EVIL),))
+    gallery = Gallery([Picture(svg="<svg></svg>", title=EVIL, reading=EVIL)])
+    blocks = [Paragraph(EVIL), Paragraph(EVIL, "note"), Heading(EVIL), Bullets([EVIL]), gallery]
+    content = [*blocks, table, Details(EVIL, [*blocks, Details(LOST, [table])])]
+    path = tmp_path / "page.html"
+    write_whole(path, page(EVIL, content, [Section(EVIL, content), Section(LOST, content)]))
+    reader = read(path)
+    assert_self_contained(reader)
+    assert not {"i", "script", "img"} & set(reader.tags)
+    assert reader.text.count(EVIL) == 2 + 2 + 3 * (2 * 6 + 1 + 2 * 5)
+    assert reader.text.count("<i>?</i>") == 2 + 3
+    named = [value for name, value in reader.attributes if name == "aria-label"]
+    assert named.count(EVIL) == 3 * 2 * 2
+
 
 def test_hostile_texts_stay_texts(make_run, tmp_path):
     evil_layer = [{"name": EVIL, "weights": EVIL, "grid": [EVIL], "scale": EVIL}]
@@ -201,6 +231,9 @@ def test_hostile_texts_stay_texts(make_run, tmp_path):
         )
         make_run(f"other{seed}", seed=seed, quant="_x", changes={"data.name": EVIL})
     make_run("sad", state=EVIL, error=EVIL)
+    make_run(
+        "_evil <b>\n\udcff\"'", overrides=[f"optimizer.note={EVIL}"], state="failed", error=LOST
+    )
     main([str(tmp_path / "runs"), f"out={tmp_path / 'out'}", "title=<b>&amp;"])
     reader = read(tmp_path / "out" / "index.html")
     assert_self_contained(reader)
@@ -208,9 +241,10 @@ def test_hostile_texts_stay_texts(make_run, tmp_path):
     assert reader.tags.count("b") == reader.tags.count("figcaption")
     assert "<script>alert(1)</script>" in reader.text
     assert "<b>&amp;" in reader.text
-    page = write_run_report(folder)
-    assert page is not None
-    assert_self_contained(read(page))
+    assert row_of(reader, "runs/_evil <b>\n?\"'")[-1] == LOST.replace("\udcff", "?")
+    own = write_run_report(folder)
+    assert own is not None
+    assert_self_contained(read(own))
 
 
 def test_strange_summaries_break_nothing(make_run, tmp_path):

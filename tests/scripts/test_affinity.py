@@ -8,10 +8,10 @@ import sys
 
 import pytest
 import torch
+from affinity_figure import draw_affinity
+from affinity_table import AffinityCost, GradientAgreement, affinity_report, exponents
 
 from qat.functional.affinity.feature_affinity import feature_affinity
-from qat.report.affinity_figure import draw_affinity
-from qat.report.affinity_table import AffinityCost, GradientAgreement, affinity_report, exponents
 from support import ROOT
 
 SCRIPTS = ROOT / "scripts"
@@ -68,8 +68,7 @@ def test_figure():
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPTS)
+def script():
     threads = torch.get_num_threads()
     yield importlib.import_module("affinity")
     torch.set_num_threads(threads)

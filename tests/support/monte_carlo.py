@@ -1,4 +1,4 @@
-"""The two-linear-layer model by sampling: the twin of the closed forms, with its own errors.
+"""Monte Carlo twin of the two-linear-layer model's closed forms, with its own errors.
 
 One point of the parameters at a time: v, v* (m,), w, w* (n,), float64. Letters as in
 `qat.theory.two_layer`; everything follows the definitions and shares nothing with the closed forms.

@@ -1,4 +1,4 @@
-"""The cost of feature affinity as numbers: measurements, fitted exponents, tables in Markdown."""
+"""Affinity cost as numbers: measurements, fitted exponents, tables in Markdown."""
 
 import math
 from collections.abc import Iterable, Sequence

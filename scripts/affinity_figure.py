@@ -1,9 +1,10 @@
-"""The cost of feature affinity as a picture: time against positions, agreement of gradients."""
+"""Affinity cost as a picture: time against positions, agreement of gradients."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from qat.report.affinity_table import AffinityCost, GradientAgreement
+from affinity_table import AffinityCost, GradientAgreement
+
 from qat.report.figures.style import COLORS, panels
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""How far float32 arithmetic may move a value in front of a quantizer, and so which codes.
+"""Rounding bounds: how far float32 may move a value in front of a quantizer, and so which codes.
 
 The trained network computes in float32, the integer reference in exact numbers. On the same codes
 at a layer's input their results differ by at most

@@ -1,0 +1,34 @@
+"""Help text: the values of options as the specs declare them."""
+
+import textwrap
+
+from omegaconf import OmegaConf
+
+from qat.spec.run import RunSpec
+from qat.spec.schema import choices_of
+from qat.spec.sweep import SweepSpec
+
+_WIDTH = 110
+
+
+def register_values() -> None:
+    """Let `${values:KEY,COLUMN}` in conf/config.yaml stand for what `values` gives."""
+    OmegaConf.register_new_resolver("values", values, replace=True)
+
+
+def values(key: str, column: int = 0) -> str:
+    """The allowed values of an option in one text, "a | b | c".
+
+    Args:
+        key: dotted key of a run or of a sweep.
+        column: where the text begins; further lines begin there, too.
+
+    Raises:
+        ValueError: the option has no fixed set of values.
+    """
+    group, _, rest = key.partition(".")
+    found = choices_of(SweepSpec, rest) if group == "sweep" else choices_of(RunSpec, key)
+    if not found:
+        raise ValueError(f"{key} has no fixed set of values")
+    lines = textwrap.wrap(" | ".join(map(str, found)), _WIDTH - column, break_on_hyphens=False)
+    return ("\n" + column * " ").join(lines)
