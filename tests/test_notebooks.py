@@ -20,6 +20,7 @@ def test_there_are_notebooks():
     assert "01_estimators" in {path.stem for path in NOTEBOOKS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs(path, tmp_path):
     script = tmp_path / "cells.py"

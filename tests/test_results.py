@@ -129,6 +129,7 @@ def alone(row):
     return line if is_own and "init_from=" not in line and "teacher=" not in line else None
 
 
+@pytest.mark.slow
 def test_the_smallest_card_comes_out_again(tmp_path):
     """One more run of the cheapest row that is quantized, with a seed that the card has not."""
     found = [

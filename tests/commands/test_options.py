@@ -1,60 +1,59 @@
 """Options that reach into other libraries, each through the real command for a few steps."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
-from support import ROOT
+from support.real_run import train
 
+# options that have nothing to do with each other share a run
 OPTIONS = {
-    "wandb offline": ["logger=wandb"],
-    "bf16": ["trainer.precision=bf16-mixed", "trainer.accumulate_grad_batches=2"],
-    "adamw": ["optimizer=adamw", "scheduler=step", "training.bn_reestimate=2"],
-    "relax": ["quant=binary_relax_w4a4", "trainer.gradient_clip_val=1.0", "scheduler=constant"],
-    "power of two": ["quant.weight.grid=power_of_two", "quant.weight.bits=4"],
-    "channel": ["quant=bcgd_w2a4", "quant.weight.granularity=channel", "quant.input_bits=8"],
+    "wandb offline, bf16, accumulated": [
+        "logger=wandb", "trainer.precision=bf16-mixed", "trainer.accumulate_grad_batches=2",
+    ],
+    "adamw, step, statistics anew, power of two": [
+        "optimizer=adamw", "scheduler=step", "training.bn_reestimate=2",
+        "quant.weight.grid=power_of_two", "quant.weight.bits=4",
+    ],
+    "relaxed, clipped, per channel": [
+        "quant=binary_relax_w4a4", "trainer.gradient_clip_val=1.0", "scheduler=constant",
+        "quant.weight.granularity=channel", "quant.input_bits=8",
+    ],
     "override": ["quant.overrides=[{match: conv2, weight: {bits: 8}}]", "quant.ends.last=float"],
     "compiled": ["training.compile=true"],
-}
+}  # fmt: skip
+COMPILED = pytest.param("compiled", marks=pytest.mark.slow)  # by a C++ compiler, a minute
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", [*list(OPTIONS)[:-1], COMPILED])
 def test_a_few_steps(name, tmp_path):
     folder = tmp_path / "run"
     words = ["model=lenet5", "debug=quick", "training.threads=1", f"hydra.run.dir={folder}"]
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words, *OPTIONS[name]],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "Traceback" not in done.stderr
+    train(*words, *OPTIONS[name], cwd=tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
-    if name != "override":
-        assert summary["quantized_share"] == 1
-    else:
-        bits = {row["name"]: row["weight_bits"] for row in summary["audit"]}
+    bits = {row["name"]: row["weight_bits"] for row in summary["audit"]}
+    if name == "override":
         assert bits == {"conv1": 1, "conv2": 8, "fc1": 1, "fc2": 1, "fc3": 32}
-    if name == "wandb offline":
+    else:
+        assert summary["quantized_share"] == 1
+        wide = "power of two" in name or "relaxed" in name
+        assert set(bits.values()) == {4 if wide else 1}
+    if "wandb" in name:
         assert list(folder.glob("wandb/offline-run-*"))
 
 
 @pytest.mark.parametrize(
     ("model", "extra"),
     [
-        ("regnetx_002", []),
-        ("mobilenetv3_small_050", []),
+        pytest.param("regnetx_002", [], marks=pytest.mark.slow),
+        pytest.param("mobilenetv3_small_050", [], marks=pytest.mark.slow),
         ("vit_tiny_patch16_224", ["+model.kwargs.patch_size=2", "+model.kwargs.depth=2"]),
     ],
 )
 def test_timm_families_are_quantized_whole(model, extra, tmp_path):
     folder = tmp_path / "run"
     words = ["model=timm", f"model.name={model}", "debug=quick", "training.threads=1", *extra]
-    subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *words, f"hydra.run.dir={folder}"],
-        cwd=tmp_path, capture_output=True, check=True, timeout=240,
-    )  # fmt: skip
+    train(*words, f"hydra.run.dir={folder}", cwd=tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["quantized_share"] >= 0.95
     for row in summary["audit"]:

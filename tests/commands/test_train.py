@@ -3,38 +3,20 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
 from support import ROOT
-
-SMALL = ["model=lenet5", "trainer.max_epochs=4", "warm_start.epochs=1", "training.threads=1"]
-
-
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *arguments],
-        cwd=cwd,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+from support.real_run import SMALL, start, train
 
 
-def train(*arguments: str, cwd: Path, code: int = 0) -> str:
-    process = start(*arguments, cwd=cwd)
-    out, err = process.communicate(timeout=240)
-    assert process.returncode == code, out + err
-    return out + err
-
-
-def digest(folder: Path) -> dict[str, bytes]:
+def digest(folder):
     """Latent weights, steps, statistics and metrics at the end of a run."""
     newest = max((folder / "checkpoints" / "last").glob("*.ckpt"))
     state = torch.load(newest, weights_only=True)
@@ -43,15 +25,8 @@ def digest(folder: Path) -> dict[str, bytes]:
     return found | {"metrics.csv": (folder / "metrics.csv").read_bytes()}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    train(*SMALL, f"hydra.run.dir={folder}", cwd=folder.parent)
-    return folder
-
-
-def test_a_run_leaves_its_folder(undisturbed):
-    summary = json.loads((undisturbed / "summary.json").read_text())
+def test_a_run_leaves_its_folder(trained):
+    summary = json.loads((trained / "summary.json").read_text())
     for name in ("warm_start", "last", "selected"):
         assert 0 <= summary[name]["test_acc"] <= 1
         assert 0 <= summary[name]["val_acc"] <= 1
@@ -62,31 +37,32 @@ def test_a_run_leaves_its_folder(undisturbed):
     assert summary["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert {row["levels"] for row in summary["audit"]} == {2}
     assert summary["rule"]["quantized_steps"] == 3 * 17
-    status = json.loads((undisturbed / "status.json").read_text())
+    status = json.loads((trained / "status.json").read_text())
     assert status["state"] == "finished"
     assert status["error"] is None
     assert status["config_hash"] == summary["config_hash"]
-    assert (undisturbed / ".hydra" / "config.yaml").is_file()
-    rows = list(csv.DictReader((undisturbed / "metrics.csv").open()))
+    assert (trained / ".hydra" / "config.yaml").is_file()
+    rows = list(csv.DictReader((trained / "metrics.csv").open()))
     assert [float(r["quant/theta"]) for r in rows if r["quant/theta"]] == [0.0, 1.0, 1.0, 1.0]
     flips = [float(r["quant/flip_rate"]) for r in rows if r["quant/flip_rate"]]
     assert len(flips) == 1  # of step 50 of 68
     assert 0 <= flips[0] < 1
 
 
-def test_selection_is_the_best_validation_epoch_of_the_hard_phase(undisturbed):
-    rows = list(csv.DictReader((undisturbed / "metrics.csv").open()))
+def test_selection_is_the_best_validation_epoch_of_the_hard_phase(trained):
+    rows = list(csv.DictReader((trained / "metrics.csv").open()))
     accuracies = [float(r["val/acc"]) for r in rows if r["val/acc"]]
-    summary = json.loads((undisturbed / "summary.json").read_text())
+    summary = json.loads((trained / "summary.json").read_text())
     assert summary["selected"]["val_acc"] == pytest.approx(max(accuracies[1:]), abs=1e-6)
     assert summary["last"]["val_acc"] == pytest.approx(accuracies[-1], abs=1e-6)
     assert summary["warm_start"]["val_acc"] == pytest.approx(accuracies[0], abs=1e-6)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_the_resumed_run_ends_on_the_same_bits(
-    undisturbed, tmp_path, signum, code
-):
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
+def test_a_signal_saves_and_the_resumed_run_ends_on_the_same_bits(trained, tmp_path, signum, code):
     folder = tmp_path / "run"
     process = start(*SMALL, f"hydra.run.dir={folder}", cwd=tmp_path)
     wait_for_rows(folder / "metrics.csv", 2)
@@ -98,12 +74,11 @@ def test_a_signal_saves_and_the_resumed_run_ends_on_the_same_bits(
     text = train(f"resume={folder}", cwd=tmp_path)
     assert "resume: " in text
     assert "step=" in text
-    assert digest(folder) == digest(undisturbed)
+    assert digest(folder) == digest(trained)
 
 
-def test_kill_9_before_the_first_checkpoint_says_so_and_ends_on_the_same_bits(
-    undisturbed, tmp_path
-):
+@pytest.mark.slow
+def test_kill_9_before_the_first_checkpoint_says_so_and_ends_on_the_same_bits(trained, tmp_path):
     folder = tmp_path / "run"
     process = start(*SMALL, f"hydra.run.dir={folder}", cwd=tmp_path)
     wait_for_rows(folder / "metrics.csv", 1)
@@ -111,10 +86,10 @@ def test_kill_9_before_the_first_checkpoint_says_so_and_ends_on_the_same_bits(
     process.communicate()
     text = train(f"resume={folder}", cwd=tmp_path)
     assert "no checkpoint was saved; from step 0" in text
-    assert digest(folder) == digest(undisturbed)
+    assert digest(folder) == digest(trained)
 
 
-def wait_for_rows(path: Path, rows: int) -> None:
+def wait_for_rows(path, rows):
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if path.exists() and len(path.read_text().splitlines()) > rows:
@@ -123,26 +98,25 @@ def wait_for_rows(path: Path, rows: int) -> None:
     raise TimeoutError(path)
 
 
-def test_resume_refuses_another_config_or_thread_count(undisturbed, tmp_path):
-    text = train(f"resume={undisturbed}", "optimizer.lr=0.5", cwd=tmp_path, code=2)
+def test_resume_refuses_another_config_or_thread_count(trained, tmp_path):
+    text = train(f"resume={trained}", "optimizer.lr=0.5", cwd=tmp_path, code=2)
     assert text.startswith("error: ")
     assert "optimizer.lr: 0.02 -> 0.5" in text
     assert "resume_allow=[optimizer.lr]" in text
-    text = train(f"resume={undisturbed}", "training.threads=2", cwd=tmp_path, code=2)
+    text = train(f"resume={trained}", "training.threads=2", cwd=tmp_path, code=2)
     assert "training.threads" in text
 
 
-def test_a_finished_run_is_not_run_again(undisturbed, tmp_path):
-    before = (undisturbed / "summary.json").stat().st_mtime_ns
-    assert "finished" in train(f"resume={undisturbed}", cwd=tmp_path)
-    assert (undisturbed / "summary.json").stat().st_mtime_ns == before
+def test_a_finished_run_is_not_run_again(trained, tmp_path):
+    before = (trained / "summary.json").stat().st_mtime_ns
+    assert "finished" in train(f"resume={trained}", cwd=tmp_path)
+    assert (trained / "summary.json").stat().st_mtime_ns == before
 
 
-def test_a_finished_run_trains_longer_when_allowed_by_name(undisturbed, tmp_path):
-    import shutil
-
+@pytest.mark.slow
+def test_a_finished_run_trains_longer_when_allowed_by_name(trained, tmp_path):
     folder = tmp_path / "run"
-    shutil.copytree(undisturbed, folder)
+    shutil.copytree(trained, folder)
     train(
         f"resume={folder}",
         "trainer.max_epochs=5",
@@ -164,12 +138,13 @@ def test_audit_only_prints_the_table_and_trains_nothing(tmp_path):
     assert not (folder / "summary.json").exists()
 
 
-def test_init_from_starts_from_a_run_and_multirun_runs_all(undisturbed, tmp_path):
+@pytest.mark.slow
+def test_init_from_starts_from_a_run_and_multirun_runs_all(trained, tmp_path):
     text = train(
         "-m",
         *SMALL,
         "debug=quick",
-        f"init_from={undisturbed}",
+        f"init_from={trained}",
         "quant=bcgd_w1a4,binary_relax_w2a4",
         f"hydra.sweep.dir={tmp_path / 'sweep'}",
         cwd=tmp_path,
@@ -204,6 +179,7 @@ def test_help_lists_groups_keys_and_completion(tmp_path):
     assert "quant=bcgd_w1a4" in done.stdout
 
 
+@pytest.mark.slow
 def test_a_run_with_workers_ends_and_leaves_no_process(tmp_path):
     folder = tmp_path / "run"
     process = start(

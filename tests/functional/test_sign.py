@@ -71,6 +71,7 @@ def test_codes_are_the_definition_in_rational_numbers(kind, dtype):
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", DERIVATIVES)
+@pytest.mark.product("name kind")
 def test_gradient_is_upstream_times_slope(name, kind, dtype):
     values, upstream = inputs(dtype)
     wide = values if dtype == torch.float64 else values.float()

@@ -100,6 +100,7 @@ def test_channels_last_and_strides_do_not_matter():
 @pytest.mark.parametrize("stairs", STAIRS.values(), ids=STAIRS)
 @pytest.mark.parametrize("step_derivative", STEP_DERIVATIVES)
 @pytest.mark.parametrize("derivative", DERIVATIVES)
+@pytest.mark.product("derivative stairs")
 def test_per_sample_gradients_by_vmap(stairs, derivative, step_derivative):
     x = torch.randn(6, 9, generator=torch.Generator().manual_seed(0)) * 2
     alpha = torch.tensor(0.3)
@@ -141,6 +142,7 @@ def test_vmap_over_steps():
     ("derivative", "step_derivative"),
     [*zip(INDEXED, STEP_DERIVATIVES, strict=True), ("identity", "three_valued")],
 )
+@pytest.mark.product("derivative step_derivative")
 def test_compiled_equals_eager(stairs, derivative, step_derivative, learned):
     torch._dynamo.reset()
     generator = torch.Generator().manual_seed(1)

@@ -38,6 +38,7 @@ def gradients(x, alpha, upstream, **options):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("stairs", STAIRS.values(), ids=STAIRS)
 @pytest.mark.parametrize("name", DERIVATIVES)
+@pytest.mark.product("name stairs")
 def test_gradient_in_x_is_upstream_times_slope(name, stairs, dtype):
     x, upstream = inputs(dtype)
     late = ESTIMATORS[name].sharpness(0.6)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from qat.errors import SpecError
+from qat.errors import CheckpointError, SpecError
 from qat.lit.pairing import distiller
 from qat.models.small import small_model
 from qat.quantize.plan import resolve
@@ -152,3 +152,23 @@ def test_a_teacher_of_other_width_and_size_is_fine():
     distill = DistillSpec(labels=True, layers=("layer1",), teacher_layers=("body.layer1",))
     lit = pair(Halved(), distill)
     assert lit.feature_loss([torch.randn(2, 16, 8, 8)], lit.teacher.ask(IMAGES[:2]).maps).isfinite()
+
+
+@pytest.mark.parametrize(
+    ("recorded", "words"),
+    [
+        ({"sha256": 64 * "0", "origin": "there"}, "teacher there of sha256 0{12}, now here has"),
+        (None, "began without a teacher"),
+    ],
+)
+def test_a_resume_with_another_teacher_is_refused(recorded, words):
+    with pytest.raises(CheckpointError, match=words):
+        pair(net("resnet32")).on_load_checkpoint({"qat": {"teacher": recorded}})
+
+
+def test_a_resume_with_other_images_is_refused(monkeypatch):
+    lit = pair(net("resnet32"))
+    monkeypatch.setattr(lit, "_fingerprint", lambda: "those of now")
+    began = {"teacher": {"sha256": lit.teacher.sha256, "origin": "here"}, "images": "others"}
+    with pytest.raises(CheckpointError, match=r"images \(others\), now there are \(those of now\)"):
+        lit.on_load_checkpoint({"qat": began})

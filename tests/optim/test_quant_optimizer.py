@@ -92,6 +92,20 @@ def test_a_failing_closure_changes_nothing():
     assert optimizer.completed_steps == 0
 
 
+def test_a_failing_base_step_leaves_the_forward_weights(monkeypatch):
+    def fail():
+        raise ArithmeticError
+
+    net, optimizer = make()
+    forward = net.weight.detach().clone()
+    assert not torch.equal(forward, latent(optimizer))
+    backward(net)
+    monkeypatch.setattr(optimizer._base, "step", fail)
+    with pytest.raises(ArithmeticError):
+        optimizer.step()
+    assert torch.equal(net.weight, forward)
+
+
 @pytest.mark.parametrize("rho", [0.0, 0.3])
 @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
 def test_without_gradient_the_latent_stays_and_forward_comes_from_it(base, rho):

@@ -18,6 +18,8 @@ from qat.peers.peer import Peer
 from qat.peers.run import run_peer
 from qat.train.run import run_job
 
+pytestmark = pytest.mark.slow  # other packages, for five rows of two tables
+
 OWN = ["model=lenet5", "data=digits", "seed=3", "quant=float", "training.threads=1"]
 BUDGET = ["trainer.max_epochs=3", "warm_start.epochs=1"]
 PACKAGES = {"parq": "torchao", "brevitas": "brevitas"}

@@ -10,6 +10,7 @@ from torch._dynamo.testing import CompileCounterWithBackend
     ("derivative", "step_derivative"),
     [("identity", "exact"), ("relu", "three_valued"), ("clipped_relu", "two_valued")],
 )
+@pytest.mark.product
 def test_compiled_training_is_eager_training(case, same, derivative, step_derivative):
     torch._dynamo.reset()
     eager, compiled = case.make(), case.make()

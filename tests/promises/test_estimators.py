@@ -41,8 +41,8 @@ def train(run, start, stop):
 
 
 @pytest.mark.parametrize("base", ["sgd"], indirect=True)
-def test_two_steps_resume_and_compile(cell_of, same, derivative):
-    torch._dynamo.reset()
+@pytest.mark.product("derivative cell_of")  # a rule acts outside of the graph
+def test_two_steps_and_an_exact_resume(cell_of, same):
     whole = train(cell_of(), 0, 4)
     first, second = train(cell_of(), 0, 2), cell_of()
     assert not torch.equal(first.net.first.weight.grad, torch.zeros_like(first.net.first.weight))
@@ -50,8 +50,15 @@ def test_two_steps_resume_and_compile(cell_of, same, derivative):
     second.optimizer.load_state_dict(first.optimizer.state_dict())
     same(first, second)
     same(whole, train(second, 2, 4))
+
+
+# by day each derivative is compiled by itself, and each rule: functional/, test_compile.py
+@pytest.mark.slow
+@pytest.mark.parametrize("base", ["sgd"], indirect=True)
+def test_compiled_training_is_eager_training(cell_of, same):
+    torch._dynamo.reset()
     compiled = cell_of()
     counter = CompileCounterWithBackend("aot_eager")
     compiled.net.compile(fullgraph=True, backend=counter)
-    same(whole, train(compiled, 0, 4))
+    same(train(cell_of(), 0, 4), train(compiled, 0, 4))
     assert counter.frame_count == 1

@@ -69,6 +69,7 @@ def same(one, other):
 
 @pytest.mark.parametrize("derivative", [None, *DERIVATIVES])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.product
 def test_two_steps_and_an_exact_resume(method, derivative):
     spec = spec_of(method, derivative)
     whole = Run(spec).train(0, 4)
@@ -84,6 +85,7 @@ def test_two_steps_and_an_exact_resume(method, derivative):
 # a fixed slope, one that reads its sharpness from a buffer, and the method's own
 @pytest.mark.parametrize("derivative", [None, "dsq", "tanh"])
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.product
 def test_compiled_training_is_eager_training(method, derivative):
     torch._dynamo.reset()
     spec = spec_of(method, derivative)
@@ -96,6 +98,7 @@ def test_compiled_training_is_eager_training(method, derivative):
 
 @pytest.mark.parametrize("kind", ["lsq", "pact", "dorefa", "sign"])
 @pytest.mark.parametrize("derivative", DERIVATIVES)
+@pytest.mark.product
 def test_activations_of_the_baselines(kind, derivative):
     bits = 1 if kind == "sign" else 3
     shift = "channel" if kind == "sign" else "none"

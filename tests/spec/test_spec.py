@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from qat.errors import SpecError
+from qat.spec.check import config_hash
 from qat.spec.data import DataSpec
 from qat.spec.quant import (
     GRID_BITS,
@@ -161,3 +162,8 @@ def test_a_missing_group_is_named():
 def test_a_float_run_may_be_all_warm_start():
     run = RunSpec.from_dict(RUN | {"quant": FLOAT, "warm_start": {"epochs": 3}})
     assert run.warm_start == WarmStartSpec(epochs=3)
+
+
+def test_where_a_run_is_resumed_from_is_no_part_of_its_hash():
+    assert config_hash(RUN) == config_hash(RUN | {"resume": "run", "resume_allow": ["seed"]})
+    assert config_hash(RUN) != config_hash(RUN | {"seed": 7})

@@ -1,6 +1,9 @@
 """Text files that are whole or not there."""
 
+import os
+import stat
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -23,6 +26,24 @@ def test_what_was_there_stays_where_it_cannot_be_replaced(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
     with pytest.raises(OSError, match="nowhere"):
         write_whole(tmp_path / "nowhere" / "a.json", "text")
+
+
+def test_the_bytes_reach_the_disk_before_the_name_does(tmp_path, monkeypatch):
+    done, sync, replace = [], os.fsync, Path.replace
+
+    def recording_sync(file):
+        found = os.fstat(file)
+        done.append("folder" if stat.S_ISDIR(found.st_mode) else found.st_size)
+        sync(file)
+
+    def recording_replace(path, target):
+        done.append("renamed")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", recording_sync)
+    monkeypatch.setattr(Path, "replace", recording_replace)
+    write_whole(tmp_path / "a.json", "text")
+    assert done == [len("text"), "renamed", "folder"]
 
 
 def test_writers_at_once_do_not_mix(tmp_path):

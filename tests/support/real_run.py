@@ -1,5 +1,6 @@
 """The real command as a process, and what it leaves."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -9,20 +10,36 @@ import time
 import torch
 
 from support import ROOT
+from support.warm import WarmCommand, WarmServer
+
+# a run of seconds; the one that all tests share is made by these
+SMALL = (
+    "model=lenet5", "trainer.max_epochs=4", "warm_start.epochs=1", "training.threads=1",
+    "callbacks.diagnostics.every_n_steps=12",
+)  # fmt: skip
+SAVING = "training.checkpoint_every=5"
 
 
-def start(*arguments, cwd, script=None):
-    """Start `python train.py ARGUMENTS`, or another script in its place."""
+def start(*arguments, cwd, script=None, cold=False):
+    """Start `python train.py ARGUMENTS`, or another script in its place; see `support.warm`."""
+    script, env = script or ROOT / "train.py", os.environ | {"PYTHONPATH": str(ROOT)}
+    if not cold and "QAT_TESTS_COLD" not in os.environ:
+        return WarmCommand(warm_server(), script, arguments, cwd, env)
     return subprocess.Popen(
-        [sys.executable, str(script or ROOT / "train.py"), *arguments],
-        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, str(script), *arguments],
+        cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env,
     )  # fmt: skip
 
 
-def train(*arguments, cwd, code=0, script=None):
+@functools.cache
+def warm_server():
+    """The server of this process of pytest."""
+    return WarmServer(os.environ | {"PYTHONPATH": str(ROOT)})
+
+
+def train(*arguments, cwd, code=0, script=None, cold=False):
     """Run it to its end; returns what it printed."""
-    process = start(*arguments, cwd=cwd, script=script)
+    process = start(*arguments, cwd=cwd, script=script, cold=cold)
     out, err = process.communicate(timeout=240)
     assert process.returncode == code, out + err
     return out + err

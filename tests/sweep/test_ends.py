@@ -1,17 +1,22 @@
 """How jobs end, whatever ended them: their states, what is told of them, what is read of them."""
 
 import json
+import multiprocessing
+import os
+import signal
 
 import pytest
 
 from qat.compose import composed, conf_folder
+from qat.errors import QatError
 from qat.spec.sweep import SweepSpec
 from qat.storage.lock import only_process
 from qat.storage.status import read_status
-from qat.sweep import tuned
+from qat.sweep import tuned, worker
 from qat.sweep.job import jobs_of, mark_abandoned
 from qat.sweep.pool import _settle
 from qat.sweep.progress import closing_lines, validation_scores
+from qat.sweep.run import run_sweep
 from qat.sweep.worker import EXIT_BUSY
 
 
@@ -30,7 +35,12 @@ def put(job, **content):
 
 @pytest.mark.parametrize(
     ("code", "state", "told"),
-    [(-9, "interrupted", "signal 9"), (-15, "interrupted", "15"), (1, "failed", "train.log")],
+    [
+        (-9, "interrupted", "signal 9"),
+        (-15, "interrupted", "15"),
+        (255, "interrupted", "server of its process"),
+        (1, "failed", "train.log"),
+    ],
 )
 def test_an_end_before_the_job_could_write_replaces_the_end_of_an_earlier_start(
     job, code, state, told
@@ -83,6 +93,28 @@ def test_what_says_it_runs_and_does_not_is_interrupted(job):
         assert job.state == "running"
     mark_abandoned([job], "killed")
     assert read_status(job.folder)["state"] == "interrupted"
+
+
+def test_a_job_that_an_orphan_has_finished_is_not_run_again(job, monkeypatch):
+    monkeypatch.setattr("qat.train.run.run_job", lambda *_: pytest.fail("it ran again"))
+    put(job, state="finished", error=None, metrics={"last": {"val_acc": 0.5}})
+    (job.folder / "summary.json").write_text("{}")
+    assert worker._run(job.run, job.folder) == 0
+
+
+def test_a_job_whose_sweep_ends_is_asked_to_save_and_stop(monkeypatch):
+    sent = []
+    monkeypatch.setattr("os.kill", lambda *words: sent.append(words))
+    alive, sweep = multiprocessing.Pipe(duplex=False)
+    sweep.close()
+    worker._stop_with(alive)
+    assert sent == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_a_folder_with_a_running_sweep_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("qat.sweep.run._run_all", lambda *_: pytest.fail("a second one runs"))
+    with only_process(tmp_path), pytest.raises(QatError, match="in use by another process"):
+        run_sweep(["quant=float", "training.threads=1"], SweepSpec(), tmp_path)
 
 
 @pytest.mark.parametrize(

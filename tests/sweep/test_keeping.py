@@ -133,3 +133,28 @@ def test_a_later_call_thins_the_chosen_runs_of_a_tuned_sweep_too(tmp_path):
     assert all(kept(job) == ALL for job in chosen)
     assert run.run_sweep(overrides, spec, tmp_path)
     assert all(kept(job) == set() for job in chosen)
+
+
+@pytest.mark.parametrize("state", ["running", "waiting", "interrupted"])
+def test_a_row_waits_until_all_of_its_trials_have_ended(tmp_path, capsys, state):
+    spec = SweepSpec(method="tuned", tune_seeds=(1,), parameters={"optimizer.lr": [0.1, 0.2]})
+    overrides = ["quant=float,bcgd_w1a4", "seed=1,2", "training.threads=1"]
+    trials = tuned.trials_of(overrides, spec)
+    *ended, last = jobs_of(tuned.runs_of(trials), tmp_path)
+    for job in ended:
+        done(job)
+    done(last, state, metrics=None)
+    chosen = tuned.chosen_jobs(trials, [*ended, last], overrides, spec)
+    assert {job.run.config["quant"]["rule"]["name"] for job in chosen} == {"float_only"}
+    assert "quant=bcgd_w1a4,training.threads=1: not chosen yet" in capsys.readouterr().out
+
+
+def test_the_values_with_the_best_last_epoch_are_chosen_and_of_equals_the_first(tmp_path):
+    spec = SweepSpec(method="tuned", tune_seeds=(1,), parameters={"optimizer.lr": [0.1, 0.2, 0.4]})
+    overrides = ["quant=float", "seed=1", "training.threads=1"]
+    trials = tuned.trials_of(overrides, spec)
+    jobs = jobs_of(tuned.runs_of(trials), tmp_path)
+    for job, (last, selected) in zip(jobs, [(0.5, 0.9), (0.7, 0.7), (0.7, 0.8)], strict=True):
+        done(job, metrics={"last": {"val_acc": last}, "selected": {"val_acc": selected}})
+    (chosen,) = tuned.chosen_jobs(trials, jobs, overrides, spec)
+    assert chosen.run.config["optimizer"]["lr"] == 0.2

@@ -69,6 +69,7 @@ def wait_for(condition, seconds=120):
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_twelve_jobs_killed_three_times_end_as_undisturbed(tmp_path):
     generator = random.Random(20261121)
@@ -130,6 +131,7 @@ def test_failures_leave_the_others_alone_and_are_all_told(tmp_path):
     assert sorted(status(run)["state"] for run in changed) == ["failed", "failed"]
 
 
+@pytest.mark.slow
 def test_a_search_that_was_killed_draws_what_an_undisturbed_one_draws(tmp_path):
     pytest.importorskip("optuna")
     search = ("sweep=tpe", *QUICK, "quant=bcgd_w1a4", "sweep.trials=4")
@@ -147,6 +149,7 @@ def test_a_search_that_was_killed_draws_what_an_undisturbed_one_draws(tmp_path):
     assert not list((tmp_path / "sweeps" / "whole").rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_tuning_gives_every_row_the_same_effort(tmp_path):
     rates = ("optimizer.lr=0.001,0.05", "sweep.tune_seeds=[1,2]")
     train("sweep=tuned", *QUICK, "quant=float,bcgd_w1a4", "seed=1,2,3", *rates, cwd=tmp_path)
@@ -173,6 +176,7 @@ def mean_score(runs, quant, rate):
     return sum(scores) / len(scores)
 
 
+@pytest.mark.slow
 def test_a_launcher_of_hydra_runs_the_same_jobs(tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     own = ("hydra/launcher=submitit_local", "hydra.launcher.timeout_min=5")
@@ -222,6 +226,7 @@ def test_the_list_shows_hashes_and_makes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_name_of_a_job_s_folder_can_be_typed_back(tmp_path):
     train("-m", *QUICK, "quant=float,bcgd_w1a4", "seed=1,2", "sweep.name=two", cwd=tmp_path)
     run = next(p for p in jobs(tmp_path / "sweeps" / "two").values() if "bcgd" in p.name)
@@ -230,6 +235,7 @@ def test_a_name_of_a_job_s_folder_can_be_typed_back(tmp_path):
     train(*QUICK, "quant=bcgd_w1a4", f"init_from={relative}", "hydra.run.dir=next", cwd=tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)  # a worker waits two minutes for a folder in use
 def test_a_row_is_not_tuned_before_all_of_its_trials_have_ended(tmp_path):
     rates = ("optimizer.lr=0.01,0.05", "sweep.tune_seeds=[1]")
@@ -268,6 +274,7 @@ with only_process(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_a_search_of_another_config_is_another_search(tmp_path):
     pytest.importorskip("optuna")
     search = ("sweep=tpe", *QUICK, "sweep.trials=2")
@@ -279,6 +286,7 @@ def test_a_search_of_another_config_is_another_search(tmp_path):
     assert "2 finished, skipped" in listed
 
 
+@pytest.mark.slow
 def test_a_sweep_whose_fork_server_is_killed_goes_on(tmp_path):
     command = ("-m", *QUICK, "seed=1,2,3", "sweep.name=server")
     process = start(*command, cwd=tmp_path)
@@ -293,6 +301,7 @@ def test_a_sweep_whose_fork_server_is_killed_goes_on(tmp_path):
     assert len(finished(folder)) == 3
 
 
+@pytest.mark.slow
 def test_sigterm_lets_the_jobs_save_and_tells_what_is_left(tmp_path):
     own = ("model=lenet5", "trainer.max_epochs=200", "warm_start.epochs=1", "training.threads=1")
     process = start("-m", *own, "seed=1,2,3", "sweep.name=stop", "sweep.parallel=2", cwd=tmp_path)
@@ -307,6 +316,7 @@ def test_sigterm_lets_the_jobs_save_and_tells_what_is_left(tmp_path):
     assert states == ["interrupted", "interrupted"]
 
 
+@pytest.mark.slow
 def test_two_sweeps_in_one_folder_are_one_at_a_time(tmp_path):
     own = ("model=lenet5", "trainer.max_epochs=200", "warm_start.epochs=1", "training.threads=1")
     first = start("-m", *own, "seed=1,2", "sweep.name=one", cwd=tmp_path)
@@ -319,6 +329,7 @@ def test_two_sweeps_in_one_folder_are_one_at_a_time(tmp_path):
         kill_group(first)
 
 
+@pytest.mark.slow
 def test_a_sweep_keeps_as_many_checkpoints_as_it_was_asked(tmp_path):
     command = ("-m", *QUICK, "trainer.limit_test_batches=1.0", "seed=1,2", "sweep.name=thin")
     train(*command, "sweep.keep=selected", cwd=tmp_path)
@@ -362,6 +373,7 @@ def test_slurm_is_a_launcher_by_name(tmp_path):
     assert "timeout_min: 240" in printed
 
 
+@pytest.mark.slow
 def test_the_sweep_of_weights_and_biases_is_a_run_of_the_command(tmp_path):
     from wandb.sdk.launch.sweeps.utils import create_sweep_command_args, load_sweep_config
 
@@ -385,6 +397,7 @@ def test_the_sweep_of_weights_and_biases_is_a_run_of_the_command(tmp_path):
     assert has_group(record, "resnet20_digits")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("launcher", [(), ("hydra/launcher=submitit_local",)])
 def test_runs_of_a_sweep_are_one_group(tmp_path, launcher):
     if launcher:

@@ -19,6 +19,7 @@ def command(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_two_experiments(tmp_path):
     run = command("experiment=correlation,blending", f"out={tmp_path}", "threads=1")
     assert run.returncode == 0, run.stderr

@@ -107,7 +107,7 @@ def test_the_adapter_learns_and_is_no_part_of_the_trained_student(run):
     assert not torch.equal(before[key], after[key])
 
 
-@pytest.mark.parametrize("poison", ["nan", "range"])
+@pytest.mark.parametrize("poison", ["nan", pytest.param("range", marks=pytest.mark.slow)])
 def test_poisoned_labels_change_no_bit_of_the_selected_student(poison, run, teacher, home):
     script = home / "poisoned.py"
     script.write_text(POISON)
@@ -126,6 +126,7 @@ def test_the_poison_kills_a_run_that_looks_at_labels(teacher, home):
     train("nan", *arguments, cwd=home, code=1, script=script)
 
 
+@pytest.mark.slow
 def test_a_killed_run_ends_on_the_same_bits(run, home):
     folder = home / "killed"
     kill_after(27, folder, *FREE, cwd=home)
@@ -134,6 +135,7 @@ def test_a_killed_run_ends_on_the_same_bits(run, home):
     assert (folder / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_resume_with_another_teacher_is_refused(run, home, tmp_path):
     folder = tmp_path / "killed"
     other = tmp_path / "other"
@@ -148,6 +150,7 @@ def test_a_resume_with_another_teacher_is_refused(run, home, tmp_path):
     assert "bring that one back, or start a new run" in out
 
 
+@pytest.mark.slow
 def test_a_teacher_of_other_images_is_refused(teacher, home):
     out = train(
         *SMALL, "distill=faqd", f"distill.teacher={teacher}", "data.image_size=12",
@@ -156,6 +159,7 @@ def test_a_teacher_of_other_images_is_refused(teacher, home):
     assert "image_size 8, the student has data=digits with 12" in out
 
 
+@pytest.mark.slow
 def test_a_teacher_out_of_a_file_of_weights(teacher, home, tmp_path):
     from qat import load_trained
 
@@ -170,6 +174,7 @@ def test_a_teacher_out_of_a_file_of_weights(teacher, home, tmp_path):
     assert "model@distill.teacher_model=NAME" in out
 
 
+@pytest.mark.slow
 def test_a_teacher_out_of_a_checkpoint_of_a_run(teacher, home, tmp_path):
     # its name has a `=`, which Hydra alone would stumble over
     checkpoint = max((teacher / "checkpoints" / "last").glob("*.ckpt"))
@@ -181,6 +186,7 @@ def test_a_teacher_out_of_a_checkpoint_of_a_run(teacher, home, tmp_path):
     assert record["origin"] == str(checkpoint)
 
 
+@pytest.mark.slow
 def test_a_resume_with_other_images_is_refused(teacher, home, tmp_path):
     from PIL import Image
 
@@ -200,6 +206,7 @@ def test_a_resume_with_other_images_is_refused(teacher, home, tmp_path):
     assert "the run began with the training images (60 files" in out
 
 
+@pytest.mark.slow
 def test_options_of_a_torchvision_set(teacher, home, tmp_path):
     arguments = [
         "debug=quick", "model=lenet5", "distill=faqd_label_free", f"distill.teacher={teacher}",

@@ -52,6 +52,7 @@ def test_the_summary_speaks_of_it_and_it_loads(run):
         assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
+@pytest.mark.slow
 def test_a_run_starts_from_a_float_one_and_from_its_like(run, tmp_path):
     floats = tmp_path / "float"
     quick = ["model=lenet5", "debug=quick", "training.threads=1"]

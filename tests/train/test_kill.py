@@ -83,6 +83,7 @@ def survive(tmp_path: Path, moments: list[str], seed: int) -> None:
     assert not [p for p in folder.rglob("*") if p.name.endswith((".part", ".tmp"))]
 
 
+@pytest.mark.slow
 def test_two_kills(tmp_path):
     survive(tmp_path, ["any", "save"], seed=int(os.environ.get("QAT_KILL_SEED", "0")))
 

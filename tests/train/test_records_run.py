@@ -6,12 +6,8 @@ import json
 import pytest
 import torch
 
-from support.real_run import differences, kill_after, tensors, train
+from support.real_run import SAVING, SMALL, kill_after, tensors, train
 
-SMALL = [
-    "model=lenet5", "trainer.max_epochs=4", "warm_start.epochs=1", "training.threads=1",
-    "training.checkpoint_every=5",
-]  # fmt: skip
 FILES = ("layers.csv", "histograms.csv")
 STEPS = ["17", "34", "51", "68"]  # the start of the quantized phase, and the ends of its epochs
 
@@ -21,17 +17,10 @@ def rows_of(path):
         return list(csv.DictReader(file))
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("records") / "run"
-    train(*SMALL, f"hydra.run.dir={folder}", cwd=folder.parent)
-    return folder
-
-
-def test_layers(run):
-    rows = rows_of(run / "layers.csv")
+def test_layers(trained):
+    rows = rows_of(trained / "layers.csv")
     assert list(rows[0]) == ["step", "epoch", "layer", "quantity", "value"]
-    audited = [row["name"] for row in json.loads((run / "summary.json").read_text())["audit"]]
+    audited = [row["name"] for row in json.loads((trained / "summary.json").read_text())["audit"]]
     for quantity in ("scale", "distance", "flip_rate", "alpha"):
         found = [row for row in rows if row["quantity"] == quantity]
         steps = STEPS[quantity == "flip_rate" :]
@@ -47,10 +36,10 @@ def test_layers(run):
     assert all(row["epoch"] == epochs[row["step"]] for row in rows)
 
 
-def test_the_last_record_is_the_last_checkpoint(run):
-    rows = [row for row in rows_of(run / "layers.csv") if row["step"] == "68"]
+def test_the_last_record_is_the_last_checkpoint(trained):
+    rows = [row for row in rows_of(trained / "layers.csv") if row["step"] == "68"]
     found = {(row["layer"], row["quantity"]): float(row["value"]) for row in rows}
-    saved = tensors(run)
+    saved = tensors(trained)
     for layer in {name for name, quantity in found if quantity == "scale"}:
         (latent,) = (v for k, v in saved.items() if k.startswith("latent") and f"{layer}." in k)
         scale = latent.abs().mean()
@@ -61,12 +50,12 @@ def test_the_last_record_is_the_last_checkpoint(run):
         assert found[name, "alpha"] == pytest.approx(float(saved[f"net.{name}.step"]))
 
 
-def test_histograms(run):
-    rows = rows_of(run / "histograms.csv")
+def test_histograms(trained):
+    rows = rows_of(trained / "histograms.csv")
     assert list(rows[0]) == ["step", "epoch", "layer", "low", "high", "levels", "counts"]
     layers = list(dict.fromkeys(row["layer"] for row in rows))
     assert [(r["step"], r["layer"]) for r in rows] == [(s, n) for s in STEPS for n in layers]
-    saved = tensors(run)
+    saved = tensors(trained)
     for row in rows:
         counts, reach = [int(n) for n in row["counts"].split()], float(row["high"])
         assert len(counts) == 41
@@ -84,8 +73,8 @@ def test_histograms(run):
 
 
 @pytest.mark.parametrize("state", ["last", "selected"])
-def test_confusion(run, state):
-    summary = json.loads((run / "summary.json").read_text())
+def test_confusion(trained, state):
+    summary = json.loads((trained / "summary.json").read_text())
     matrix = torch.tensor(summary[state]["confusion"])
     assert matrix.shape == (10, 10)
     # the digits' own counts, in the test part that is held out
@@ -96,25 +85,18 @@ def test_confusion(run, state):
     assert "confusion" not in summary["warm_start"]
 
 
-def test_training_is_the_same_without_them(run, tmp_path):
-    folder = tmp_path / "plain"
-    train(*SMALL, "callbacks.records=null", f"hydra.run.dir={folder}", cwd=tmp_path)
-    assert differences(run, folder) == []
-    assert (folder / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
-    assert not any((folder / name).exists() for name in FILES)
-
-
-def test_a_run_killed_twice_leaves_the_same_bytes(run, tmp_path):
+def test_a_run_killed_twice_leaves_the_same_bytes(trained, tmp_path):
     folder = tmp_path / "killed"
-    # soon after the phase's start, and in the midst of a later epoch
-    kill_after(20, folder, *SMALL, cwd=tmp_path)
+    # soon after the phase's start; in the midst of a later epoch, and of the diagnostics' window of
+    # steps 39 to 48, the first steps of which are in the checkpoint alone
+    kill_after(20, folder, *SMALL, SAVING, cwd=tmp_path)
     kill_after(40, folder, f"resume={folder}", cwd=tmp_path)
     for name in FILES:  # what a kill in the midst of writing leaves
         with (folder / name).open("a") as file:
             file.write("99,9,conv1,half a li")
     train(f"resume={folder}", cwd=tmp_path)
-    for name in FILES:
-        assert (folder / name).read_bytes() == (run / name).read_bytes()
+    for name in (*FILES, "metrics.csv"):
+        assert (folder / name).read_bytes() == (trained / name).read_bytes()
 
 
 def test_a_quick_float_run_leaves_none(tmp_path):
@@ -125,6 +107,7 @@ def test_a_quick_float_run_leaves_none(tmp_path):
     assert "confusion" in json.loads((folder / "summary.json").read_text())["last"]
 
 
+@pytest.mark.slow
 def test_a_student_without_labels_has_a_confusion_matrix(tmp_path):
     folder = tmp_path / "run"
     quick = ["model=lenet5", "debug=quick", "training.threads=1", "distill=faqd_label_free"]

@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import math
-import os
 import subprocess
 import sys
 from collections import Counter
@@ -27,7 +26,7 @@ from qat.data.registry import build_data
 from qat.data.sampler import derived_seed
 from qat.errors import DataError, SpecError
 from qat.spec.data import CLASSES, DataSpec, GlyphsSpec
-from support import ROOT
+from support.real_run import train
 
 SMALL = GlyphsSpec(train=60, validation=26, test=40)
 STILL = Ranges(
@@ -281,6 +280,7 @@ def test_the_name_depends_on_options_version_and_fonts(tmp_path, monkeypatch):
     assert len(set(names)) == len(names) == 8
 
 
+@pytest.mark.slow
 def test_two_processes_at_once(tmp_path):
     code = (
         "import sys; from qat.spec.run import *; from qat.data.glyphs.glyphs import *\n"
@@ -361,10 +361,6 @@ def test_a_real_run_trains_on_them(tmp_path):
         *size,
     ]
     folder = tmp_path / "run"
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "train.py"), *command, f"hydra.run.dir={folder}"],
-        cwd=tmp_path, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    train(*command, f"hydra.run.dir={folder}", cwd=tmp_path)
     assert json.loads((folder / "summary.json").read_text())["classes"] == list(CLASSES)
     assert len(list((tmp_path / "datasets" / "glyphs").iterdir())) == 1

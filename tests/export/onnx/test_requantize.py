@@ -81,6 +81,16 @@ def test_exact_channels_give_the_code_of_every_sum(what):
     assert int(wrong.max()) <= what.high - what.low  # beside each jump one sum at most
 
 
+@pytest.mark.parametrize("peak", [1, 2, 5])
+def test_a_jump_at_the_largest_sum_counts(peak):
+    what = rule(4)
+    multiplier = what.step * torch.logspace(-1, 0, 96, dtype=torch.float64)
+    offset = normal(96).abs() * what.step
+    found = requantization(multiplier, offset, what, x_scale=X_SCALE, largest=127, peak=peak)
+    wrong = wrong_codes(found, multiplier, offset, what, peak)
+    assert int(wrong[found.is_exact].sum()) == 0
+
+
 def test_a_layer_of_few_codes_far_from_exact_says_so():
     """With the factor 1 only whole sums are left to choose from, which is not enough for most."""
     what = rule(4)

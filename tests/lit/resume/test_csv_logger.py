@@ -86,6 +86,7 @@ def test_a_line_cut_by_a_kill_is_dropped(tmp_path):
     position = logger.position()
     whole = text(tmp_path)
     (tmp_path / "metrics.csv").write_text(whole + "5,1,0.12")
+    assert RunCsvLogger(tmp_path).position() == position
     RunCsvLogger(tmp_path).rewind(position)
     assert text(tmp_path) == whole
 

@@ -1,0 +1,49 @@
+"""What all tests share: one thread each, rows left to the night, one trained run."""
+
+import os
+
+import pytest
+import torch
+from filelock import FileLock
+
+from support.products import slow_rows, tenth
+from support.real_run import SAVING, SMALL, train
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--slow-tenth",
+        metavar="COMMIT",
+        help="of the slow tests only a tenth, which the hash of a commit chooses",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
+def pytest_collection_modifyitems(config, items):
+    for item in slow_rows(items):
+        item.add_marker(pytest.mark.slow)
+    if commit := config.getoption("slow_tenth"):
+        slow = {i.nodeid for i in items if i.get_closest_marker("slow")}
+        left = slow - tenth(slow, commit)
+        config.hook.pytest_deselected(items=[i for i in items if i.nodeid in left])
+        items[:] = [i for i in items if i.nodeid not in left]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    """Tensors here are small; with a thread for each core the workers would only wait."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of one finished run of `support.real_run.SMALL`, to be read and not changed."""
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all workers
+    folder = base / "trained" / "run"
+    with FileLock(base / "trained.lock"):
+        if not folder.exists():
+            folder.parent.mkdir()
+            train(*SMALL, SAVING, f"hydra.run.dir={folder}", cwd=folder.parent, cold=True)
+    return folder
