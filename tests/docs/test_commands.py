@@ -210,8 +210,9 @@ def run_command(command, folder):
         process = start(*shortened(kind, words), cwd=folder, script=script)
         try:
             out, err = process.communicate(timeout=900)
-        finally:
-            process.kill()  # nothing if it has ended
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
         assert process.returncode == 0, f"{command}\n{out}{err}"
 
 
