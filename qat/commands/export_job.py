@@ -1,5 +1,6 @@
 """Export job: a run's network on its way into files, with what it answers itself."""
 
+import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -61,7 +62,12 @@ def export_job(folder: Path, trained: Trained, *, trits: bool = False) -> Export
     """Convert a run's network and ask it about every validation and test image."""
     converted = convert(trained.net, trained.plan)  # the first to refuse what cannot be exported
     promised = audit(trained.net, trained.plan, _example(trained)).bytes
-    header = replace(trained.header(), trits=trits, promised_bytes=promised)
+    header = replace(
+        trained.header(),
+        source_sha256=hashlib.sha256(trained.checkpoint.read_bytes()).hexdigest(),
+        trits=trits,
+        promised_bytes=promised,
+    )
     expected = _asked(without_grad(trained.net), trained)
     return ExportJob(folder, trained, converted, header, expected)
 

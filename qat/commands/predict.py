@@ -35,10 +35,10 @@ def main(arguments: Sequence[str]) -> None:
     """Print the classes of the images that the arguments name."""
     options = [a for a in arguments if a.partition("=")[0] in ("model", "top") and "=" in a]
     spec = read_arguments(PredictSpec, options, example="model=FILE")
+    check_path(Path(spec.model))
     paths = list(_images([Path(a) for a in arguments if a not in options]))
     if not paths:
         raise SpecError("no image was named; give files or folders, e.g. predict.py a.png model=F")
-    check_path(Path(spec.model))
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         raise DataError(f"{missing} does not exist; give image files or folders of them")
@@ -61,10 +61,10 @@ def main(arguments: Sequence[str]) -> None:
 
 def _images(paths: Sequence[Path]) -> Iterator[Path]:
     """Files as they are, folders as the image files inside, sorted."""
-    from torchvision.datasets.folder import IMG_EXTENSIONS
-
     for path in paths:
         if path.is_dir():
+            from torchvision.datasets.folder import IMG_EXTENSIONS
+
             found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS)
             if not found:
                 raise DataError(f"the folder {path} holds no image file")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from qat.errors import QatError
 from qat.spec.overrides import with_quoted_paths
 from qat.spec.run import RunSpec
+from qat.storage.run_files import read_overrides
 from qat.storage.status import is_finished
 from qat.train.wandb_group import close_wandb, group_run
 
@@ -57,7 +58,7 @@ def _run(arguments: list[str]) -> None:
         if spec.resume is not None and _is_finished(Path(spec.resume), spec):
             print(f"{spec.resume} is finished; see its summary.json")
             return
-        group_run(overrides)
+        group_run([*(read_overrides(Path(spec.resume)) if spec.resume else ()), *overrides])
         # a resumed run has a config of its own, whatever conf/ makes of its overrides by now
         resumed = command.config if spec.resume is not None else None
     flags = [a for a in arguments if a not in set(args.overrides)]

@@ -13,15 +13,14 @@ from qat.compose.config import (
     group_option,
     sweep_option,
 )
-from qat.compose.run_folder import Resumed, opened, record, recorded, resumed
+from qat.compose.resume import Resumed, resumed
+from qat.compose.run_folder import opened, record, recorded
 from qat.compose.session import conf_folder
-from qat.storage.writable import check_writable
 
 __all__ = [
     "Checked",
     "Composed",
     "Resumed",
-    "check_writable",
     "checked",
     "combinations",
     "composed",

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from qat.compose.errors import one_line
-from qat.compose.run_folder import resumed
+from qat.compose.resume import resumed
 from qat.compose.session import composing, conf_folder, plain
 from qat.errors import SpecError
 from qat.spec.check import check_config
@@ -45,7 +45,7 @@ class Checked:
     """A command whose run can begin.
 
     Attributes:
-        overrides: the command's; where it resumes, the run's own before them.
+        overrides: the command's; where it resumes, those of Hydra itself only.
         config: of the run, resolved, plain values.
         spec: the same, checked.
     """

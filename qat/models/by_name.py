@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import nn
@@ -12,9 +12,6 @@ from qat.models.resnet import torchvision_resnet
 from qat.models.small import small_model
 from qat.models.timm_model import timm_model
 from qat.spec.header import Architecture, Family, Preprocessing
-
-if TYPE_CHECKING:
-    pass
 
 _FACTORIES: dict[Family, Callable[..., nn.Module]] = {
     "small": small_model,

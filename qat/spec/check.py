@@ -83,6 +83,11 @@ def typed(values: Mapping[str, Any], allow_targets: Sequence[str] = ()) -> RunSp
     Raises:
         SpecError: naming the key, the value and what is allowed.
     """
+    is_list = isinstance(allow_targets, (list, tuple))
+    if not is_list or not all(isinstance(prefix, str) and prefix for prefix in allow_targets):
+        raise SpecError(
+            f"allow_targets must be a list of prefixes, [mypackage.]; got {allow_targets!r:.80}"
+        )
     values = with_names_of_now(values)
     spec = RunSpec.from_dict(values)
     check_targets(values, allow_targets)

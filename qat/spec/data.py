@@ -21,7 +21,7 @@ class GlyphsSpec:
         validation: pictures for validation, in the same range.
         test: pictures for test, in the same range.
         difficulty: 0 (upright, sharp, full contrast) .. 1 (hard to read for a person, too); the
-            end of every range of `glyph_drawing.Ranges` is linear in it.
+            end of every range of `qat.data.glyphs.drawing.Ranges` is linear in it.
         seed: of the pictures; the run's seed moves the order and the augmentation only.
     """
 

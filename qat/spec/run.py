@@ -83,7 +83,7 @@ class RunSpec:
     """A whole run.
 
     Attributes:
-        model: `_target_` of a factory in `qat.lit` and its options.
+        model: `_target_` of a factory in `qat.models` and its options.
         data: see DataSpec.
         quant: see QuantSpec.
         optimizer: `_target_` of a torch.optim class and its options.

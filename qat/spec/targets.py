@@ -7,11 +7,12 @@ everything that MODULE imports, so what a name stands for is checked when it is 
 (`qat.train.targets`). Standard library only.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from qat.errors import SpecError
+from qat.spec.schema import join
 
 Kind = Literal["model", "optimizer", "callback", "logger"]
 
@@ -82,6 +83,10 @@ _FIRST = {now: first for first, now in MOVED.items()}
 REFUSED_ARGUMENTS = frozenset(
     {"checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir", "settings"}
 )
+# arguments by which a callback or logger writes and deletes elsewhere than in the run folder
+_PLACES = frozenset(
+    {"dir", "dirpath", "filename", "log_dir", "root_dir", "save_dir", "tracking_uri"}
+)
 # Hydra's own keys of a node that are obeyed; the others would call, or leave checks out
 _NODE_KEYS = frozenset({"_target_", "_partial_", "_convert_"})
 
@@ -135,13 +140,38 @@ def check_targets(config: Mapping[str, Any], allow: Sequence[str] = ()) -> None:
     nodes = dict(_nodes(config))
     for key, kind in nodes.items():
         node = _at(config, key)
-        if isinstance(node, Mapping):
-            check_node(node, kind, key, allow)
+        if not isinstance(node, Mapping) or not all(isinstance(name, str) for name in node):
+            raise SpecError(
+                f"{key} must be a _target_ and its arguments by name, or null; got {node!r:.80}"
+            )
+        check_node(node, kind, key, allow)
     for key, target in _targets(config, ""):
         if key.rpartition(".")[0] not in nodes:
             raise SpecError(
                 f"{key}={target} may not be called: a _target_ belongs to model, optimizer, "
                 "callbacks.NAME or logger.NAME itself, and not to an argument; take it out"
+            )
+
+
+def check_places(config: Mapping[str, Any], *, given: Sequence[str] = ()) -> None:
+    """Refuse callbacks and loggers of a run folder that write elsewhere; a folder is a stranger's.
+
+    Args:
+        config: plain values, as the folder has them.
+        given: keys that the command line names itself.
+
+    Raises:
+        SpecError: an argument is a place for files, or a text that leads to one.
+    """
+    nodes = {group: config.get(group) for group in ("callbacks", "logger")}
+    for key, name, value in _entries(nodes, ""):
+        is_path = isinstance(value, str) and (value == ".." or "/" in value or "\\" in value)
+        is_place = name in _PLACES and value is not None
+        is_given = any(f"{key}.".startswith((f"{own}.", f"{own}[")) for own in given)
+        if (is_path or is_place) and not is_given:
+            raise SpecError(
+                f"{key}={value!r:.80} of the run folder is a place for files; if it is yours, give "
+                "it again on the command line"
             )
 
 
@@ -166,7 +196,7 @@ def check_node(node: Mapping[str, Any], kind: Kind, key: str, allow: Sequence[st
         raise SpecError(
             f"{path}={inner} may not be called: the arguments of {key} hold plain values only"
         )
-    for path, name in _keys(node, key):
+    for path, name, _ in _entries(node, key):
         if name.startswith("_") and name.endswith("_") and name not in _NODE_KEYS:
             raise SpecError(f"{path} is no option of a node; leave it out")
         if name in REFUSED_ARGUMENTS:
@@ -219,25 +249,18 @@ def _at(config: Mapping[str, Any], key: str) -> Any:
     return node
 
 
-def _keys(node: Any, path: str) -> Iterator[tuple[str, str]]:
-    """(dotted key, name) of every key at any depth."""
-    if isinstance(node, Mapping):
-        for name, child in node.items():
-            yield f"{path}.{name}", str(name)
-            yield from _keys(child, f"{path}.{name}")
-    elif isinstance(node, (list, tuple)):
-        for index, child in enumerate(node):
-            yield from _keys(child, f"{path}[{index}]")
-
-
 def _targets(node: Any, path: str) -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every `_target_` at any depth."""
+    return ((key, child) for key, name, child in _entries(node, path) if name == "_target_")
+
+
+def _entries(node: Any, path: str) -> Iterator[tuple[str, str, Any]]:
+    """(dotted key, name, value) of every key and every item of a list at any depth."""
+    named: Iterable[tuple[str, str, Any]] = ()
     if isinstance(node, Mapping):
-        for name, child in node.items():
-            own = f"{path}.{name}" if path else str(name)
-            if name == "_target_":
-                yield own, child
-            yield from _targets(child, own)
+        named = ((join(path, str(name)), str(name), child) for name, child in node.items())
     elif isinstance(node, (list, tuple)):
-        for index, child in enumerate(node):
-            yield from _targets(child, f"{path}[{index}]")
+        named = ((f"{path}[{index}]", "", child) for index, child in enumerate(node))
+    for key, name, child in named:
+        yield key, name, child
+        yield from _entries(child, key)

@@ -67,6 +67,8 @@ def _verified_bytes(path: str | Path) -> memoryview:
     if "://" in str(path):
         raise CheckpointError(f"checkpoint {path} is a URL; download it and give the local path")
     try:
+        if not Path(path).is_file() and Path(path).exists():  # a pipe would never end
+            raise CheckpointError(f"checkpoint {path} is no regular file")
         data = memoryview(Path(path).read_bytes())
     except OSError as error:
         reason = error.strerror or str(error)

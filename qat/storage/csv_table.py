@@ -84,9 +84,9 @@ class GrowingCsv:
     def _read(self) -> tuple[list[str], list[list[str]]]:
         """Header and complete rows of the file; a last line cut by a kill is left out."""
         try:
+            if not is_there(self._path):
+                return list(self._first), []
             text = self._path.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return list(self._first), []
         except OSError as error:
             raise QatError(f"cannot read {self._path}: {error.strerror}") from error
         whole = text[: text.rfind("\n") + 1]

@@ -1,6 +1,7 @@
 """Run-folder files as plain values; what is damaged or strange becomes one reason."""
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,9 @@ from qat.errors import CheckpointError
 
 # real configs have some hundred values; a file that unfolds into more is not one of ours
 _MAX_VALUES, _MAX_DEPTH = 10_000, 30
+# of files that are read whole before their values are counted; YAML takes 6 s for a megabyte
+_MAX_YAML, _MAX_JSON = 500_000, 50_000_000
+_LOOKED_UP = re.compile(r"\$\\*\{")  # ${...}, and what unescaping would make of it
 
 
 def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,13 +66,25 @@ def read_config(folder: Path) -> dict[str, Any]:
         CheckpointError: it is missing, damaged, larger than any config, or holds an interpolation.
     """
     config = read_yaml(folder / ".hydra" / "config.yaml")
-    for key, value in flattened(config).items():
-        values = value if isinstance(value, (list, tuple)) else [value]
-        if any(isinstance(text, str) and "${" in text for text in values):
+    check_size(config)  # before it is walked
+    for key, text in _texts(config, ""):
+        if _LOOKED_UP.search(f"{key} {text}"):
             raise CheckpointError(
-                f"config.yaml holds {key}={value}, which would be looked up; write its value there"
+                f"config.yaml holds {key}={text:.80}, which would be looked up; write its value there"
             )
     return config
+
+
+def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """(dotted key, value as a text) of everything in a node."""
+    if isinstance(node, Mapping):
+        for name, child in node.items():
+            yield from _texts(child, f"{key}.{name}" if key else str(name))
+    elif _is_group(node):
+        for index, child in enumerate(node):
+            yield from _texts(child, f"{key}[{index}]")
+    else:
+        yield key, str(node)
 
 
 def read_overrides(folder: Path) -> list[str]:
@@ -97,6 +113,19 @@ def is_there(path: Path) -> bool:
     raise CheckpointError(f"{path.name} cannot be read: it is no regular file")
 
 
+def _bytes(path: Path, most: int) -> bytes:
+    if not is_there(path):
+        raise CheckpointError(f"{path.name} is missing")
+    try:
+        with path.open("rb") as file:
+            content = file.read(most + 1)
+    except OSError as error:
+        raise CheckpointError(f"{path.name} cannot be read: {error.strerror or error}") from None
+    if len(content) > most:
+        raise CheckpointError(f"{path.name} has more than {most:,} bytes, as none of ours has")
+    return content
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file.
 
@@ -114,11 +143,10 @@ def _yaml(path: Path) -> Any:
 
     # the loader in C is ten times faster where PyYAML was built with it
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    if not is_there(path):
-        raise CheckpointError(f"{path.name} is missing")
+    content = _bytes(path, _MAX_YAML)
     try:
-        return yaml.load(path.read_bytes(), Loader=loader)
-    except (OSError, ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
+        return yaml.load(content, Loader=loader)
+    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         reason = str(error).partition("\n")[0]
         raise CheckpointError(f"{path.name} cannot be read: {reason}") from None
 
@@ -129,11 +157,10 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, damaged, or holds something else.
     """
-    if not is_there(path):
-        raise CheckpointError(f"{path.name} is missing")
+    text = _bytes(path, _MAX_JSON)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        content = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path.name} cannot be read: {error}") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds no keys and values")

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qat.errors import QatError, SpecError
+from qat.errors import CheckpointError, QatError, SpecError
 from qat.storage.atomic import write_whole
 from qat.storage.lock import only_process
 from qat.storage.provenance import code_version, machine
+from qat.storage.run_files import read_json
 
 
 class Status:
@@ -119,9 +120,8 @@ class Status:
 
 def read_status(folder: Path) -> dict[str, Any]:
     """The content of a run folder's status.json, empty if there is none to read."""
-    with suppress(OSError, ValueError):
-        content = json.loads((folder / "status.json").read_text())
-        return content if isinstance(content, dict) else {}
+    with suppress(CheckpointError):
+        return read_json(folder / "status.json")
     return {}
 
 

@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from qat.compose import check_writable
 from qat.spec.sweep import SweepSpec
 from qat.storage.lock import only_process
+from qat.storage.writable import check_writable
 from qat.sweep.job import Job, jobs_of, mark_abandoned
 from qat.sweep.plan import plan_lines, planned, shared_overrides, without_given
 from qat.sweep.pool import Pool

@@ -1,7 +1,5 @@
 """Trained network out of its run folder, for evaluation, as a teacher, or for export."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,6 +25,7 @@ from qat.storage.checkpoint import (
     load,
 )
 from qat.storage.provenance import versions
+from qat.storage.run_files import read_json
 from qat.train.targets import build_network
 from qat.train.weights import restore
 
@@ -68,7 +67,6 @@ class Trained:
             preprocessing=self.preprocessing,
             data=self.spec.data.name,
             versions=versions(),
-            source_sha256=hashlib.sha256(self.checkpoint.read_bytes()).hexdigest(),
         )
 
     def new_network(self) -> nn.Module:
@@ -141,8 +139,8 @@ def open_trained(
 
 def _classes(folder: Path, data: ImageData) -> tuple[str, ...]:
     """As the run recorded them: its images may be elsewhere by now."""
-    with suppress(OSError, ValueError, KeyError):
-        return tuple(json.loads((folder / "summary.json").read_text())["classes"])
+    with suppress(CheckpointError, KeyError, TypeError):
+        return tuple(str(name) for name in read_json(folder / "summary.json")["classes"])
     return data.classes
 
 

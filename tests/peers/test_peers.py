@@ -12,8 +12,6 @@ from qat.optim.groups import parameter_groups
 from qat.peers.methods import METHODS, peer_of
 from qat.peers.peer import Peer, convertible, layers
 
-pytestmark = pytest.mark.slow  # other packages, for five rows of two tables
-
 
 def lenet():
     torch.manual_seed(0)

@@ -1,5 +1,6 @@
 """A stranger's run folder at every door: nothing that it names is called."""
 
+import json
 import os
 import pickle
 import sys
@@ -107,6 +108,15 @@ def test_the_attack_would_work(hostile, tmp_path):
     assert made.is_dir()
 
 
+def climbing(evil):
+    """The name of a file beside `evil` from within conf/, in which Hydra itself is told to call."""
+    (evil.parent / "evil.yaml").write_text(
+        "# @package _global_\nhydra:\n  callbacks:\n    x:\n      _target_: numpy.load\n"
+        f"      file: {evil}\n      allow_pickle: true\n"
+    )
+    return "../" * 30 + str(evil.parent / "evil").lstrip("/")
+
+
 OWN_WORDS = {
     "allow_targets": lambda evil: [
         "allow_targets=[numpy.]", f"+callbacks.x={{_target_: numpy.load, file: '{evil}', "
@@ -132,6 +142,11 @@ OWN_WORDS = {
     "where it searches": lambda evil: [
         "hydra.searchpath=[file:///nowhere]", "hydra/launcher=basic",
     ],
+    "a file outside of conf": lambda evil: [f"model={climbing(evil)}"],
+    "an experiment outside of conf": lambda evil: [f"experiment={climbing(evil)}"],
+    "a group of several": lambda evil: [f"unlabelled=[task,{climbing(evil)}]"],
+    "the environment, escaped": lambda evil: [r"init_from=$\{oc.env:HOME\}"],
+    "what is no override": lambda evil: ["{{{"],
 }  # fmt: skip
 
 
@@ -145,10 +160,42 @@ def test_resume_hears_no_folder_on_hydra_and_targets(words, hostile, tmp_path, m
     with suppress(SystemExit):
         run_main(f"resume={folder}")
     printed = capsys.readouterr()
-    # refused by name, or not heard: then the audit that the run asks for comes out
-    assert "may not be called" in printed.err or "LAYER" in printed.out.upper()
+    # not heard: the audit that the run asks for comes out
+    assert "LAYER" in printed.out.upper(), printed.err
     assert not made.exists()
     assert "QAT_TEST_HOSTILE" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("node", "word"),
+    [
+        ("{_target_: lightning.pytorch.loggers.CSVLogger, save_dir: a}", "save_dir"),
+        ("{_target_: lightning.pytorch.loggers.CSVLogger, name: ../victim, version: a}", "name"),
+        ("{_target_: lightning.pytorch.loggers.CSVLogger, name: '..', version: '..'}", "name"),
+        ("{_target_: lightning.pytorch.loggers.WandbLogger, dir: x}", "dir"),
+        ("{_target_: lightning.pytorch.loggers.WandbLogger, tags: [a, /b]}", "tags[1]"),
+    ],
+)
+def test_a_folder_names_no_place_for_files(node, word, hostile, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [])
+    make, _ = hostile
+    folder = make(config=("model=lenet5", "debug=quick", f"+logger.x={node}"))
+    with pytest.raises(SystemExit):
+        run_main(f"resume={folder}", "audit_only=true")
+    assert f"logger.x.{word}=" in capsys.readouterr().err
+    if word == "save_dir":
+        run_main(f"resume={folder}", "audit_only=true", "+logger.x.save_dir=a")
+
+
+@pytest.mark.parametrize("text", ["${oc.env:HOME}", r"$\{oc.env:HOME\}", r"$\\{x}"])
+@pytest.mark.parametrize("place", ["{'init_from': T}", "{'quant': {'overrides': [{'match': T}]}}"])
+def test_a_saved_config_that_would_be_looked_up_is_refused(text, place, tmp_path):
+    folder = tmp_path / "run" / ".hydra"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(json.dumps(eval(place, {"T": text})))
+    with pytest.raises(QatError, match="would be looked up"):
+        qat.load_trained(tmp_path / "run")
 
 
 def test_the_command_line_is_heard_on_targets(tmp_path, monkeypatch):

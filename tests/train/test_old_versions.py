@@ -1,4 +1,4 @@
-"""What version 0.1.0 left is opened: a run, a packed file, a run stopped in the middle, a sweep.
+"""What was made before the rooms is opened: finished and stopped runs, a packed file, a sweep.
 
 The files in tests/recorded/v0.1.0 were made by commit 3ae10c8, before the modules moved.
 """

@@ -138,9 +138,10 @@ def _chosen(
     scale = (exact_scale * stretch.repeat(len(every))).float()  # (O, F)
     ratio = (scale * torch.tensor(x_scale).float() / torch.tensor(rule.step).float()).double()
     nearest = (j - 0.5) / ratio[:, :, None] - factors[:, None] * first[:, None, :]  # (O, F, J)
-    matters = ((first > -peak) & (first <= peak))[:, None, :]
-    low = nearest.masked_fill(~matters, -torch.inf).amax(dim=2)
-    high = (nearest + factors[:, None]).masked_fill(~matters, torch.inf).amin(dim=2)
+    # a jump bounds B from below by the first sum above it, from above by the last one in front
+    above, before = ((sums.abs() <= peak)[:, None, :] for sums in (first, first - 1))
+    low = nearest.masked_fill(~above, -torch.inf).amax(dim=2)
+    high = (nearest + factors[:, None]).masked_fill(~before, torch.inf).amin(dim=2)
     # no jump within reach: any bias that keeps the side will do, the nearest one does
     plain = (offset / multiplier)[:, None] * factors + (0.5 - float(rule.shift)) / ratio
     middle = torch.where(torch.isfinite(low + high), (low + high) / 2, plain)
