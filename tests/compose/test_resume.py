@@ -95,7 +95,7 @@ def test_hydra_hears_the_command_alone(run):
 @pytest.mark.parametrize("word", ["optimiser.lr=1", "model=resnet19", "quant.weight.bit=2"])
 def test_mistakes_are_told_as_in_any_command(word, run):
     folder = run(*OWN)
-    with pytest.raises(SpecError, match="is not an option|is unknown|did you mean"):
+    with pytest.raises(SpecError, match=r"is not an option|is unknown|did you mean"):
         resumed(CONF, [f"resume={folder}", word])
 
 
