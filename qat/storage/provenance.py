@@ -17,9 +17,9 @@ _OUTSIDE = (
     *("commands", "peers", "report", "sweep", "theory"),
     *("spec/sweep.py", "train/wandb_group.py"),
 )
-
-
-_adopted: list["CodeVersion"] = []
+_CPUS = Path("/proc/cpuinfo")
+_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "timm", "qat")
+_adopted: list["CodeVersion"] = []  # of the process that started this one, at most one
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +88,6 @@ def sources_hash(*, also: str | None = None) -> str:
         if not places & set(_OUTSIDE) or name.parts[0] == also:
             digest.update(f"{name.as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
-
-
-_CPUS = Path("/proc/cpuinfo")
-
-
-_PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "timm", "qat")
 
 
 def machine() -> dict[str, Any]:

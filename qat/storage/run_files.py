@@ -70,7 +70,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     for key, text in _texts(config, ""):
         if _LOOKED_UP.search(f"{key} {text}"):
             raise CheckpointError(
-                f"config.yaml holds {key}={text:.80}, which would be looked up; write its value there"
+                f"config.yaml holds {key}={text:.80}, which would be looked up; write its value"
             )
     return config
 

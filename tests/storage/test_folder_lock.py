@@ -76,9 +76,8 @@ import os, sys, time
 from pathlib import Path
 from qat.storage.lock import only_process
 with only_process(Path(sys.argv[1])):
-    child = os.fork()
-    if child:
-        print(child, flush=True)
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)  # what filelock does after a fork is done by now
     time.sleep(60)
 """
 

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 # distinguishable in print and for colour-blind readers (Okabe and Ito), dark ones first
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
+_INK = "#000000"
+_CSS_PIXELS_PER_INCH = 96
 _STYLE: dict[str, Any] = {
     "figure.dpi": 100,
     "savefig.dpi": 150,
@@ -76,12 +78,6 @@ def save_figure(figure: "Figure", path: Path) -> list[Path]:
             figure.savefig(drawing, format=form, metadata=metadata)
         write_whole(path.with_suffix(f".{form}"), drawing.getvalue())
     return [path.with_suffix(f".{form}") for form in forms]
-
-
-_INK = "#000000"
-
-
-_CSS_PIXELS_PER_INCH = 96
 
 
 def inline_svg(figure: "Figure", *, alt: str, prefix: str) -> str:
