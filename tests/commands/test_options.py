@@ -22,10 +22,13 @@ OPTIONS = {
     "override": ["quant.overrides=[{match: conv2, weight: {bits: 8}}]", "quant.ends.last=float"],
     "compiled": ["training.compile=true"],
 }  # fmt: skip
-COMPILED = pytest.param("compiled", marks=pytest.mark.slow)  # by a C++ compiler, a minute
+AT_NIGHT = ("wandb offline, bf16, accumulated", "compiled")  # wandb's service; a C++ compiler
 
 
-@pytest.mark.parametrize("name", [*list(OPTIONS)[:-1], COMPILED])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=pytest.mark.slow if n in AT_NIGHT else ()) for n in OPTIONS],
+)
 def test_a_few_steps(name, tmp_path):
     folder = tmp_path / "run"
     words = ["model=lenet5", "debug=quick", "training.threads=1", f"hydra.run.dir={folder}"]
@@ -42,6 +45,7 @@ def test_a_few_steps(name, tmp_path):
         assert list(folder.glob("wandb/offline-run-*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "extra"),
     [

@@ -38,6 +38,7 @@ def curves(sweep, quant):
     return found
 
 
+@pytest.mark.slow
 def test_the_numbers_of_the_report_are_those_of_the_metrics(sweep, tmp_path):
     train(str(sweep), f"out={tmp_path}", cwd=tmp_path, script=REPORT)
     with (tmp_path / "comparison.csv").open() as file:
@@ -79,6 +80,7 @@ def test_the_card_of_a_sweep_runs_again_to_the_same_numbers(sweep, tmp_path):
     assert "| `bcgd_w1a4` | 2 |" in page.read_text()
 
 
+@pytest.mark.slow
 def test_every_run_ends_with_a_page_of_its_own(sweep):
     pages = [run / "report.html" for run in sweep.glob("*-*-*")]
     assert len(pages) == 4
@@ -99,6 +101,7 @@ def test_a_wrong_report_is_one_line(words, told, refused):
     assert all(word in printed for word in told), printed
 
 
+@pytest.mark.slow
 def test_claims_and_references_name_what_there_is(sweep, refused):
     for option in ("reference=nothing", "claims=[float > nothing]", "claims=[float]"):
         printed = refused(str(sweep), "out=page", option)

@@ -99,6 +99,7 @@ def test_students_share_a_teacher(tmp_path):
     assert (len(set(folders)), trained) == (1, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "override",
     [

@@ -110,6 +110,7 @@ def test_resume_from_every_hook_sees_the_rest(tmp_path: Path, trainer):
         assert fit(path=path, folder=tmp_path, **trainer) == full[done:], path.name
 
 
+@pytest.mark.slow
 def test_resume_with_workers_and_augmentation(tmp_path: Path):
     workers, saver = 2, SaveEverywhere(tmp_path)
     full = fit(augment=True, folder=tmp_path)

@@ -5,6 +5,7 @@ import runpy
 import subprocess
 import sys
 
+import pytest
 import torch
 
 from support import ROOT
@@ -12,6 +13,7 @@ from support import ROOT
 WORKER = ROOT / "tests" / "support" / "ddp_worker.py"
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_each_other_and_one_process(tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     ranks = [

@@ -84,6 +84,7 @@ for step in range(10**6):
 """
 
 
+@pytest.mark.slow
 def test_a_kill_during_a_save_leaves_a_whole_file(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     for attempt in range(3):

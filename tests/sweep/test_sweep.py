@@ -104,6 +104,7 @@ def test_twelve_jobs_killed_three_times_end_as_undisturbed(tmp_path):
 QUICK = ("model=lenet5", "debug=quick", "training.threads=1", "callbacks.diagnostics=null")
 
 
+@pytest.mark.slow
 def test_failures_leave_the_others_alone_and_are_all_told(tmp_path):
     # a learning rate that overflows at once, twice, among sound ones
     command = ("-m", *QUICK, "optimizer.lr=0.02,1e6", "seed=1,2", "sweep.name=some")

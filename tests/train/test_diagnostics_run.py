@@ -65,6 +65,7 @@ def test_a_killed_run_writes_the_same_numbers(trained, tmp_path):
     assert (folder / "metrics.csv").read_bytes() == (trained / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "quant", ["float", "lsq_w4a4", pytest.param("bcgd_w1a1", marks=pytest.mark.slow)]
 )

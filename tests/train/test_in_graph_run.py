@@ -16,6 +16,10 @@ SMALL = [
 ]  # fmt: skip
 
 
+# by day tests/promises/test_in_graph.py resumes every method in the process
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("in_graph") / "run"
@@ -52,7 +56,6 @@ def test_the_summary_speaks_of_it_and_it_loads(run):
         assert net(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
 
 
-@pytest.mark.slow
 def test_a_run_starts_from_a_float_one_and_from_its_like(run, tmp_path):
     floats = tmp_path / "float"
     quick = ["model=lenet5", "debug=quick", "training.threads=1"]

@@ -40,7 +40,10 @@ def folder(tmp_path):
     return tmp_path / "old"
 
 
-@pytest.fixture(params=["as it was saved", "before some of today's keys"])
+AS_SAVED = pytest.param("as it was saved", marks=pytest.mark.slow)
+
+
+@pytest.fixture(params=[AS_SAVED, "before some of today's keys"])
 def config_of(request):
     """Take keys out of a run's config, as if they had come to conf/ later."""
 

@@ -85,6 +85,7 @@ def test_confusion(trained, state):
     assert "confusion" not in summary["warm_start"]
 
 
+@pytest.mark.slow
 def test_a_run_killed_twice_leaves_the_same_bytes(trained, tmp_path):
     folder = tmp_path / "killed"
     # soon after the phase's start; in the midst of a later epoch, and of the diagnostics' window of

@@ -351,6 +351,7 @@ def test_options_are_checked_without_torch():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_a_real_run_trains_on_them(tmp_path):
     size = ["data.glyphs.train=40", "data.glyphs.validation=26", "data.glyphs.test=26"]
     command = [

@@ -106,6 +106,7 @@ print(hashlib.sha256(packed(lenet, weights(3), **FULL)[1]).hexdigest())
 """
 
 
+@pytest.mark.slow
 def test_two_processes_write_the_same_bytes():
     command = [sys.executable, "-c", PROGRAM]
     workers = [

@@ -87,6 +87,7 @@ def undisturbed(tmp_path_factory):
     return digest(model), (folder / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_a_stopped_process_leaves_with_its_code_and_resumes_bitwise(stopped, undisturbed, case):
     signum, code, _, _ = CASES[case]
