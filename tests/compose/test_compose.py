@@ -123,6 +123,7 @@ def test_a_student_that_cannot_be_built_costs_no_training(tmp_path):
     assert asked == []
 
 
+@pytest.mark.slow
 def test_an_interrupted_teacher_is_resumed_and_its_errors_name_it(tmp_path):
     def fail(config, spec, folder):
         (folder / "status.json").write_text('{"state": "interrupted"}')

@@ -11,6 +11,7 @@ from torch import nn
 
 from qat.data.registry import build_data
 from qat.spec.data import DataSpec
+from support.products import mostly_slow
 
 EPOCHS = 3
 
@@ -97,7 +98,10 @@ def _quiet():
 
 @pytest.mark.parametrize(
     "trainer",
-    [{}, {"limit_train_batches": 2}, {"limit_train_batches": 0.7}, {"val_check_interval": 2}],
+    mostly_slow(
+        [{}, {"limit_train_batches": 2}, {"limit_train_batches": 0.7}, {"val_check_interval": 2}],
+        day=(3,),
+    ),
     ids=["plain", "two_batches", "seven_tenths", "validation_within"],
 )
 def test_resume_from_every_hook_sees_the_rest(tmp_path: Path, trainer):

@@ -145,6 +145,7 @@ def test_vmap_over_inputs_weights_and_upstream_gradients(name, kind):
 
 @pytest.mark.parametrize("kind", ["sign", "signed3"])
 @pytest.mark.parametrize("name", DERIVATIVES)
+@pytest.mark.product
 def test_compiled_equals_eager_while_the_sharpness_moves(name, kind):
     torch._dynamo.reset()
     values, upstream = inputs()

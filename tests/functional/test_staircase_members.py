@@ -114,6 +114,7 @@ def test_frozen_inputs_and_steps(name):
 
 @pytest.mark.parametrize("stairs", ["relu4", "signed3"])
 @pytest.mark.parametrize("derivative", DERIVATIVES)
+@pytest.mark.product
 def test_a_moving_sharpness_compiles_once(derivative, stairs):
     torch._dynamo.reset()
     generator = torch.Generator().manual_seed(1)

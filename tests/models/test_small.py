@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from qat.errors import SpecError
 from qat.models.small import CifarResNet, LeNet5, Vgg11
+from support.products import mostly_slow
 
 
 def build(name, *, image_size=32, **options):
@@ -150,7 +151,7 @@ def test_convolutions_start_from_he_fan_out():
     assert not stem.bias.any()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_slow(NAMES, day=(0,)))
 def test_compiles_as_one_graph_in_train_mode(name):
     torch.manual_seed(0)
     model = build(name, image_size=8, in_channels=1).train()

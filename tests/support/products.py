@@ -10,6 +10,20 @@ every parameter. Which rows these are depends on the rows alone, so it is the sa
 
 from itertools import chain
 
+import pytest
+
+
+def mostly_slow(rows, day):
+    """The rows as parameters of a test, those slow whose numbers are not in `day`."""
+    return [
+        row
+        if number in day
+        else pytest.param(*row, marks=pytest.mark.slow)
+        if isinstance(row, tuple)
+        else pytest.param(row, marks=pytest.mark.slow)
+        for number, row in enumerate(rows)
+    ]
+
 
 def covering(rows, together=()):
     """Numbers of the rows that cover all rows, each row a mapping of name -> value.

@@ -35,6 +35,7 @@ def test_claims_of_a_short_run(short):
     assert set(found.values()) == {"held", "held with a condition"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", [lambda g: -g, lambda g: g.flip(-1), lambda g: g + 0.05])
 def test_a_wrong_gradient_is_noticed(short, monkeypatch, wrong):
     """Turned round, its axes exchanged, shifted: the claims on relu must fail."""

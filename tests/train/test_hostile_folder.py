@@ -87,6 +87,7 @@ DOORS = {
 
 @pytest.mark.parametrize("door", DOORS)
 @pytest.mark.parametrize("attack", [nested, named])
+@pytest.mark.product
 def test_no_door_calls_what_a_folder_names(attack, door, hostile, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [])

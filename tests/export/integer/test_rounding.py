@@ -10,6 +10,7 @@ from qat.export.packed.convert import convert, put
 from qat.quantize.prepare import activation_quantizers
 from qat.spec.quant import QuantSpec
 from support.networks import images, lenet, prepared, resnet18, weights
+from support.products import mostly_slow
 from support.rounding import near_jumps, rounding_bounds
 
 CASES = {
@@ -51,7 +52,7 @@ def seen(net, image):
     return found
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", mostly_slow(CASES, day=(2, 3)))
 def test_float32_stays_within_the_bound_and_moves_codes_near_jumps_only(case):
     net, integers = hard(*CASES[case])
     image = images(64, seed=3)

@@ -16,6 +16,7 @@ from qat.lit.resume.checkpoint_io import (
 from qat.lit.resume.run_checkpoint import RunCheckpoint
 from qat.lit.resume.signals import Signals
 from support import toy_run
+from support.products import mostly_slow
 from support.toy_run import BATCHES, StopAt, digest, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
@@ -66,7 +67,7 @@ def interrupted(folder, hook, step, **options):
 
 
 # every=1 saves at each boundary, so each of these resumes from exactly the step it stopped at
-@pytest.mark.parametrize("step", [1, 2, 6, 7, 8, 13, 14, 15, 20])
+@pytest.mark.parametrize("step", mostly_slow([1, 2, 6, 7, 8, 13, 14, 15, 20], day=(0, 3, 7)))
 def test_resume_from_any_step_is_bitwise(tmp_path, undisturbed, step):
     want, seen, _ = undisturbed(every=1)
     got, model = interrupted(tmp_path, "on_train_batch_start", step, every=1)
@@ -103,15 +104,18 @@ def test_a_crash_in_any_hook_repeats_at_most_one_interval(
 
 @pytest.mark.parametrize(
     ("options", "steps"),
-    [
-        ({"accumulate_grad_batches": 2, "every": 1}, [1, 3, 4, 5, 11]),
-        ({"max_epochs": -1, "max_steps": 17, "every": 1}, [3, 7, 8, 14]),
-        ({"max_epochs": -1, "max_steps": 17, "limit_val_batches": 0, "every": 1}, [7, 8]),
-        ({"val_check_interval": 3, "every": 1}, [3, 4, 7, 10]),
-        ({"check_val_every_n_epoch": 2, "every": 1}, [7, 14, 16]),
-        ({"limit_train_batches": 4, "every": 1}, [3, 4, 5]),
-        ({"workers": 1, "every": 1}, [2, 7, 10]),
-    ],
+    mostly_slow(
+        [
+            ({"accumulate_grad_batches": 2, "every": 1}, [1, 3, 4, 5, 11]),
+            ({"max_epochs": -1, "max_steps": 17, "every": 1}, [3, 7, 8, 14]),
+            ({"max_epochs": -1, "max_steps": 17, "limit_val_batches": 0, "every": 1}, [7, 8]),
+            ({"val_check_interval": 3, "every": 1}, [3, 4, 7, 10]),
+            ({"check_val_every_n_epoch": 2, "every": 1}, [7, 14, 16]),
+            ({"limit_train_batches": 4, "every": 1}, [3, 4, 5]),
+            ({"workers": 1, "every": 1}, [2, 7, 10]),
+        ],
+        day=(0, 1, 3),
+    ),
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_resume_is_bitwise_under_other_options(tmp_path, undisturbed, options, steps):
