@@ -35,11 +35,11 @@ def main(arguments: Sequence[str]) -> None:
     """Print the classes of the images that the arguments name."""
     options = [a for a in arguments if a.partition("=")[0] in ("model", "top") and "=" in a]
     spec = read_arguments(PredictSpec, options, example="model=FILE")
-    named = [Path(a) for a in arguments if a not in options]
-    if not named:
+    places = [Path(a) for a in arguments if a not in options]
+    if not places:
         raise SpecError("no image was named; give files or folders, e.g. predict.py a.png model=F")
     check_path(Path(spec.model))
-    paths = list(_images(named))
+    paths = list(_images(places))
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         raise DataError(f"{missing} does not exist; give image files or folders of them")
