@@ -1,20 +1,21 @@
 """The page of every option: read out of the typed specs and the files of conf/."""
 
 import re
-import types
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 
 from qat.compose import conf_folder, group_option
 from qat.spec.data import DataSpec
 from qat.spec.distill import DistillSpec
+from qat.spec.keys import flat
 from qat.spec.model import SmallOptions, TimmOptions, TorchvisionOptions
 from qat.spec.quant import Override, QuantSpec
 from qat.spec.run import RunSpec, SchedulerSpec, TrainingSpec, WarmStartSpec
+from qat.spec.schema import Declared, declared
 from qat.spec.sweep import SweepSpec
 from qat.spec.unlabelled import UnlabelledSpec
 
@@ -86,11 +87,11 @@ def options_page() -> str:
 
 def _whole_run(conf: Path) -> str:
     comments, values = _comments(conf / "config.yaml"), _values(conf / "config.yaml")
-    hints, texts = get_type_hints(RunSpec), _attributes(RunSpec)
+    options, texts = {o.key: o for o in declared(RunSpec)}, _attributes(RunSpec)
     top = [
         Row(
             key=key,
-            values=_kind(hints.get(key, tuple[str, ...]), _metadata(RunSpec, key)),
+            values=_kind(options[key]) if key in options else "list: text",
             default=_code(values[key]),
             meaning=texts.get(key) or comments[key],
         )
@@ -181,11 +182,10 @@ def _override_rows() -> list[Row]:
         "weight": "keys of `quant.weight` that are other there",
         "activation": "keys of `quant.activation` that are other there",
     }
-    hints = get_type_hints(Override)
     return [
-        Row(key=f"quant.overrides[i].{name}", values=_kind(hints[name], {}),
-            default="must be given" if name == "match" else "`{}`", meaning=text)
-        for name, text in texts.items()
+        Row(key=f"quant.overrides[i].{option.key}", values=_kind(option),
+            default="must be given" if option.key == "match" else "`{}`", meaning=texts[option.key])
+        for option in declared(Override)
     ]  # fmt: skip
 
 
@@ -198,22 +198,21 @@ def _spec_rows(cls: type[Any], path: str, files: Sequence[Path], values: Any = N
         files: of the group, whose values are the defaults.
         values: in place of files, the defaults themselves.
     """
-    hints, texts, rows = get_type_hints(cls), _attributes(cls), []
-    for field in fields(cls):
-        inner, own = _group(hints[field.name]), f"{path}.{field.name}"
-        below = values.get(field.name, MISSING) if isinstance(values, Mapping) else MISSING
-        if inner is not None:
-            rows += _spec_rows(inner, own, files, below)
+    given = flat(values, path) if isinstance(values, Mapping) else {}
+    rows = []
+    for option in declared(cls, path):
+        if option.is_group:
             continue
+        default = _in_files(option.key, files) or _of_field(option.field)
+        said = _attributes(option.owner).get(option.field.name)
         rows.append(
             Row(
-                key=own,
-                values=_kind(hints[field.name], field.metadata),
-                default=_in_files(own, files) or _of_field(field) if below is MISSING
-                else _code(below),
-                meaning=texts.get(field.name) or _comment(own, files),
+                key=option.key,
+                values=_kind(option),
+                default=_code(given[option.key]) if option.key in given else default,
+                meaning=said or _comment(option.key, files),
             )
-        )  # fmt: skip
+        )
     return rows
 
 
@@ -221,9 +220,9 @@ def _in_files(key: str, files: Sequence[Path]) -> str:
     """The value of a key in the files of its group: once if it is the same in all that have it."""
     found: dict[str, list[str]] = {}
     for file in files:
-        flat = _flat(_values(file), key.partition(".")[0])
-        if key in flat:
-            found.setdefault(_code(flat[key]), []).append(file.stem)
+        own = flat(_values(file), key.partition(".")[0])
+        if key in own:
+            found.setdefault(_code(own[key]), []).append(file.stem)
     if len(found) < 2:
         return next(iter(found), "")
     if all(len(names) == 1 for names in found.values()):
@@ -248,7 +247,7 @@ def _file_rows(conf: Path, group: str) -> list[Row]:
     for path in _option_files(conf, group):
         root = group.replace("/", ".")
         comments = _comments(path, root)
-        for key, value in _flat(_values(path), root).items():
+        for key, value in flat(_values(path), root).items():
             if key.endswith(("_target_", "_partial_")) or ".defaults" in key or key == group:
                 continue
             own = _code(value) + ("" if len(_option_files(conf, group)) == 1 else f" ({path.stem})")
@@ -269,18 +268,18 @@ def _table(rows: Sequence[Row], title: str = "") -> str:
     return (f"{title}\n\n" if title else "") + "\n".join(lines) + "\n"
 
 
-def _kind(kind: Any, limits: Mapping[str, Any]) -> str:
-    """What a field takes, in words."""
-    origin, arguments = get_origin(kind), get_args(kind)
-    if limits.get("choices"):
-        return ", ".join(_code(name) for name in limits["choices"])
-    if origin in (Union, types.UnionType):
-        own = [a for a in arguments if a is not type(None)]
-        return f"{_kind(own[0], limits)}, or `null`"
-    if origin is Literal:
-        return ", ".join(_code(a) for a in arguments)
-    if origin is tuple:
-        return f"list: {_kind(arguments[0], limits)}"
+def _kind(option: Declared) -> str:
+    """What an option takes, in words."""
+    values = ", ".join(map(_code, option.choices)) or _type(option.kind, option.field.metadata)
+    return f"{values}, or `null`" if option.is_optional else values
+
+
+def _type(kind: Any, limits: Mapping[str, Any]) -> str:
+    """A type in words."""
+    if get_origin(kind) is tuple:
+        return f"list: {_type(get_args(kind)[0], limits)}"
+    if get_origin(kind) is Literal:
+        return ", ".join(map(_code, get_args(kind)))
     if kind in (int, float):
         return ("integer" if kind is int else "number") + _range(limits)
     return {bool: "`true`, `false`", str: "text"}.get(kind, "group of keys")
@@ -320,17 +319,6 @@ def _attributes(cls: type[Any]) -> dict[str, str]:
     return {key: re.sub(r"see `?\w+`?[,;.]? ?", "", text) for key, text in found.items()}
 
 
-def _metadata(cls: type[Any], key: str) -> Mapping[str, Any]:
-    return next((f.metadata for f in fields(cls) if f.name == key), {})
-
-
-def _group(kind: Any) -> type[Any] | None:
-    """The dataclass of a field that is a group of options."""
-    own = [a for a in (*get_args(kind), kind) if is_dataclass(a)]
-    is_list = get_origin(kind) is tuple
-    return own[0] if own and not is_list and isinstance(own[0], type) else None
-
-
 def _option_files(conf: Path, group: str) -> list[Path]:
     return sorted((conf / group).glob("*.yaml"))
 
@@ -339,12 +327,6 @@ def _values(path: Path) -> dict[str, Any]:
     values: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     values.pop("hydra", None)
     return values
-
-
-def _flat(node: Any, path: str) -> dict[str, Any]:
-    if not isinstance(node, Mapping) or not node:
-        return {path: node}
-    return {k: v for name, child in node.items() for k, v in _flat(child, f"{path}.{name}").items()}
 
 
 def _comments(path: Path, root: str = "") -> dict[str, str]:

@@ -3,8 +3,8 @@
 The command line, its checks and its help read this table. Standard library only.
 """
 
-import importlib
 from dataclasses import dataclass
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,5 +69,4 @@ def write(name: str, job: "ExportJob", options: Any) -> None:
     Raises:
         QatError: the network has no such form, or a file cannot be written.
     """
-    module, _, function = FORMATS[name].writer.partition(":")
-    getattr(importlib.import_module(f"qat.commands.{module}"), function)(job, options)
+    resolve_name(f"qat.commands.{FORMATS[name].writer}")(job, options)

@@ -10,6 +10,7 @@ from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from qat.compose.errors import one_line
@@ -69,11 +70,13 @@ def checked(conf: Path, overrides: list[str]) -> Checked:
     overrides = earlier.overrides if earlier else overrides
     try:
         with composing(conf):
-            config = plain(compose("config", overrides))
-            folder = compose("config", overrides, return_hydra_config=True).hydra.run.dir
+            cfg = compose("config", overrides, return_hydra_config=True)
+            folder = cfg.hydra.run.dir
+            with open_dict(cfg):
+                del cfg["hydra"]
+            config = earlier.config if earlier else plain(cfg)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise SpecError(one_line(error, conf, overrides)) from None
-    config = earlier.config if earlier else config
     spec = check_config(config)
     check_writable(Path(folder), "hydra.run.dir")
     return Checked(overrides, config, spec)

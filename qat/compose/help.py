@@ -1,11 +1,12 @@
 """Help text: the values of options as the specs declare them."""
 
 import textwrap
+from itertools import chain
 
 from omegaconf import OmegaConf
 
 from qat.spec.run import RunSpec
-from qat.spec.schema import choices_of
+from qat.spec.schema import declared
 from qat.spec.sweep import SweepSpec
 
 _WIDTH = 110
@@ -24,10 +25,10 @@ def values(key: str, column: int = 0) -> str:
         column: where the text begins; further lines begin there, too.
 
     Raises:
-        ValueError: the option has no fixed set of values.
+        ValueError: there is no such option, or it has no fixed set of values.
     """
-    group, _, rest = key.partition(".")
-    found = choices_of(SweepSpec, rest) if group == "sweep" else choices_of(RunSpec, key)
+    options = chain(declared(RunSpec), declared(SweepSpec, "sweep"))
+    found = next((option.choices for option in options if option.key == key), ())
     if not found:
         raise ValueError(f"{key} has no fixed set of values")
     lines = textwrap.wrap(" | ".join(map(str, found)), _WIDTH - column, break_on_hyphens=False)

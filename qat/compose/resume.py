@@ -22,6 +22,7 @@ from qat.compose.errors import one_line
 from qat.compose.run_folder import saved_config
 from qat.compose.session import composing, plain
 from qat.errors import SpecError
+from qat.spec.keys import at, flat
 from qat.spec.numbers import moves_nothing
 from qat.spec.overrides import quoted
 from qat.spec.targets import check_places, with_names_of_now
@@ -94,9 +95,8 @@ def _applied(
         now = _changed(now, _changes(default, chosen))
         for override in groups:
             place = override.package or override.key_or_group.replace("/", ".")
-            value = OmegaConf.select(OmegaConf.create(chosen), place)
-            if value is not None:
-                content = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+            content = at(chosen, place)
+            if content is not None:
                 now = _changed(now, {place: content})
     keys = [o for o in overrides if o not in groups]
     for override in keys:
@@ -120,7 +120,7 @@ def _filled(config: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, 
 
 def _changes(base: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
     """Dotted keys that differ, with their new values; `_ABSENT` for those that are gone."""
-    before, after = _flat(base), _flat(now)
+    before, after = flat(base), flat(now)
     return {
         key: after.get(key, _ABSENT)
         for key in sorted({*before, *after})
@@ -149,7 +149,7 @@ def _check_changes(
     folder: Path, before: Mapping[str, Any], changes: Mapping[str, Any], allow: Sequence[str]
 ) -> None:
     """Refuse to resume with another config than the run's, unless the keys are allowed by name."""
-    known = _flat(before)
+    known = flat(before)
     refused = [
         f"{key}: {known.get(key, 'absent')} -> {'absent' if value is _ABSENT else value}"
         for key, value in changes.items()
@@ -163,12 +163,3 @@ def _check_changes(
             f"resume={folder}: the config differs from the run's ({'; '.join(refused[:5])}); "
             f"leave it out, or allow it by resume_allow=[{keys}]"
         )
-
-
-def _flat(node: Any, key: str = "") -> dict[str, Any]:
-    if not isinstance(node, Mapping) or not node:
-        return {key: node}
-    flat: dict[str, Any] = {}
-    for name, child in node.items():
-        flat |= _flat(child, f"{key}.{name}" if key else str(name))
-    return flat

@@ -1,6 +1,6 @@
 """Registry of data sets by name; a family's module is imported only when its name is asked for."""
 
-import importlib
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any
 
 from qat.spec.data import FAMILIES, DataSpec
@@ -19,7 +19,6 @@ def build_data(options: DataSpec, **run: Any) -> "ImageData":
     Raises:
         SpecError: as `ImageData`.
     """
-    module, _, family = FAMILIES[options.name].data_module.partition(":")
-    cls = getattr(importlib.import_module(f"qat.data.{module}"), family)
-    data: ImageData = cls(options, **run)
+    family = resolve_name(f"qat.data.{FAMILIES[options.name].data_module}")
+    data: ImageData = family(options, **run)
     return data

@@ -187,7 +187,7 @@ class LitQuantized(L.LightningModule):
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Switch from the float phase to the quantized one."""
         optimizer = self.quant_optimizer
-        assert optimizer is not None
+        assert optimizer is not None  # made before training begins
         # the optimizer's own clock: Lightning's also counts steps that a gradient scaler skipped
         if not self.is_quantized and optimizer.completed_steps >= self.warm_steps:
             self.is_quantized = True

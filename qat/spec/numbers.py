@@ -4,13 +4,13 @@ An option says what another value of it moves (`qat.spec.schema.option`). The gr
 packages own (trainer, logger, callbacks) have no options of ours; theirs are named here.
 """
 
-import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
+from qat.spec.keys import join
 from qat.spec.run import RunSpec
-from qat.spec.schema import Moves, join
+from qat.spec.schema import Moves, declared
 
 # of lightning.Trainer and of the command itself
 _FOREIGN: dict[str, Moves] = {
@@ -32,10 +32,12 @@ def keys_that_move(what: Moves) -> frozenset[str]:
     ['training.compile', 'training.threads']
     """
     foreign = {key for key, moves in _FOREIGN.items() if moves == what}
-    declared = {
-        key for key, options, _ in _declared(RunSpec, "") if options.get("moves", "numbers") == what
+    own = {
+        option.key
+        for option in declared(RunSpec)
+        if option.field.metadata.get("moves", "numbers") == what
     }
-    return frozenset(foreign | declared)
+    return frozenset(foreign | own)
 
 
 def moves_nothing(key: str) -> bool:
@@ -52,8 +54,8 @@ def without_added(config: Mapping[str, Any]) -> dict[str, Any]:
 
 @cache
 def _added() -> dict[str, Any]:
-    declared = {key: at for key, options, at in _declared(RunSpec, "") if options.get("is_added")}
-    return _FOREIGN_ADDED | declared
+    added = (option for option in declared(RunSpec) if option.field.metadata.get("is_added"))
+    return _FOREIGN_ADDED | {option.key: option.field.default for option in added}
 
 
 def _without(node: Mapping[str, Any], path: str, added: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,14 +65,3 @@ def _without(node: Mapping[str, Any], path: str, added: Mapping[str, Any]) -> di
         if key not in added or child != added[key]:
             kept[name] = _without(child, key, added) if isinstance(child, Mapping) else child
     return kept
-
-
-def _declared(kind: type[Any], path: str) -> Iterator[tuple[str, Mapping[str, Any], Any]]:
-    """(dotted key, metadata, default) of every option of a group and of the groups inside."""
-    hints = get_type_hints(kind)
-    for field in dataclasses.fields(kind):
-        key = join(path, field.name)
-        yield key, field.metadata, field.default
-        for inner in (hints[field.name], *get_args(hints[field.name])):
-            if isinstance(inner, type) and dataclasses.is_dataclass(inner):
-                yield from _declared(inner, key)

@@ -9,10 +9,11 @@ import dataclasses
 import difflib
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from qat.errors import SpecError
+from qat.spec.keys import join
 
 T = TypeVar("T")
 Moves = Literal["numbers", "bits", "nothing"]
@@ -96,35 +97,63 @@ def check(instance: Any, path: str) -> None:
             _value(hints[field.name], value, join(path, field.name), field.metadata)
 
 
-def choices_of(cls: type[Any], key: str) -> tuple[Any, ...]:
-    """Values that an option may have, where they are a fixed set; an empty tuple otherwise.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Declared:
+    """An option as its dataclass declares it.
+
+    Attributes:
+        key: dotted.
+        kind: its type, without None.
+        is_optional: whether it may be None.
+        field: of the dataclass.
+        owner: the dataclass.
+    """
+
+    key: str
+    kind: Any
+    is_optional: bool
+    field: "dataclasses.Field[Any]"
+    owner: type[Any]
+
+    @property
+    def is_group(self) -> bool:
+        """Whether it is a group of options, which are declared, too."""
+        return dataclasses.is_dataclass(self.kind)
+
+    @property
+    def choices(self) -> tuple[Any, ...]:
+        """Values that it may have, where they are a fixed set; an empty tuple otherwise."""
+        if get_origin(self.kind) is Literal:
+            return get_args(self.kind)
+        return tuple(self.field.metadata.get("choices", ()))
+
+
+def declared(cls: type[Any], path: str = "") -> Iterator[Declared]:
+    """Every option of a dataclass and of the groups inside it; items of lists are not entered.
 
     Args:
         cls: dataclass of fields made by `option`.
-        key: dotted name of one of them, or of one of a group inside.
+        path: dotted key of the group.
 
     >>> from qat.spec.quant import QuantSpec
-    >>> choices_of(QuantSpec, "weight.granularity")
-    ('tensor', 'channel')
-
-    Raises:
-        KeyError: there is no such option.
+    >>> [o.choices for o in declared(QuantSpec) if o.key == "weight.granularity"]
+    [('tensor', 'channel')]
     """
-    name, _, rest = key.partition(".")
-    kind = get_type_hints(cls)[name]
-    if get_origin(kind) in (Union, types.UnionType):
-        kind = next(a for a in get_args(kind) if a is not type(None))
-    if rest:
-        return choices_of(kind, rest)
-    field = next(f for f in dataclasses.fields(cls) if f.name == name)
-    if get_origin(kind) is Literal:
-        return get_args(kind)
-    return tuple(field.metadata.get("choices", ()))
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        kind, is_optional = _without_none(hints[field.name])
+        found = Declared(join(path, field.name), kind, is_optional, field, cls)
+        yield found
+        if found.is_group:
+            yield from declared(kind, found.key)
 
 
-def join(path: str, key: str) -> str:
-    """Dotted key of `key` inside `path` (the top level has the empty path)."""
-    return f"{path}.{key}" if path else key
+def _without_none(kind: Any) -> tuple[Any, bool]:
+    """A type without None, and whether None belonged to it."""
+    if get_origin(kind) not in (Union, types.UnionType):
+        return kind, False
+    arguments = get_args(kind)
+    return next(a for a in arguments if a is not type(None)), type(None) in arguments
 
 
 def _unknown(path: str, key: str, known: list[str]) -> str:
@@ -134,12 +163,10 @@ def _unknown(path: str, key: str, known: list[str]) -> str:
 
 
 def _value(kind: Any, value: object, path: str, limits: Mapping[str, Any]) -> Any:
+    kind, is_optional = _without_none(kind)
+    if value is None and is_optional:
+        return None
     origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        if value is None and type(None) in arguments:
-            return None
-        kind = next(a for a in arguments if a is not type(None))
-        return _value(kind, value, path, limits)
     if origin is Literal:
         return _choice(arguments, value, path, limits)
     if origin is tuple:

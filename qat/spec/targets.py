@@ -7,12 +7,12 @@ everything that MODULE imports, so what a name stands for is checked when it is 
 (`qat.train.targets`). Standard library only.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from qat.errors import SpecError
-from qat.spec.schema import join
+from qat.spec.keys import at, entries
 
 Kind = Literal["model", "optimizer", "callback", "logger"]
 
@@ -139,7 +139,7 @@ def check_targets(config: Mapping[str, Any], allow: Sequence[str] = ()) -> None:
     """
     nodes = dict(_nodes(config))
     for key, kind in nodes.items():
-        node = _at(config, key)
+        node = at(config, key)
         if not isinstance(node, Mapping) or not all(isinstance(name, str) for name in node):
             raise SpecError(
                 f"{key} must be a _target_ and its arguments by name, or null; got {node!r:.80}"
@@ -164,7 +164,7 @@ def check_places(config: Mapping[str, Any], *, given: Sequence[str] = ()) -> Non
         SpecError: an argument is a place for files, or a text that leads to one.
     """
     nodes = {group: config.get(group) for group in ("callbacks", "logger")}
-    for key, name, value in _entries(nodes, ""):
+    for key, name, value in entries(nodes, ""):
         is_path = isinstance(value, str) and (value == ".." or "/" in value or "\\" in value)
         is_place = name in _PLACES and value is not None
         is_given = any(f"{key}.".startswith((f"{own}.", f"{own}[")) for own in given)
@@ -196,7 +196,7 @@ def check_node(node: Mapping[str, Any], kind: Kind, key: str, allow: Sequence[st
         raise SpecError(
             f"{path}={inner} may not be called: the arguments of {key} hold plain values only"
         )
-    for path, name, _ in _entries(node, key):
+    for path, name, _ in entries(node, key):
         if name.startswith("_") and name.endswith("_") and name not in _NODE_KEYS:
             raise SpecError(f"{path} is no option of a node; leave it out")
         if name in REFUSED_ARGUMENTS:
@@ -242,25 +242,6 @@ def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Kind]]:
                 yield f"{group}.{name}", kind
 
 
-def _at(config: Mapping[str, Any], key: str) -> Any:
-    node: Any = config
-    for part in key.split("."):
-        node = node.get(part) if isinstance(node, Mapping) else None
-    return node
-
-
 def _targets(node: Any, path: str) -> Iterator[tuple[str, Any]]:
     """(dotted key, value) of every `_target_` at any depth."""
-    return ((key, child) for key, name, child in _entries(node, path) if name == "_target_")
-
-
-def _entries(node: Any, path: str) -> Iterator[tuple[str, str, Any]]:
-    """(dotted key, name, value) of every key and every item of a list at any depth."""
-    named: Iterable[tuple[str, str, Any]] = ()
-    if isinstance(node, Mapping):
-        named = ((join(path, str(name)), str(name), child) for name, child in node.items())
-    elif isinstance(node, (list, tuple)):
-        named = ((f"{path}[{index}]", "", child) for index, child in enumerate(node))
-    for key, name, child in named:
-        yield key, name, child
-        yield from _entries(child, key)
+    return ((key, child) for key, name, child in entries(node, path) if name == "_target_")

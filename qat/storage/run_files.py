@@ -2,11 +2,12 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from qat.errors import CheckpointError
+from qat.spec.keys import entries, flat
 
 # real configs have some hundred values; a file that unfolds into more is not one of ours
 _MAX_VALUES, _MAX_DEPTH = 10_000, 30
@@ -25,7 +26,7 @@ def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
         CheckpointError: more values or levels than a config has.
     """
     check_size(config)
-    return dict(_leaves(config, ""))
+    return {key: None if value == {} else value for key, value in flat(config).items() if key}
 
 
 def check_size(content: object, file: str = "config.yaml") -> None:
@@ -44,15 +45,6 @@ def check_size(content: object, file: str = "config.yaml") -> None:
         waiting += [(child, depth + 1) for child in inner] if _is_group(node) else []
 
 
-def _leaves(node: Mapping[Any, Any], path: str) -> Iterator[tuple[str, Any]]:
-    for name, value in node.items():
-        key = f"{path}.{name}" if path else str(name)
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, key)
-        else:
-            yield key, None if isinstance(value, Mapping) else value
-
-
 def _is_group(node: object) -> bool:
     return isinstance(node, (Mapping, list, tuple, set))
 
@@ -67,24 +59,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     config = read_yaml(folder / ".hydra" / "config.yaml")
     check_size(config)  # before it is walked
-    for key, text in _texts(config, ""):
+    for key, _, value in entries(config):
+        text = "" if _is_group(value) else str(value)
         if _LOOKED_UP.search(f"{key} {text}"):
             raise CheckpointError(
                 f"config.yaml holds {key}={text:.80}, which would be looked up; write its value"
             )
     return config
-
-
-def _texts(node: Any, key: str) -> Iterator[tuple[str, str]]:
-    """(dotted key, value as a text) of everything in a node."""
-    if isinstance(node, Mapping):
-        for name, child in node.items():
-            yield from _texts(child, f"{key}.{name}" if key else str(name))
-    elif _is_group(node):
-        for index, child in enumerate(node):
-            yield from _texts(child, f"{key}[{index}]")
-    else:
-        yield key, str(node)
 
 
 def read_overrides(folder: Path) -> list[str]:

@@ -6,11 +6,11 @@ is composed and checked only.
 """
 
 import ast
-import importlib
 import re
 import subprocess
 import sys
 import tomllib
+from pkgutil import resolve_name
 
 import pytest
 
@@ -106,8 +106,7 @@ def check_script(command, name, words, place):
     if name == "report" and value_of(words, "fill") is None:
         place.made.add(value_of(words, "cards", "report"))
     if name in SPECS:
-        module, _, spec = SPECS[name].partition(":")
-        read_arguments(getattr(importlib.import_module(module), spec), options, example="")
+        read_arguments(resolve_name(SPECS[name]), options, example="")
 
 
 def paths_read(words):

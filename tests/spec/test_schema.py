@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qat.errors import SpecError
-from qat.spec.schema import check, join, option, read
+from qat.spec.keys import join
+from qat.spec.schema import check, option, read
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)

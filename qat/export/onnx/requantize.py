@@ -64,7 +64,7 @@ def int8_layer(
         x_peak: largest |code| of its input.
         largest_byte: that stands for such a code, the byte of 0 included.
     """
-    assert node.codes is not None
+    assert node.codes is not None  # by `fits_int8`
     integers, unit = node.codes.integers()
     most = max(1, int(integers.abs().max()))
     largest = max(1, min(_INT8 // most, _PAIR // (2 * largest_byte * most)))
