@@ -1,5 +1,6 @@
 """What all tests share: one thread each, rows left to the night, one trained run."""
 
+import gc
 import os
 
 import pytest
@@ -8,6 +9,15 @@ from filelock import FileLock
 
 from support.products import slow_rows, tenth
 from support.real_run import SAVING, SMALL, train
+
+# what is imported and collected stays: looked through for garbage again and again, it costs more
+# than the imports themselves
+gc.disable()
+
+
+def pytest_collection_finish():
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_addoption(parser):
