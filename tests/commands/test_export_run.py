@@ -25,7 +25,7 @@ from support.real_run import kill_after, train
 
 SMALL = [
     "model=resnet20", "quant=bcgd_w2a4", "trainer.max_epochs=3", "warm_start.epochs=1",
-    "training.threads=1",
+    "training.threads=1", "callbacks.diagnostics=null", "callbacks.records=null",
 ]  # fmt: skip
 
 

@@ -28,8 +28,10 @@ def resolved(*overrides):
         pytest.param(
             ["experiment=faqd_cifar100_resnet56", "data.download=true"], marks=pytest.mark.slow
         ),
-        ["quant.overrides=[{match: 'layer4.*', weight: {bits: 4, grid: uniform}}]"],
-        ["data.root='a b/c=d,e'", "data=cifar10", "data.download=true", "logger=wandb"],
+        [
+            "quant.overrides=[{match: 'layer4.*', weight: {bits: 4, grid: uniform}}]",
+            "data.root='a b/c=d,e'", "data=cifar10", "data.download=true", "logger=wandb",
+        ],
     ],
 )  # fmt: skip
 def test_a_recorded_config_is_opened(overrides, tmp_path):
@@ -92,8 +94,8 @@ def test_students_share_a_teacher(tmp_path):
     folders, trained = teachers(
         tmp_path,
         ["seed=1"],
-        ["seed=2", "quant=bcgd_w2a4", "warm_start.epochs=2", "training.bn_reestimate=3"],
-        ["training.checkpoint_every=7", "training.compile=true", "data.workers=2",
+        ["seed=2", "quant=bcgd_w2a4", "warm_start.epochs=2", "training.bn_reestimate=3",
+         "training.checkpoint_every=7", "training.compile=true", "data.workers=2",
          "trainer.enable_progress_bar=false"],
     )  # fmt: skip
     assert (len(set(folders)), trained) == (1, 1)

@@ -3,7 +3,6 @@
 import csv
 import importlib
 import math
-import subprocess
 import sys
 
 import pytest
@@ -13,8 +12,7 @@ from affinity_table import AffinityCost, GradientAgreement, affinity_report, exp
 
 from qat.functional.affinity.feature_affinity import feature_affinity
 from support import ROOT
-
-SCRIPTS = ROOT / "scripts"
+from support.real_run import train
 
 
 def cost(method, channels, side, ms):
@@ -113,10 +111,8 @@ def test_peak_bytes(script):
     ],
 )
 def test_mistakes_are_answered_in_one_line(arguments, words):
-    command = [sys.executable, "scripts/affinity.py", *arguments]
-    run = subprocess.run(command, cwd=SCRIPTS.parent, capture_output=True, text=True, timeout=100)
-    assert run.returncode == 2
-    assert run.stderr.startswith("error: ")
-    assert run.stderr.count("\n") == 1
+    said = train(*arguments, cwd=ROOT, code=2, script=ROOT / "scripts" / "affinity.py")
+    assert said.startswith("error: ")
+    assert said.count("\n") == 1
     for word in words:
-        assert word in run.stderr
+        assert word in said

@@ -8,8 +8,8 @@ import torch
 from support.real_run import differences, kill_after, tensors, train
 
 SMALL = [
-    "model=lenet5", "trainer.max_epochs=3", "warm_start.epochs=1", "training.threads=1",
-    "training.checkpoint_every=9",
+    "model=lenet5", "trainer.max_epochs=2", "warm_start.epochs=1", "training.threads=1",
+    "training.checkpoint_every=9", "callbacks.diagnostics=null", "callbacks.records=null",
 ]  # fmt: skip
 # random directions and a learned adapter: whatever a resume could lose
 FREE = [*SMALL, "distill=faqd_label_free", "distill.features.loss=projected_affinity",
@@ -67,7 +67,7 @@ def test_the_teacher_is_trained_first_and_found_again(first, run, teacher, home)
     assert "distill.teacher is null: training the float teacher first, in runs/teachers/" in first
     content = json.loads((teacher / "summary.json").read_text())
     assert content["rule"]["name"] == "float_only"
-    assert content["epochs"] == 3
+    assert content["epochs"] == 2
     out = train(*FREE, "seed=2", f"hydra.run.dir={home / 'second'}", cwd=home)
     assert "trained earlier for the same config" in out
     assert len(list((home / "runs" / "teachers").iterdir())) == 1
@@ -129,7 +129,7 @@ def test_the_poison_kills_a_run_that_looks_at_labels(teacher, home):
 @pytest.mark.slow
 def test_a_killed_run_ends_on_the_same_bits(run, home):
     folder = home / "killed"
-    kill_after(27, folder, *FREE, cwd=home)
+    kill_after(18, folder, *FREE, cwd=home)
     train(f"resume={folder}", cwd=home)
     assert differences(run, folder) == []
     assert (folder / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
@@ -142,7 +142,7 @@ def test_a_resume_with_another_teacher_is_refused(run, home, tmp_path):
     train(*SMALL, "quant=float", "seed=7", f"hydra.run.dir={other}", cwd=home)
     link = tmp_path / "teacher"
     link.symlink_to(next((home / "runs" / "teachers").iterdir()))
-    kill_after(27, folder, *FREE, f"distill.teacher={link}", cwd=home)
+    kill_after(18, folder, *FREE, f"distill.teacher={link}", cwd=home)
     link.unlink()
     link.symlink_to(other)
     out = train(f"resume={folder}", cwd=home, code=1)

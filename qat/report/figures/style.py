@@ -69,6 +69,7 @@ def save_figure(figure: "Figure", path: Path) -> list[Path]:
     """Write `path`.png and `path`.svg (the suffix of `path` is replaced); returns both."""
     import matplotlib as mpl
 
+    _lay_out(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     # the date would make equal figures differ
     forms: dict[str, dict[str, None] | None] = {"png": None, "svg": {"Date": None}}
@@ -90,6 +91,7 @@ def inline_svg(figure: "Figure", *, alt: str, prefix: str) -> str:
     """
     import matplotlib as mpl
 
+    _lay_out(figure)
     text = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": "qat"}):
         figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
@@ -106,6 +108,13 @@ def inline_svg(figure: "Figure", *, alt: str, prefix: str) -> str:
         f'<svg role="img" aria-label="{html.escape(alt)}" viewBox="0 0 {width:g} {height:g}" '
         f'style="max-width:{pixels}px" fill="currentColor">{body}'
     )
+
+
+def _lay_out(figure: "Figure") -> None:
+    """Give the axes their places for good; each saving would else find them again."""
+    if (engine := figure.get_layout_engine()) is not None:
+        engine.execute(figure)
+        figure.set_layout_engine(None)
 
 
 def plain(text: str) -> str:

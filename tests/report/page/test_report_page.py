@@ -27,6 +27,7 @@ from qat.report.page.html import (
 from qat.report.page.run_page import write_run_report
 from qat.storage.atomic import write_whole
 from support import ROOT
+from support.run_folders import write_run
 
 T_2 = 4.302653  # Student's t(0.975) with two degrees of freedom, from a printed table
 VOID = {"meta", "br", "img", "link", "input", "hr", "wbr"}
@@ -79,17 +80,27 @@ def records(folder):
     (folder / "histograms.csv").write_text(f"{head}1,2,a,-2,2,-1.0 1.0,1 2 1\n")
 
 
-@pytest.fixture
-def sweep(make_run, tmp_path):
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    """Seven runs of two networks, one of them dead; to be read only."""
+    runs = tmp_path_factory.mktemp("sweep") / "runs"
     for quant, tests in TEST.items():
         for index, test in enumerate(tests):
             val, bytes_ = VAL[quant][index], 32000 if quant == "float" else 1000
             matrix = [[3, 1], [0, 4]]
             last = {"epoch": 4, "val_acc": val, "test_acc": test, "confusion": matrix}
             name = f"{quant}-{index}"
-            records(make_run(name, quant=quant, seed=index + 1, last=last, bytes=bytes_))
-    make_run("dead", seed=9, state="failed", error="step 4: the loss is nan")
-    return tmp_path / "runs"
+            records(write_run(runs, name, quant=quant, seed=index + 1, last=last, bytes=bytes_))
+    write_run(runs, "dead", seed=9, state="failed", error="step 4: the loss is nan")
+    return runs
+
+
+@pytest.fixture(scope="module")
+def report(sweep, tmp_path_factory):
+    """The report of them, by the command."""
+    folder = tmp_path_factory.mktemp("report")
+    main([str(sweep), f"out={folder}"])
+    return folder
 
 
 def read(path):
@@ -113,10 +124,8 @@ def assert_self_contained(reader):
             assert target.lstrip("#") in reader.ids
 
 
-def test_the_numbers_are_those_of_the_run_folders(sweep, tmp_path, capsys):
-    main([str(sweep), f"out={tmp_path / 'out'}"])
-    assert "6 of 7 runs finished" in capsys.readouterr().out
-    reader = read(tmp_path / "out" / "index.html")
+def test_the_numbers_are_those_of_the_run_folders(sweep, report):
+    reader = read(report / "index.html")
     # again, from summary.json alone
     found = {}
     for path in sorted(sweep.glob("*/summary.json")):
@@ -143,8 +152,9 @@ def test_the_numbers_are_those_of_the_run_folders(sweep, tmp_path, capsys):
     assert row_of(reader, "runs/dead")[-1] == "step 4: the loss is nan"
 
 
-def test_the_csv_holds_the_same_in_full(sweep, tmp_path):
+def test_the_csv_holds_the_same_in_full(sweep, tmp_path, capsys):
     main([str(sweep), f"out={tmp_path / 'out'}", "reference=bcgd_w1a4", "state=selected"])
+    assert "6 of 7 runs finished" in capsys.readouterr().out
     with (tmp_path / "out" / "comparison.csv").open(newline="") as file:
         rows = {row["network"]: row for row in csv.DictReader(file)}
     own = rows["bcgd_w1a4"]
@@ -159,9 +169,8 @@ def test_the_csv_holds_the_same_in_full(sweep, tmp_path):
     assert sorted(states) == ["failed", *["finished"] * 6]
 
 
-def test_the_page_needs_nothing_but_itself(sweep, tmp_path):
-    main([str(sweep), f"out={tmp_path / 'out'}"])
-    reader = read(tmp_path / "out" / "index.html")
+def test_the_page_needs_nothing_but_itself(report):
+    reader = read(report / "index.html")
     assert_self_contained(reader)
     pictures = reader.tags.count("svg")
     # accuracy, loss, flips; bytes, bit operations; per network alpha, histograms, confusion
@@ -170,11 +179,11 @@ def test_the_page_needs_nothing_but_itself(sweep, tmp_path):
     assert sum("." in name for name in named) >= pictures
     assert ("role", "img") in reader.attributes
     for suffix in ("png", "svg"):
-        files = list((tmp_path / "out" / "pictures").glob(f"*.{suffix}"))
+        files = list((report / "pictures").glob(f"*.{suffix}"))
         assert len(files) == pictures
         assert all(file.stat().st_size > 1000 for file in files)
     assert reader.tags.count("h2") == 3
-    assert "<th>" not in (tmp_path / "out" / "index.html").read_text()  # each has a scope
+    assert "<th>" not in (report / "index.html").read_text()  # each has a scope
 
 
 def test_equal_runs_give_equal_pages(make_run, tmp_path):
