@@ -4,7 +4,6 @@ import gc
 import os
 
 import pytest
-import torch
 from filelock import FileLock
 
 from support.products import slow_rows, tenth
@@ -18,6 +17,10 @@ gc.disable()
 def pytest_collection_finish():
     gc.freeze()
     gc.enable()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # libraries look at their end for what was never freed
 
 
 def pytest_addoption(parser):
@@ -42,6 +45,8 @@ def pytest_collection_modifyitems(config, items):
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Tensors here are small; with a thread for each core the workers would only wait."""
+    import torch  # not above: the process that only hands out tests needs none
+
     torch.set_num_threads(1)
 
 

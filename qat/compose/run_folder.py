@@ -100,9 +100,10 @@ def record(folder: Path, overrides: Sequence[str], config: Mapping[str, Any]) ->
 
 def _nearest(conf: Path, group: str, wanted: Mapping[str, Any]) -> str:
     """The option of a group with the fewest differences from a content."""
-
-    def distance(name: str) -> int:
+    distances: dict[str, int] = {}
+    for name in options_of(conf / group):
         option = plain(compose("config", [f"{group}={name}"]))[group]
-        return len(list(differences(option, wanted)))
-
-    return min(options_of(conf / group), key=distance)
+        if option == wanted:
+            return name
+        distances[name] = len(list(differences(option, wanted)))
+    return min(distances, key=lambda name: distances[name])

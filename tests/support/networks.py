@@ -76,7 +76,7 @@ CASES = {
     "ternary": (resnet20, weights(2)),
     "uniform": (lenet, weights(3, granularity="channel")),
     "power-of-two": (resnet20, weights(4, grid="power_of_two")),
-    "channel": (resnet18, weights(4, granularity="channel")),
+    "channel": (resnet20, weights(4, granularity="channel")),
     "ends-float": (
         resnet20,
         QuantSpec(weight=WeightSpec(bits=2), ends=EndsSpec(first="float", last="float")),
@@ -103,6 +103,8 @@ CASES = {
         QuantSpec(weight=WeightSpec(bits=2), activation=ActivationSpec(kind="pact", bits=3)),
     ),
 }
+# eleven million weights: at night
+LARGE = {"torchvision": (resnet18, weights(4, granularity="channel"))}
 
 
 def images(count=4, seed=0):

@@ -7,8 +7,6 @@ import subprocess
 import sys
 import time
 
-import torch
-
 from support import ROOT
 from support.warm import WarmCommand, WarmServer
 
@@ -59,6 +57,8 @@ def kill_after(step, folder, *arguments, cwd):
 
 def tensors(folder, part="last"):
     """Every tensor of the newest checkpoint, latent weights under names of their own."""
+    import torch
+
     newest = max((folder / "checkpoints" / part).glob("*.ckpt"))
     content = torch.load(newest, weights_only=True)
     latent = content["optimizer_states"][0]["qat"]["latent"]
@@ -68,6 +68,8 @@ def tensors(folder, part="last"):
 
 def differences(one, other, part="last"):
     """Names of the tensors of two runs that are not equal bit for bit."""
+    import torch
+
     before, after = tensors(one, part), tensors(other, part)
     assert before.keys() == after.keys()
     return [key for key in before if not torch.equal(before[key], after[key])]

@@ -151,7 +151,14 @@ OWN_WORDS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("words", OWN_WORDS)
+# by day one word of each kind: a key, a node of Hydra, a file, a text
+BY_DAY = ("allow_targets", "hydra.callbacks", "a file outside of conf", "what is no override")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param(w, marks=() if w in BY_DAY else pytest.mark.slow) for w in OWN_WORDS],
+)
 def test_resume_hears_no_folder_on_hydra_and_targets(words, hostile, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [])

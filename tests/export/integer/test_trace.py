@@ -80,7 +80,12 @@ NETWORKS = {
 SMALL = ("resnet20", "resnet18-small", "resnet18-standard", "vgg11", "lenet5")
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+AT_NIGHT = ("resnet18-standard", "mobilenetv2", "resnet10t")  # what others have, too
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in AT_NIGHT else ()) for n in NETWORKS]
+)
 def test_kinds_of_nodes_and_logits(name):
     make, kinds = NETWORKS[name]
     example = images(2, size=16 if name in SMALL else 32)

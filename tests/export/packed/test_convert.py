@@ -14,7 +14,17 @@ from qat.optim.rule import bcgd, binary_relax
 from qat.quantize.plan import latent_weight, layer_quantizer, resolve, weight_projections
 from qat.quantize.prepare import load_weights
 from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
-from support.networks import CASES, Tied, images, lenet, moved, prepared, tiny, weights
+from support.networks import (
+    CASES,
+    LARGE,
+    Tied,
+    images,
+    lenet,
+    moved,
+    prepared,
+    tiny,
+    weights,
+)
 
 DOREFA = weights(4, method="dorefa")
 
@@ -34,9 +44,9 @@ def logits(net):
     return net(images())
 
 
-@pytest.fixture(params=CASES)
+@pytest.fixture(params=[*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)])
 def case(request):
-    return CASES[request.param]
+    return (CASES | LARGE)[request.param]
 
 
 def test_the_converted_network_has_the_logits_of_the_hard_one(case):
