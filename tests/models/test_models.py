@@ -67,6 +67,7 @@ def test_the_shape_of_the_task_is_checked_by_every_factory(key):
             build(name, **(TASK | {key: 0}))
 
 
+@pytest.mark.slow
 def test_timm_is_imported_only_when_used():
     # torchvision is not: torchmetrics, which every run needs, imports it anyway
     code = "import sys, qat.models.resnet; print('timm' in sys.modules)"
@@ -134,6 +135,7 @@ def test_standard_stem_at_224():
         assert model(torch.randn(1, 3, 224, 224)).shape == (1, 3)
 
 
+@pytest.mark.slow  # by day the networks of test_small.py
 def test_torchvision_compiles_as_one_graph_in_train_mode():
     model = torchvision_resnet("resnet18", **TASK).train()
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")

@@ -5,7 +5,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 
 from support import ROOT
 from support.warm import WarmCommand, WarmServer
@@ -31,8 +33,10 @@ def start(*arguments, cwd, script=None, cold=False):
 
 @functools.cache
 def warm_server():
-    """The server of this process of pytest."""
-    return WarmServer(os.environ | {"PYTHONPATH": str(ROOT)})
+    """The server of this run of pytest."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", os.getpid())
+    home = Path(tempfile.gettempdir()) / f"qat-tests-{run}"
+    return WarmServer(home, os.environ | {"PYTHONPATH": str(ROOT)})
 
 
 def train(*arguments, cwd, code=0, script=None, cold=False):

@@ -1,9 +1,9 @@
 """Commands as processes that need not import torch again: a warm server forks each of them.
 
-python warm.py SOCKET is the server. It imports what a training run imports, runs nothing of it, and
-forks one process for each request, which then runs a script as `python SCRIPT ARGUMENTS` does. So
-a command starts in a tenth of a second instead of eight. The first run that all tests share is
-started cold, as is every command while QAT_TESTS_COLD is set, which `.ci/nightly` does.
+python warm.py SOCKET FOLDER is the server. It imports what a training run imports, runs nothing of
+it, and forks one process for each request, which then runs a script as `python SCRIPT ARGUMENTS`
+does. So a command starts in a tenth of a second instead of eight. The first run that all tests
+share is started cold, as is every command while QAT_TESTS_COLD is set, which `.ci/nightly` does.
 """
 
 import atexit
@@ -14,15 +14,16 @@ import os
 import random
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import numpy
+from filelock import FileLock
 
 PRELOAD = (
     "qat.commands.train", "qat.commands.export", "qat.commands.evaluate", "qat.commands.predict",
@@ -98,16 +99,33 @@ class WarmCommand:
 
 
 class WarmServer:
-    """The server's process; it ends when this side of its socket is closed."""
+    """A connection to the server that all workers of one run of pytest share.
 
-    def __init__(self, env):
-        self._socket, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._words = tempfile.TemporaryFile()  # noqa: SIM115
-        command = [sys.executable, __file__, str(there.fileno())]
-        self._process = subprocess.Popen(
-            command, pass_fds=[there.fileno()], env=env, stderr=self._words
-        )
-        there.close()
+    Args:
+        home: folder of the server, made with it; it ends, and its folder with it, once none of
+            those who connected to it is there any longer.
+        env: its environment.
+    """
+
+    def __init__(self, home, env):
+        self._log = home / "log"
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with FileLock(home.with_suffix(".lock")):
+            if not home.exists():
+                home.mkdir()
+                self._start(home, env)
+            try:
+                self._socket.connect(str(home / "socket"))
+            except OSError:
+                self.fail()
+
+    def _start(self, home, env):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as door:
+            door.bind(str(home / "socket"))
+            door.listen()  # whoever connects before all is imported waits
+            command = [sys.executable, __file__, str(door.fileno()), str(home)]
+            with self._log.open("w") as log:
+                subprocess.Popen(command, pass_fds=[door.fileno()], env=env, stderr=log)
 
     def ask(self, message, pipes):
         try:
@@ -117,26 +135,35 @@ class WarmServer:
 
     def fail(self):
         """Fail the test that asked, with what the server said before it ended."""
-        self._process.kill()
-        code = self._process.wait()
-        self._words.seek(0)
-        said = self._words.read().decode(errors="replace")
-        raise RuntimeError(f"the warm server has ended with code {code}: {said}")
+        said = self._log.read_text(errors="replace") if self._log.exists() else "its folder is gone"
+        raise RuntimeError(f"the warm server has ended: {said}")
 
 
-def serve(connection):
+def serve(door, home):
     """Answer requests; returns (script, arguments) in each process that is to run them."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is pytest's matter
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the processes between
-    while True:
-        message, pipes, _, _ = socket.recv_fds(connection, 1 << 20, 3)
-        if not message:
-            sys.exit(0)
-        if os.fork() == 0:
-            connection.close()
-            return run_and_tell(json.loads(message), *pipes)
-        for pipe in pipes:
-            os.close(pipe)
+    with selectors.DefaultSelector() as ready:
+        ready.register(door, selectors.EVENT_READ)
+        ready.register(door.accept()[0], selectors.EVENT_READ)
+        while len(ready.get_map()) > 1:
+            for key, _ in ready.select():
+                if key.fileobj is door:
+                    ready.register(door.accept()[0], selectors.EVENT_READ)
+                    continue
+                message, pipes, _, _ = socket.recv_fds(key.fileobj, 1 << 20, 3)
+                if not message:
+                    ready.unregister(key.fileobj)
+                    key.fileobj.close()
+                elif os.fork() == 0:
+                    for other in ready.get_map().values():
+                        other.fileobj.close()
+                    return run_and_tell(json.loads(message), *pipes)
+                for pipe in pipes:
+                    os.close(pipe)
+    shutil.rmtree(home)
+    home.with_suffix(".lock").unlink(missing_ok=True)
+    sys.exit(0)
 
 
 def run_and_tell(request, out, err, status):
@@ -178,7 +205,7 @@ def main():
         importlib.import_module(name)
     gc.freeze()  # a collection would copy the pages of everything that is imported
     gc.enable()
-    script, arguments = serve(socket.socket(fileno=int(sys.argv[1])))
+    script, arguments = serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))
     sys.argv = [script, *arguments]
     sys.path[0] = str(Path(script).parent)
     try:

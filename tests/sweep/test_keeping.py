@@ -36,9 +36,14 @@ def done(job, state="finished", metrics=SELECTED):
     return job
 
 
+@pytest.fixture(scope="module")
+def float_run():
+    return composed(conf_folder(), ["quant=float"])
+
+
 @pytest.fixture
-def job(tmp_path):
-    (job,) = jobs_of([composed(conf_folder(), ["quant=float"])], tmp_path)
+def job(float_run, tmp_path):
+    (job,) = jobs_of([float_run], tmp_path)
     return done(job)
 
 

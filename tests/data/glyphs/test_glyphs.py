@@ -209,6 +209,7 @@ def test_parts(tmp_path):
     assert set(Counter(parts.validation.labels.tolist()).values()) == {1}
 
 
+@pytest.mark.slow
 def test_normalisation_is_that_of_the_default_training_part(tmp_path):
     data = letters(tmp_path, GlyphsSpec(validation=26, test=26), augment=False)
     images = torch.cat([image for image, _ in data.train_dataloader()])

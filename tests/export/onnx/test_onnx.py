@@ -203,6 +203,7 @@ def test_linear_layers_become_integer_ones(tmp_path):
     assert (found["QGemm"], found["Gemm"], found["QLinearConv"], found["Conv"]) == (2, 1, 1, 1)
 
 
+@pytest.mark.slow
 def test_vgg():
     spec = QuantSpec(weight=WeightSpec(bits=4), activation=ActivationSpec(bits=3))
     example = images(4, size=16)
