@@ -15,11 +15,11 @@ OPTIONS = {
         "optimizer=adamw", "scheduler=step", "training.bn_reestimate=2",
         "quant.weight.grid=power_of_two", "quant.weight.bits=4",
     ],
-    "relaxed, clipped, per channel": [
+    "relaxed, clipped, per channel, override": [
         "quant=binary_relax_w4a4", "trainer.gradient_clip_val=1.0", "scheduler=constant",
         "quant.weight.granularity=channel", "quant.input_bits=8",
+        "quant.overrides=[{match: conv2, weight: {bits: 8}}]", "quant.ends.last=float",
     ],
-    "override": ["quant.overrides=[{match: conv2, weight: {bits: 8}}]", "quant.ends.last=float"],
     "compiled": ["training.compile=true"],
 }  # fmt: skip
 AT_NIGHT = ("wandb offline, bf16, accumulated", "compiled")  # wandb's service; a C++ compiler
@@ -35,12 +35,11 @@ def test_a_few_steps(name, tmp_path):
     train(*words, *OPTIONS[name], cwd=tmp_path)
     summary = json.loads((folder / "summary.json").read_text())
     bits = {row["name"]: row["weight_bits"] for row in summary["audit"]}
-    if name == "override":
-        assert bits == {"conv1": 1, "conv2": 8, "fc1": 1, "fc2": 1, "fc3": 32}
+    if "override" in name:
+        assert bits == {"conv1": 4, "conv2": 8, "fc1": 4, "fc2": 4, "fc3": 32}
     else:
         assert summary["quantized_share"] == 1
-        wide = "power of two" in name or "relaxed" in name
-        assert set(bits.values()) == {4 if wide else 1}
+        assert set(bits.values()) == {4 if "power of two" in name else 1}
     if "wandb" in name:
         assert list(folder.glob("wandb/offline-run-*"))
 

@@ -135,6 +135,7 @@ def test_longer_training_from_the_end_of_a_run(tmp_path: Path):
     assert fit(path=last, folder=tmp_path) == full[len(start) :]
 
 
+@pytest.mark.slow
 def test_resume_of_a_resume(tmp_path: Path):
     full = fit(folder=tmp_path)
     first, second = tmp_path / "a", tmp_path / "b"

@@ -45,6 +45,7 @@ def test_a_wrong_gradient_is_noticed(short, monkeypatch, wrong):
     assert "not held" in {c.verdict for c in found}
 
 
+@pytest.mark.slow
 def test_claims_on_the_identity_fail_for_an_estimator_that_descends(short, monkeypatch):
     monkeypatch.setattr(
         convergence, "COARSE", {**convergence.COARSE, "identity": model.coarse_relu}
