@@ -9,7 +9,10 @@ from typing import Any
 
 from qat.errors import CheckpointError, QatError
 from qat.storage.atomic import replacing, write_whole
-from qat.storage.run_files import is_there
+from qat.storage.reading import is_there, read_regular
+
+# some hundred thousand rows; to show more takes gigabytes
+_MAX_CSV = 20_000_000
 
 
 class GrowingCsv:
@@ -86,9 +89,9 @@ class GrowingCsv:
         try:
             if not is_there(self._path):
                 return list(self._first), []
-            text = self._path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise QatError(f"cannot read {self._path}: {error.strerror}") from error
+            text = read_regular(self._path).decode()
+        except (CheckpointError, UnicodeDecodeError) as error:
+            raise QatError(f"cannot read {self._path}: {error}") from error
         whole = text[: text.rfind("\n") + 1]
         lines = list(csv.reader(io.StringIO(whole, newline="")))
         return (lines[0], lines[1:]) if lines else (list(self._first), [])
@@ -126,10 +129,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     is half written.
     """
     try:
-        content = path.read_bytes() if is_there(path) else b""
+        content = read_regular(path, most=_MAX_CSV) if is_there(path) else b""
         whole = content[: content.rfind(b"\n") + 1].replace(b"\0", b"").decode(errors="replace")
         rows = list(csv.DictReader(io.StringIO(whole, newline="")))
-    except (CheckpointError, OSError, csv.Error):
+    except (CheckpointError, csv.Error):
         return []
     return [{k: v or "" for k, v in row.items() if k is not None} for row in rows]
 

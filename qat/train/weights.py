@@ -1,6 +1,6 @@
 """Checkpoint weights, put into a network as latent or as hard weights."""
 
-import pickle
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -14,10 +14,8 @@ from qat.export.packed.file import is_packed, read_packed, unpack
 from qat.quantize.plan import Plan, project_weights
 from qat.quantize.prepare import load_weights
 from qat.spec.quant import QuantSpec
-from qat.storage.checkpoint import (
-    last_good,
-    load,
-)
+from qat.storage.checkpoint import last_good, load
+from qat.storage.reading import parsing, read_regular
 
 _PREFIX = "net."  # of the network inside LitClassifier
 
@@ -95,18 +93,15 @@ def read_weights(source: str | Path, net: nn.Module) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint file")
     if is_packed(path):
         return _unpacked(path, net)
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        return load(path)
+    content = read_regular(path)  # weights from elsewhere: tensors only, nothing is executed
+    with parsing(str(path), "give a file of tensors, as torch.save writes of a state_dict"):
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load as parsed
 
-        return dict(load_file(path))
-    if path.suffix in (".pt", ".pth"):  # weights from elsewhere: tensors only, nothing is executed
-        try:
-            return dict(torch.load(path, map_location="cpu", weights_only=True))
-        except (OSError, RuntimeError, pickle.UnpicklingError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} is no file of tensors: {type(error).__name__}"
-            ) from error
-    return load(path)
+            return dict(parsed(content))
+        return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
 
 
 def _unpacked(path: Path, net: nn.Module) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor
 from qat.errors import CheckpointError
 from qat.spec.extras import require_onnx
 from qat.spec.header import Header, header_from
+from qat.storage.reading import read_regular
 
 _KEY = "qat"
 
@@ -69,10 +70,7 @@ def read_onnx(path: str | Path, *, threads: int | None = None) -> OnnxNetwork:
         CheckpointError: it cannot be read, is no ONNX file, or none that qat wrote.
         SpecError: onnxruntime is not installed.
     """
-    try:
-        return OnnxNetwork(Path(path).read_bytes(), str(path), threads=threads)
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    return OnnxNetwork(read_regular(path), str(path), threads=threads)
 
 
 def optimised_operators(model: bytes, folder: Path) -> Counter[str]:
