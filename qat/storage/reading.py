@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from qat.errors import CheckpointError, QatError
+from qat.errors import CheckpointError
 
 # of the memory of this machine: what is read is copied at least once by its parser
 _SHARE = 0.5
@@ -97,20 +97,21 @@ def _most() -> int:
 
 
 @contextmanager
-def parsing(name: str, cure: str) -> Iterator[None]:
+def parsing(name: str, cure: str, *, verb: str = "read") -> Iterator[None]:
     """A block in which untrusted bytes are parsed; what it raises becomes one line.
 
     Args:
         name: of the file, for the message.
         cure: what to do.
+        verb: what cannot be done.
 
     Raises:
-        CheckpointError: anything was raised but our own errors.
+        CheckpointError: anything was raised.
     """
     try:
         yield
-    except QatError:
+    except CheckpointError:
         raise
     except Exception as error:  # parsers promise no kinds, and damage reaches every one of them
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise CheckpointError(f"{name} cannot be read ({reason}); {cure}") from None
+        raise CheckpointError(f"{name} cannot be {verb} ({reason}); {cure}") from None
