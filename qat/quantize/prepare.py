@@ -141,6 +141,24 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     return absent
 
 
+def refuse_non_finite(model: nn.Module, name: str) -> None:
+    """Refuse a network with a weight or statistic that is no number: its answers would be none.
+
+    Args:
+        model: network.
+        name: what its weights came from, for the message.
+
+    Raises:
+        CheckpointError: NaN or infinity in the state dict.
+    """
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(
+                f"{name} holds values in {key} that are no numbers (NaN or infinite): the training "
+                "diverged or the file was changed; use an earlier checkpoint"
+            )
+
+
 def _renamed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """`state` with plain weights under the names that parametrized layers keep them by."""
     renamed = dict(state)

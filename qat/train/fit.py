@@ -11,7 +11,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from qat.errors import SpecError
+from qat.errors import CheckpointError, QatError, SpecError
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import FiniteGuard, StatelessRandomness
@@ -20,10 +20,8 @@ from qat.lit.resume.signals import Signals
 from qat.lit.resume.warm_start import KeepWarmStart
 from qat.quantize.audit import Audit
 from qat.spec.run import RunSpec
-from qat.storage.checkpoint import (
-    last_good,
-    load,
-)
+from qat.storage.checkpoint import last_good, load
+from qat.storage.reading import one_line
 from qat.train.build import Built, Parts
 from qat.train.summary import summarized
 
@@ -59,7 +57,19 @@ def train(
     if spec.resume is not None:
         print(f"resume: {begin}" if begin else "resume: no checkpoint was saved; from step 0")
     start = time.monotonic()
-    trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
+    try:
+        trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
+    except MisconfigurationException as error:
+        raise SpecError(f"trainer: {str(error).splitlines()[0]}") from error
+    except QatError:
+        raise
+    except Exception as error:  # Lightning hands each part of a file to whoever it belongs to
+        if begin is None or keeper.has_begun:
+            raise
+        raise CheckpointError(
+            f"checkpoint {begin} is none of this run ({one_line(error)}); delete it, or start a "
+            "new run"
+        ) from error
     seconds = time.monotonic() - start
     summary, found = summarized(built, spec, trainer, keeper, checkpoints)
     return summary | {"fit_seconds": seconds}, found

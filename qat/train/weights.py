@@ -12,7 +12,7 @@ from qat.errors import CheckpointError
 from qat.export.packed.convert import latent_state
 from qat.export.packed.file import is_packed, read_packed, unpack
 from qat.quantize.plan import Plan, project_weights
-from qat.quantize.prepare import load_weights
+from qat.quantize.prepare import load_weights, refuse_non_finite
 from qat.spec.quant import QuantSpec
 from qat.storage.checkpoint import last_good, load
 from qat.storage.reading import parsing, read_regular
@@ -49,6 +49,7 @@ def restore(
     checkpoint: Mapping[str, Any],
     *,
     weights: Literal["hard", "latent"] = "hard",
+    name: str = "the checkpoint",
 ) -> list[str]:
     """Load a checkpoint into a prepared network.
 
@@ -57,16 +58,30 @@ def restore(
         spec: its options, or its plan.
         checkpoint: of a run, or a plain state dict.
         weights: hard puts Q(latent) into the quantized weights, latent the float weights.
+        name: of the checkpoint, for messages.
 
     Returns:
         Steps of activation quantizers that kept their start (the checkpoint is of a float network).
 
     Raises:
-        CheckpointError: the checkpoint does not fit the network.
+        CheckpointError: the checkpoint does not fit the network, or holds values that are no
+            numbers.
     """
-    absent = load_weights(net, network_state(checkpoint))
+    absent = load_checkpoint(net, checkpoint, name)
     if weights == "hard":
         project_weights(net, spec)
+    return absent
+
+
+def load_checkpoint(net: nn.Module, checkpoint: Mapping[str, Any], name: str) -> list[str]:
+    """Load a checkpoint's latent weights into a network, prepared or not; see `restore`.
+
+    Raises:
+        CheckpointError: as `restore`.
+    """
+    with parsing(name, "use another checkpoint"):
+        absent = load_weights(net, network_state(checkpoint))
+    refuse_non_finite(net, name)
     return absent
 
 
