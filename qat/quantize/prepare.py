@@ -134,6 +134,11 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
         for key in sorted(wanted & set(state))
         if state[key].shape != own[key].shape
     ]
+    problems += [
+        f"{key} is {state[key].dtype}, the network wants {own[key].dtype}"
+        for key in sorted(wanted & set(state))
+        if state[key].is_floating_point() != own[key].is_floating_point()
+    ]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CheckpointError("weights do not fit: " + "; ".join(problems[:3]) + more)

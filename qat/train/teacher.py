@@ -76,7 +76,7 @@ def _from_weights(
     """A network of our own description with weights from a file."""
     net = untrained_teacher(spec, data, allow_targets=allow_targets)
     try:
-        load_checkpoint(net, read_weights(path, net), str(path))
+        load_checkpoint(net, read_weights(path, net), "the file")
     except CheckpointError as error:
         model = (spec.distill.teacher_model if spec.distill else None) or spec.model
         described = {key: value for key, value in model.items() if not key.startswith("_")}

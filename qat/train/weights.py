@@ -79,8 +79,11 @@ def load_checkpoint(net: nn.Module, checkpoint: Mapping[str, Any], name: str) ->
     Raises:
         CheckpointError: as `restore`.
     """
-    with parsing(name, "use another checkpoint"):
-        absent = load_weights(net, network_state(checkpoint))
+    try:
+        with parsing("its weights", "use another"):
+            absent = load_weights(net, network_state(checkpoint))
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from None
     refuse_non_finite(net, name)
     return absent
 
