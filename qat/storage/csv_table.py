@@ -4,6 +4,7 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ class GrowingCsv:
     already there is continued, never wiped, until `rewind` is called.
 
     Args:
-        path: The file; its folder is made on the first write.
+        path: The file; its folder is made on the first write, and must stay from then on.
         columns: The header of a new file.
     """
 
@@ -97,6 +98,9 @@ class GrowingCsv:
         return (lines[0], lines[1:]) if lines else (list(self._first), [])
 
     def _write_all(self, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+        if self._rows == 0:
+            with suppress(OSError):  # told when the file cannot be written
+                self._path.parent.mkdir(parents=True, exist_ok=True)
         padded = [[*line, *[""] * (len(columns) - len(line))] for line in lines]
         with replacing(self._path) as file:
             file.write(_csv([columns, *padded]).encode())
@@ -106,6 +110,7 @@ class GrowingCsv:
     def _write(self, lines: Sequence[Sequence[Any]]) -> None:
         self._is_on_disk = False
         try:
+            self._path.stat()  # "a" would make another one
             with self._path.open("ab") as file:
                 file.write(_csv(lines).encode())
         except OSError as error:

@@ -89,10 +89,10 @@ def _run(
             spec = replace(spec, trainer={**spec.trainer, "enable_progress_bar": False})
         print(f"run folder: {folder}", flush=True)
         summary, found = train(built, spec, parts, folder, signals=signals)
-    print("\n" + audit_table(found) + "\n")
-    summary = status.write_summary(summary)
-    write_run_report(folder)
-    status.finish(summary)
+        print("\n" + audit_table(found) + "\n")
+        summary = status.write_summary(summary)
+        write_run_report(folder)
+        status.finish(summary)
     return summary
 
 

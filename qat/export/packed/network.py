@@ -48,6 +48,7 @@ def save_packed(path: str | Path, converted: Converted, header: Header) -> int:
         CheckpointError: it cannot be written.
     """
     data = to_bytes(converted, header)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(Path(path)) as file:
         file.write(data)
     return len(data)

@@ -130,7 +130,8 @@ class RunCheckpoint(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run from the beginning starts its metrics.csv anew."""
+        """A run from the beginning starts its metrics.csv anew; from here on its folder stays."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         if self._saved_step == 0:
             for logger in _csv_loggers(trainer):
                 logger.rewind()

@@ -43,7 +43,7 @@ def same(left, right):
 
 
 def test_round_trip_also_through_plain_torch_load(tmp_path):
-    path = tmp_path / "new" / "folder" / "step=00000001.ckpt"
+    path = tmp_path / "new" / "step=00000001.ckpt"
     save(content(), path)
     verify(path)
     assert same(load(path), content())
