@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 
 from qat.errors import CheckpointError, QatError, SpecError
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO
@@ -61,6 +62,8 @@ def train(
         trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
     except MisconfigurationException as error:
         raise SpecError(f"trainer: {str(error).splitlines()[0]}") from error
+    except ModuleNotFoundError as error:  # of a callback that needs another package
+        raise SpecError(str(error)) from error
     except QatError:
         raise
     except Exception as error:  # Lightning hands each part of a file to whoever it belongs to
@@ -71,6 +74,12 @@ def train(
             "new run"
         ) from error
     seconds = time.monotonic() - start
+    if built.lit.spec.has_quantizers and not built.lit.is_quantized:
+        raise QatError(
+            f"the run ended after {trainer.global_step} steps, in its float warm start of "
+            f"{built.lit.warm_steps}: nothing was quantized; let it run longer, or shorten "
+            "warm_start.epochs"
+        )
     summary, found = summarized(built, spec, trainer, keeper, checkpoints)
     return summary | {"fit_seconds": seconds}, found
 
@@ -84,7 +93,7 @@ def _trainer(spec: RunSpec, parts: Parts, folder: Path, first: Sequence[L.Callba
         *parts.callbacks,
     ]
     if not spec.trainer.get("enable_progress_bar", True):
-        callbacks.append(EpochLines())
+        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)] + [EpochLines()]
     try:
         return L.Trainer(
             **spec.trainer,
