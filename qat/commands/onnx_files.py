@@ -21,6 +21,7 @@ from qat.export.onnx.run import OnnxNetwork, onnx_metadata, optimised_operators
 from qat.storage.atomic import replacing
 
 _AT_ONCE = 32  # images of the calibration
+_MANY = 0.02  # share of the predictions; of trained networks some tenths of a percent differ
 
 
 class OnnxOptions(Protocol):
@@ -78,6 +79,12 @@ def _write_form(job: ExportJob, form: str, graph: Graph, steps: Mapping[str, flo
     for name, part in found.items():
         differ = int((part.classes != job.expected[name].classes).sum())
         print(f"  {differ} of {len(part.labels)} predictions on {name} differ from the run's")
+        if differ > _MANY * len(part.labels):
+            print(
+                f"  warning: on {name} {form}.onnx answers otherwise than the run for "
+                f"{100 * differ / len(part.labels):.1f} % of the images; ship faithful.onnx, or "
+                "give calibration= more images"
+            )
     _print_moved_codes(graph, steps, job.trained.data)
     with tempfile.TemporaryDirectory() as folder:
         counts = optimised_operators(data, Path(folder))

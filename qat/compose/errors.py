@@ -4,11 +4,11 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from hydra import compose
 
-from qat.compose.session import composing, options_of
+from qat.compose.session import composing, options_of, plain
+from qat.spec.keys import at, flat, join
 
 
 def one_line(error: Exception, conf: Path, overrides: Sequence[str]) -> str:
@@ -35,18 +35,20 @@ def _unknown_key(error: Exception, key: str, conf: Path, overrides: Sequence[str
     name = full.group(1) if full else key
     chosen = [o for o in overrides if (conf / o.partition("=")[0].partition("@")[0]).is_dir()]
     with composing(conf):
-        node: Any = compose("config", chosen)
+        whole = plain(compose("config", chosen))
     group = name.partition(".")[0]
-    if (conf / group).is_dir() and node.get(group) is None:
+    if (conf / group).is_dir() and whole.get(group) is None:
         return f"{name} needs {group}=<option> beside it, one of {_options(conf / group)}"
-    for part in name.split(".")[:-1]:
-        node = node.get(part) if hasattr(node, "get") else None
-    if not hasattr(node, "keys"):
-        return f"{name} is not an option"
-    known = [str(k) for k in node.keys()]  # noqa: SIM118  # a DictConfig
     parent = name.rpartition(".")[0]
-    close = difflib.get_close_matches(name.rpartition(".")[2], known, n=1)
-    mean = f"; did you mean {f'{parent}.{close[0]}'.lstrip('.')}?" if close else ""
+    node = at(whole, parent) if parent else whole
+    if not isinstance(node, dict):
+        return f"{name} is not an option"
+    known = list(node)
+    last = name.rpartition(".")[2]
+    close = [join(parent, key) for key in difflib.get_close_matches(last, known, n=1)]
+    # or it is the last part of a key: lr of optimizer.lr
+    close += [key for key in flat(whole) if key.rpartition(".")[2] == last]
+    mean = f"; did you mean {close[0]}?" if close else ""
     return f"{name} is not an option{mean} (options: {', '.join(known)})"
 
 

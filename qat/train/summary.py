@@ -152,7 +152,10 @@ def result_lines(summary: Mapping[str, Any], folder: Path) -> str:
         teacher = summary["teacher"]
         lines.append(f"{'teacher':10}  test {teacher['test_acc']:.4f}  {teacher['origin']}")
     lines.append(rule_line(summary["rule"]))
-    return "\n".join([*lines, f"{summary['wall_seconds']:.0f} s; {folder / 'summary.json'}"])
+    lines.append(f"{summary['wall_seconds']:.0f} s; {folder / 'summary.json'}")
+    if (folder / "report.html").is_file():
+        lines.append(f"page: {folder / 'report.html'}")
+    return "\n".join([*lines, f"next: python scripts/export.py run={folder}"])
 
 
 def rule_line(rule: Mapping[str, Any]) -> str:

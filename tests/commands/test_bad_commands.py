@@ -15,6 +15,7 @@ from support.products import mostly_slow
 # overrides -> words that the one line must hold: the key, the value, something that is allowed
 BAD = {
     "foo=1": ["foo", "quant", "seed"],
+    "lr=0.1": ["lr is not an option", "did you mean optimizer.lr"],
     "+foo=1": ["foo", "quant", "seed"],
     "quant.bits=3": ["quant.bits", "weight"],
     "+quant.bits=3": ["quant.bits", "weight"],

@@ -249,6 +249,16 @@ def test_a_file_whose_logits_are_not_the_runs_is_refused(run, monkeypatch):
 
 
 @pytest.mark.usefixtures("exported")
+def test_a_fast_form_that_is_far_off_is_a_warning(run, monkeypatch, capsys, tmp_path):
+    words = [f"run={run}", "format=onnx", "form=fast", f"out={tmp_path}"]
+    export.main(words)
+    assert "warning" not in capsys.readouterr().out
+    monkeypatch.setattr("qat.commands.onnx_files._MANY", -1)
+    export.main(words)
+    assert "warning: on validation fast.onnx answers otherwise" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("exported")
 def test_images_of_16_bits_are_scaled(run, tmp_path, capsys):
     small = Image.open(ROOT / "tests" / "images" / "digit_3.png")
     small.convert("L").save(tmp_path / "a.png")

@@ -74,6 +74,7 @@ def test_a_signal_saves_and_the_resumed_run_ends_on_the_same_bits(trained, tmp_p
     text = train(f"resume={folder}", cwd=tmp_path)
     assert "resume: " in text
     assert "step=" in text
+    assert f"page: {folder / 'report.html'}\nnext: python scripts/export.py run={folder}" in text
     assert digest(folder) == digest(trained)
 
 
