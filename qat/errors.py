@@ -23,3 +23,22 @@ class CheckpointError(QatError, ValueError):
 
 class NonFiniteError(QatError, ArithmeticError):
     """A loss or a gradient is not finite; raised before the update that would spread it."""
+
+
+def expect(value: object, kind: type, name: str, cure: str) -> None:
+    """Raise SpecError unless an argument is of its kind: other things fail later, by other names.
+
+    Args:
+        value: what was given.
+        kind: class that it must be of.
+        name: of the argument.
+        cure: what to give.
+    """
+    if not isinstance(value, kind):
+        got = value.__name__ if isinstance(value, type) else a_or_an(type(value).__name__)
+        raise SpecError(f"{name} must be {a_or_an(kind.__name__)}, got {got}; {cure}")
+
+
+def a_or_an(noun: str) -> str:
+    """A noun with its article, by its first letter."""
+    return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from qat.errors import CheckpointError, QatError
+from qat.errors import CheckpointError, QatError, expect
 from qat.optim.rule import UpdateRule
 
 Projection = Callable[[Tensor], Tensor]
@@ -53,11 +53,15 @@ class QuantOptimizer(Optimizer):
     Raises:
         QatError: a projected parameter that learns is unknown to `base`, or one is sharded or of
             half precision; or `base` needs a closure.
+        SpecError: an argument is something else.
     """
 
     def __init__(
         self, base: Optimizer, projections: Mapping[Tensor, Projection], rule: UpdateRule
     ) -> None:
+        expect(base, Optimizer, "base", "give a torch optimizer, e.g. torch.optim.SGD(...)")
+        expect(projections, Mapping, "projections", "give weight_projections(net, spec)")
+        expect(rule, UpdateRule, "rule", "give e.g. bcgd(), with its brackets")
         _refuse_closures(base)
         self._base = base
         # torch's own way to make an optimizer's hooks without giving it parameters a second time
@@ -327,9 +331,10 @@ def _refuse_closures(base: Optimizer) -> None:
     for parameter in inspect.signature(base.step).parameters.values():
         is_wanted = parameter.default is parameter.empty
         if is_wanted and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            kind = type(base).__name__
             raise QatError(
-                f"{type(base).__name__}.step needs a {parameter.name}, but QuantOptimizer blends once "
-                "and steps once; use SGD, AdamW or another that takes the gradients there are"
+                f"{kind}.step needs a {parameter.name}, but a step of QuantOptimizer has one "
+                "gradient; use SGD, AdamW or another that takes the gradients there are"
             )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import TensorMetadata
 
-from qat.errors import SpecError
+from qat.errors import SpecError, expect
 from qat.export.integer.fold import folded
 from qat.export.integer.functions import function_node
 from qat.export.integer.graph import Graph, Image, Node, Quantize
@@ -38,6 +38,7 @@ def network_graph(model: nn.Module, converted: Converted, example: Tensor) -> Gr
     Raises:
         SpecError: a layer or a function cannot be exported; it is named, with what to do.
     """
+    expect(converted, Converted, "converted", "give what convert(net, spec) answers")
     # inference tensors do not count their changes, and changes shall not reach the caller's images
     with evaluating(model), torch.inference_mode(False), torch.no_grad():
         example = example.clone()

@@ -21,7 +21,7 @@ from qat.quantize.plan import (
     weight_parametrizations,
 )
 from qat.quantize.plan import weight_quantizer as projection
-from qat.quantize.prepare import quantizer_entries
+from qat.quantize.prepare import example_shape, quantizer_entries
 from qat.spec.quant import QuantSpec, WeightSpec
 
 _LATENT = "parametrizations.weight.original"  # where a parametrized layer keeps its weight
@@ -35,10 +35,12 @@ class Converted:
         weights: dotted name of each quantized conv or linear layer -> its codes; a weight that
             several layers share is its first layer's.
         residue: the rest of the state dict, float: biases, normalisation, steps, float weights.
+        example: shape of one image of the example that it was prepared with, None if unknown.
     """
 
     weights: dict[str, WeightCodes]
     residue: dict[str, Tensor]
+    example: tuple[int, ...] | None = None
 
 
 def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
@@ -77,7 +79,7 @@ def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
     coded = _weight_keys(model, weights)
     state = model.state_dict()
     residue = {key: state[key].detach().cpu().clone() for key in state if key not in coded}
-    return Converted(weights, residue)
+    return Converted(weights, residue, example_shape(model))
 
 
 def _refuse_float_phase(model: nn.Module) -> None:
@@ -107,7 +109,10 @@ def put(model: nn.Module, converted: Converted) -> None:
         CheckpointError: names or shapes do not fit.
     """
     check_residue(model, converted.weights, converted.residue)
-    model.load_state_dict({**model.state_dict(), **converted.residue})
+    # into its own state dict, which also knows the versions of its modules' entries
+    state = model.state_dict()
+    state.update(converted.residue)
+    model.load_state_dict(state)
     for name, weight in converted.weights.items():
         layer = model.get_submodule(name)
         if parametrize.is_parametrized(layer, "weight"):
