@@ -12,7 +12,7 @@ from yaml import YAMLError
 
 from qat.errors import CheckpointError, QatError, SpecError
 from qat.spec.extras import require_onnx
-from qat.spec.overrides import with_quoted_paths
+from qat.spec.overrides import unquoted, with_quoted_paths
 from qat.spec.schema import read
 from qat.storage.status import is_run_folder
 
@@ -33,30 +33,25 @@ def read_arguments(kind: type[T], arguments: Sequence[str], *, example: str) -> 
     bare = [a for a in arguments if "=" not in a]
     if bare:
         raise SpecError(f"{bare[0]!r} must be key=value, e.g. {example}; see --help")
+    texts = {name for name, hint in get_type_hints(kind).items() if hint in (str, str | None)}
+    # texts as they were typed: to YAML 0123456 is a number, and what follows " #" a remark
+    typed = {a.partition("=")[0]: a.partition("=")[2] for a in arguments}
+    own = {name: unquoted(typed[name]) for name in texts & set(typed) if typed[name] != "null"}
+    rest = [a for a in arguments if a.partition("=")[0] not in own]
     try:
-        values: Any = OmegaConf.to_container(OmegaConf.from_cli(with_quoted_paths(arguments)))
+        values: Any = OmegaConf.to_container(OmegaConf.from_cli(with_quoted_paths(rest)))
     except (OmegaConfBaseException, ValueError, YAMLError) as error:
         shown = " ".join(arguments)
         raise SpecError(
             f"{shown!r} cannot be read ({str(error).splitlines()[0]}); close every bracket"
         ) from None
-    return read(kind, _with_texts(kind, values, arguments), "")
-
-
-def _with_texts(kind: type[Any], values: Any, arguments: Sequence[str]) -> dict[str, Any]:
-    """The values, with those of text fields as they were typed: 0123456 may be a commit."""
-    texts = {name for name, hint in get_type_hints(kind).items() if hint in (str, str | None)}
-    typed = {a.partition("=")[0]: a.partition("=")[2] for a in arguments}
-    return {
-        key: typed[key] if key in texts and isinstance(value, int | float) else value
-        for key, value in values.items()
-    }
+    return read(kind, {**values, **own}, "")
 
 
 def split_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments of the config group `data` (data=..., data.root=...), and the others."""
     data = [a for a in arguments if a.startswith(("data=", "data."))]
-    return data, [a for a in arguments if a not in data]
+    return with_quoted_paths(data), [a for a in arguments if a not in data]
 
 
 def check_path(path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qat.errors import QatError
-from qat.spec.overrides import with_quoted_paths
+from qat.spec.overrides import quoted, with_quoted_paths
 from qat.spec.run import RunSpec
 from qat.storage.run_files import read_overrides
 from qat.storage.status import is_finished
@@ -71,7 +71,8 @@ def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
 
     Each job finds its own run folder; Hydra's folders hold its own files only.
     """
-    own = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=.launched/${hydra.job.num}"]
+    place = quoted(str(folder))
+    own = [f"hydra.sweep.dir={place}", "hydra.sweep.subdir=.launched/${hydra.job.num}"]
     sys.argv = [sys.argv[0], "--multirun", *overrides, *own]
 
     def job(cfg: Any) -> None:
