@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ from qat.quantize.plan import (
 from qat.spec.quant import ActivationSpec, QuantSpec
 
 INPUT_QUANTIZER = "input_quantizer"
+_LATENT = "parametrizations.weight.original"  # where a parametrized layer keeps its weight
+# DataParallel and averages, Lightning modules, ours, compiled ones
+_WRAPPERS = ("module.", "model.", "net.", "_orig_mod.")
 _EXAMPLE_SHAPE = "_qat_example_shape"  # attribute of a prepared network
 
 
@@ -150,7 +154,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
 
     Args:
         model: prepared network.
-        state: its own state dict, or that of the float network it was made from.
+        state: its own state dict, or that of the float network it was made from; the names may
+            begin as wrappers begin them (`module.`, `model.`, `net.`, `_orig_mod.`).
 
     Returns:
         Names of the quantizers' own entries (steps, scales, shifts) that kept their start because
@@ -159,7 +164,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     Raises:
         CheckpointError: keys or shapes differ, or only some of the quantizers' entries are there.
     """
-    state, entries = _renamed(model, state), quantizer_entries(model)
+    state, entries = _renamed(model, _unwrapped(model, state)), quantizer_entries(model)
     absent = [key for key in entries if key not in state]
     if absent and len(absent) < len(entries):
         raise CheckpointError(
@@ -168,8 +173,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
         )
     own = model.state_dict()
     wanted = set(own) - set(absent)
-    problems = [f"missing {key}" for key in sorted(wanted - set(state))]
-    problems += [f"unexpected {key}" for key in sorted(set(state) - wanted)]
+    problems = name_problems(wanted, set(state))
     problems += [
         f"{key} has shape {tuple(state[key].shape)}, the network wants {tuple(own[key].shape)}"
         for key in sorted(wanted & set(state))
@@ -184,13 +188,37 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     return absent
 
 
+def name_problems(wanted: set[str], found: set[str]) -> list[str]:
+    """What is missing and what is unexpected, by turns: names of both stand beside each other."""
+    missing = [f"missing {key}" for key in sorted(wanted - found)]
+    unexpected = [f"unexpected {key}" for key in sorted(found - wanted)]
+    pairs = zip_longest(missing, unexpected)
+    return [problem for pair in pairs for problem in pair if problem is not None]
+
+
+def _unwrapped(model: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`state` under the names of the network itself, without what wrappers put in front.
+
+    What such a file holds under other names belongs to the wrapper: a loss, a counter.
+    """
+    wanted = {key.replace(_LATENT, "weight") for key in model.state_dict()}
+    while not any(key.replace(_LATENT, "weight") in wanted for key in state):
+        begin = next((b for b in _WRAPPERS if any(key.startswith(b) for key in state)), None)
+        if begin is None:
+            break
+        state = {
+            key.removeprefix(begin): value for key, value in state.items() if key.startswith(begin)
+        }
+    return state
+
+
 def _renamed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """`state` with plain weights under the names that parametrized layers keep them by."""
     renamed = dict(state)
     for name, _ in weight_parametrizations(model):
         plain = f"{name}.weight" if name else "weight"
         if plain in renamed:
-            latent = plain.removesuffix("weight") + "parametrizations.weight.original"
+            latent = plain.removesuffix("weight") + _LATENT
             renamed[latent] = renamed.pop(plain)
     return renamed
 

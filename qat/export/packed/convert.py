@@ -21,7 +21,7 @@ from qat.quantize.plan import (
     weight_parametrizations,
 )
 from qat.quantize.plan import weight_quantizer as projection
-from qat.quantize.prepare import example_shape, quantizer_entries
+from qat.quantize.prepare import example_shape, name_problems, quantizer_entries
 from qat.spec.quant import QuantSpec, WeightSpec
 
 _LATENT = "parametrizations.weight.original"  # where a parametrized layer keeps its weight
@@ -148,8 +148,7 @@ def check_residue(
     """Raise CheckpointError unless `residue` is what `model` holds beside these layers' weights."""
     state = model.state_dict()
     wanted = set(state) - _weight_keys(model, weights)
-    problems = [f"missing {key}" for key in sorted(wanted - set(residue))]
-    problems += [f"unexpected {key}" for key in sorted(set(residue) - wanted)]
+    problems = name_problems(wanted, set(residue))
     problems += [
         f"{key} is {residue[key].dtype} of shape {tuple(residue[key].shape)}, the network wants "
         f"{state[key].dtype} of shape {tuple(state[key].shape)}"
