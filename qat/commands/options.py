@@ -1,5 +1,6 @@
 """Command-line arguments key=value, read into a typed group; mistakes end in one line."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from qat.errors import CheckpointError, QatError, SpecError
+from qat.errors import CheckpointError, QatError, SpecError, one_line
 from qat.spec.extras import require_onnx
 from qat.spec.overrides import unquoted, with_quoted_paths
 from qat.spec.schema import read
@@ -73,6 +74,12 @@ def check_path(path: Path) -> None:
         require_onnx()
 
 
+def let_print_anything() -> None:
+    """Let letters that the terminal's encoding lacks be printed escaped, as on stderr."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def run_command(
     main: Callable[[list[str]], None], doc: str, *, needs_arguments: bool = True
 ) -> None:
@@ -81,10 +88,11 @@ def run_command(
     if set(arguments) & {"-h", "--help"} or (needs_arguments and not arguments):
         print(doc.strip())
         sys.exit(0 if arguments else 2)
+    let_print_anything()
     try:
         main(arguments)
     except QatError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

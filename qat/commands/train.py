@@ -8,7 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qat.errors import QatError
+from qat.commands.options import let_print_anything
+from qat.errors import QatError, one_line, shown
 from qat.spec.overrides import quoted, with_quoted_paths
 from qat.spec.run import RunSpec
 from qat.storage.run_files import read_overrides
@@ -24,6 +25,7 @@ EXIT_FAILED = 1
 
 def main() -> None:
     """Entry point of `python train.py` and of the console script `qat-train`."""
+    let_print_anything()
     try:
         _run(sys.argv[1:])
     except QatError as error:
@@ -56,7 +58,7 @@ def _run(arguments: list[str]) -> None:
         command = checked(conf_folder(), overrides)
         spec, overrides = command.spec, command.overrides
         if spec.resume is not None and _is_finished(Path(spec.resume), spec):
-            print(f"{spec.resume} is finished; see its summary.json")
+            print(f"{shown(spec.resume)} is finished; see its summary.json")
             return
         group_run([*(read_overrides(Path(spec.resume)) if spec.resume else ()), *overrides])
         # a resumed run has a config of its own, whatever conf/ makes of its overrides by now
@@ -85,7 +87,7 @@ def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
         except Exception as error:  # its status.json has it; the other jobs go on
             if not isinstance(error, QatError):
                 traceback.print_exc()
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
         finally:
             close_wandb()
 
@@ -150,5 +152,5 @@ def _job(cfg: Any, *, own: dict[str, Any] | None) -> float | None:
 
 
 def _die(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(code)

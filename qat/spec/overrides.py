@@ -4,6 +4,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from qat.errors import SpecError, shown
+
 # what Hydra's grammar takes without quotes: these letters, or one behind a backslash
 _PLAIN = re.compile(r"(?:\\[()\[\]{}:=, \t\\]|[A-Za-z0-9_/\-\\+.$%*@?|: \t])*")
 _LOOKED_UP = re.compile(r"\$\{[^}]+\}")
@@ -44,13 +46,27 @@ def with_quoted_paths(overrides: Iterable[str]) -> list[str]:
 
     What it takes stays as it is typed, as do lists, groups, functions and quoted texts.
 
+    Raises:
+        SpecError: bytes that are no UTF-8, which no config file can hold.
+
     >>> with_quoted_paths(["init_from=runs/a/step=00000042.ckpt", "seed=1,2", "data.root=/p (2)"])
     ['init_from="runs/a/step=00000042.ckpt"', 'seed=1,2', 'data.root="/p (2)"']
     """
     return [
         f"{key}{sign}{_readable(value)}"
-        for key, sign, value in (override.partition("=") for override in overrides)
+        for key, sign, value in (_utf8(override).partition("=") for override in overrides)
     ]
+
+
+def _utf8(override: str) -> str:
+    try:
+        override.encode()
+    except UnicodeEncodeError:
+        raise SpecError(
+            f"{shown(override)} is no UTF-8, as the config of a run is; rename the file, or give a "
+            "link to it"
+        ) from None
+    return override
 
 
 def _readable(value: str) -> str:

@@ -11,7 +11,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from qat.errors import SpecError
+from qat.errors import SpecError, shown
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import FiniteGuard, StatelessRandomness
@@ -57,7 +57,9 @@ def train(
     trainer = _trainer(spec, parts, folder, [keeper, signals])
     begin = last_good(checkpoints / "last")
     if spec.resume is not None:
-        print(f"resume: {begin}" if begin else "resume: no checkpoint was saved; from step 0")
+        print(
+            f"resume: {shown(begin)}" if begin else "resume: no checkpoint was saved; from step 0"
+        )
     start = time.monotonic()
     trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
     seconds = time.monotonic() - start
@@ -114,12 +116,12 @@ class EpochLines(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         phase = "quantized" if getattr(pl_module, "is_quantized", True) else "float"
-        shown = {
+        scores = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val/")
         }
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in sorted(shown.items()))
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in sorted(scores.items()))
         print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {phase:9}  {numbers}",
             flush=True,
