@@ -116,8 +116,19 @@ def put(model: nn.Module, converted: Converted) -> None:
     for name, weight in converted.weights.items():
         layer = model.get_submodule(name)
         if parametrize.is_parametrized(layer, "weight"):
+            _separate(layer)
             parametrize.remove_parametrizations(layer, "weight")
         layer.weight.copy_(weight.hard())  # type: ignore[operator]
+
+
+def _separate(layer: nn.Module) -> None:
+    """A class of its own for a parametrized layer: torch takes the weight away from the class.
+
+    A copy of a network has the classes of the original, which would lose its weights, too.
+    """
+    kind = type(layer)
+    own = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+    layer.__class__ = type(kind.__name__, kind.__bases__, own)
 
 
 def latent_state(model: nn.Module, converted: Converted) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Files of networks of the user's own, opened as the docstrings say: by the network, no more."""
 
+import copy
 import warnings
 
 import pytest
@@ -114,6 +115,8 @@ def test_a_prepared_network_will_do(own):
     wanted = net(example)
     assert torch.equal(fresh(example), wanted)
     assert torch.equal(prepared(example), wanted)
+    assert torch.equal(load_packed(path, model=copy.deepcopy(net)).net(example), wanted)
+    assert torch.equal(net(example), wanted)  # a copy is taken apart, not the original
     assert torch.equal(load_packed(path, model=net).net(example), wanted)
 
 
