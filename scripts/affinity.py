@@ -25,7 +25,7 @@ from peak_memory import peak_bytes
 from torch import Tensor
 
 from qat.commands.options import read_arguments, run_command
-from qat.errors import SpecError
+from qat.errors import SpecError, shown
 from qat.functional.affinity.feature_affinity import affinity, feature_affinity, projected_affinity
 from qat.report.figures.style import save_figure
 from qat.spec.schema import check, option
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str]) -> None:
     text = affinity_report(costs, agreements, title=title, ratio=(whole, exact))
     write_whole(folder / "affinity.md", text)
     save_figure(draw_affinity(costs, agreements), folder / "affinity")
-    print(f"{text}\ntables and figure: {folder}")
+    print(f"{text}\ntables and figure: {shown(folder)}")
     if options.record is not None:
         command = " ".join(["python scripts/affinity.py", *arguments])
         where = f"{options.device}, {options.threads} threads"

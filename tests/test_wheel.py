@@ -19,4 +19,6 @@ def test_the_wheel_holds_code_templates_and_conf(tmp_path, monkeypatch):
     code = files_below("qat", "qat")
     peers = {name for name in code if name.startswith("qat/peers/")}
     assert "qat/report/page/templates/page.html.j2" in code
+    # without the marker every type of an installed qat is Any to its users
+    assert {"qat/py.typed", "qat/__init__.pyi"} <= held
     assert held == (code - peers) | files_below("conf", "qat/conf")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from qat.commands.options import check_path, read_arguments, run_command, split_data
-from qat.errors import SpecError
+from qat.errors import SpecError, shown
 from qat.spec.schema import check, option
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def _print_accuracies(networks: "dict[str, Network]", data: "ImageData", part: s
         found = answers(network.logits, batches)
         first = first or found
         size = f", {network.size:,} bytes" if network.size else ""
-        print(f"{name} ({network.kind}{size})")
+        print(f"{shown(name)} ({network.kind}{size})")
         count = len(found.labels)
         print(f"  {part:10} {found.accuracy:.4f}  {count} images of {data.options.name}")
         recorded = network.header.accuracy.get(part)
@@ -109,7 +109,7 @@ def _print_latencies(networks: "dict[str, Network]", spec: EvaluateSpec) -> None
         base = next(iter(found.values()))
         for name, time in found.items():
             ratio = f"  {time.fastest / base.fastest:.3f} of the first" if len(found) > 1 else ""
-            print(f"  {1e3 * time.fastest:8.2f} ({1e3 * time.median:.2f}){ratio}  {name}")
+            print(f"  {1e3 * time.fastest:8.2f} ({1e3 * time.median:.2f}){ratio}  {shown(name)}")
 
 
 def command() -> None:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qat.commands.formats import FORMATS, format_lines, write
 from qat.commands.options import read_arguments, run_command, split_data
-from qat.errors import CheckpointError, SpecError
+from qat.errors import CheckpointError, SpecError, shown
 from qat.spec.extras import require_onnx
 from qat.spec.schema import check, option
 from qat.storage.status import is_run_folder
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> None:
     job = export_job(folder, trained, trits=spec.trits)
     run_state = state_of(Path(spec.run))
     unfinished = "" if run_state == "finished" else f" ({run_state})"
-    print(f"run {spec.run}{unfinished}, {spec.state} epoch: {accuracies(job.expected)}")
+    print(f"run {shown(spec.run)}{unfinished}, {spec.state} epoch: {accuracies(job.expected)}")
     write(spec.format, job, spec)
 
 

@@ -11,6 +11,7 @@ from onnx.helper import set_model_props
 from qat.commands.export_job import ExportJob, accuracies
 from qat.data.dataset import PlainDataset
 from qat.data.module import ImageData
+from qat.errors import shown
 from qat.export.integer.graph import Graph
 from qat.export.integer.trace import network_graph
 from qat.export.onnx.fast_steps import fast_steps
@@ -65,7 +66,7 @@ def write_qonnx(job: ExportJob, options: object = None) -> None:
     header = job.header_with(job.expected)
     data = qonnx_model(graph, metadata=onnx_metadata(header, "qonnx")).SerializeToString()
     path = _written(job.folder / "qonnx.onnx", data)
-    print(f"{path}: {len(data):,} bytes; Quant and BipolarQuant nodes, weights as floats")
+    print(f"{shown(path)}: {len(data):,} bytes; Quant and BipolarQuant nodes, weights as floats")
 
 
 def _write_form(job: ExportJob, form: str, graph: Graph, steps: Mapping[str, float] | None) -> None:
@@ -75,7 +76,7 @@ def _write_form(job: ExportJob, form: str, graph: Graph, steps: Mapping[str, flo
     set_model_props(model, onnx_metadata(job.header_with(found), form))
     data = model.SerializeToString()
     path = _written(job.folder / f"{form}.onnx", data)
-    print(f"{path}: {len(data):,} bytes; {accuracies(found)}")
+    print(f"{shown(path)}: {len(data):,} bytes; {accuracies(found)}")
     for name, part in found.items():
         differ = int((part.classes != job.expected[name].classes).sum())
         print(f"  {differ} of {len(part.labels)} predictions on {name} differ from the run's")
@@ -88,8 +89,8 @@ def _write_form(job: ExportJob, form: str, graph: Graph, steps: Mapping[str, flo
     _print_moved_codes(graph, steps, job.trained.data)
     with tempfile.TemporaryDirectory() as folder:
         counts = optimised_operators(data, Path(folder))
-    shown = ", ".join(f"{count} {name}" for name, count in counts.most_common())
-    print(f"  onnxruntime runs {shown}")
+    told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
+    print(f"  onnxruntime runs {told}")
     job.print_ratio(len(data))
 
 

@@ -1,8 +1,10 @@
 """Command-line arguments key=value, read into a typed group; mistakes end in one line."""
 
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -10,9 +12,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from qat.errors import CheckpointError, QatError, SpecError
+from qat.errors import CheckpointError, QatError, SpecError, one_line
 from qat.spec.extras import require_onnx
-from qat.spec.overrides import with_quoted_paths
+from qat.spec.overrides import unquoted, with_quoted_paths
 from qat.spec.schema import read
 from qat.storage.status import is_run_folder
 
@@ -33,30 +35,25 @@ def read_arguments(kind: type[T], arguments: Sequence[str], *, example: str) -> 
     bare = [a for a in arguments if "=" not in a]
     if bare:
         raise SpecError(f"{bare[0]!r} must be key=value, e.g. {example}; see --help")
+    texts = {name for name, hint in get_type_hints(kind).items() if hint in (str, str | None)}
+    # texts as they were typed: to YAML 0123456 is a number, and what follows " #" a remark
+    typed = {a.partition("=")[0]: a.partition("=")[2] for a in arguments}
+    own = {name: unquoted(typed[name]) for name in texts & set(typed) if typed[name] != "null"}
+    rest = [a for a in arguments if a.partition("=")[0] not in own]
     try:
-        values: Any = OmegaConf.to_container(OmegaConf.from_cli(with_quoted_paths(arguments)))
+        values: Any = OmegaConf.to_container(OmegaConf.from_cli(with_quoted_paths(rest)))
     except (OmegaConfBaseException, ValueError, YAMLError) as error:
         shown = " ".join(arguments)
         raise SpecError(
             f"{shown!r} cannot be read ({str(error).splitlines()[0]}); close every bracket"
         ) from None
-    return read(kind, _with_texts(kind, values, arguments), "")
-
-
-def _with_texts(kind: type[Any], values: Any, arguments: Sequence[str]) -> dict[str, Any]:
-    """The values, with those of text fields as they were typed: 0123456 may be a commit."""
-    texts = {name for name, hint in get_type_hints(kind).items() if hint in (str, str | None)}
-    typed = {a.partition("=")[0]: a.partition("=")[2] for a in arguments}
-    return {
-        key: typed[key] if key in texts and isinstance(value, int | float) else value
-        for key, value in values.items()
-    }
+    return read(kind, {**values, **own}, "")
 
 
 def split_data(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """The arguments of the config group `data` (data=..., data.root=...), and the others."""
     data = [a for a in arguments if a.startswith(("data=", "data."))]
-    return data, [a for a in arguments if a not in data]
+    return with_quoted_paths(data), [a for a in arguments if a not in data]
 
 
 def check_path(path: Path) -> None:
@@ -78,6 +75,14 @@ def check_path(path: Path) -> None:
         require_onnx()
 
 
+def let_print_anything() -> None:
+    """Let letters that the terminal's encoding lacks be printed escaped, as on stderr."""
+    # a stream whose file was exchanged below it may refuse
+    with suppress(OSError):
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def run_command(
     main: Callable[[list[str]], None], doc: str, *, needs_arguments: bool = True
 ) -> None:
@@ -86,10 +91,11 @@ def run_command(
     if set(arguments) & {"-h", "--help"} or (needs_arguments and not arguments):
         print(doc.strip())
         sys.exit(0 if arguments else 2)
+    let_print_anything()
     try:
         main(arguments)
     except QatError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)

@@ -4,7 +4,7 @@ import torch
 
 from qat.commands.export_job import ExportJob
 from qat.commands.network import without_grad
-from qat.errors import CheckpointError
+from qat.errors import CheckpointError, shown
 from qat.export.packed.network import load_packed, save_packed
 
 
@@ -24,7 +24,7 @@ def write_packed(job: ExportJob, options: object = None) -> None:
     for name, part in job.asked(without_grad(packed.net)).items():
         if not torch.equal(part.logits, job.expected[name].logits):
             raise CheckpointError(f"{path}: its logits on {name} images are not the run's")
-    print(f"{path}: {size:,} bytes; logits bit for bit the run's")
+    print(f"{shown(path)}: {size:,} bytes; logits bit for bit the run's")
     parts = packed.file.bytes_by_kind
     print("  = " + " + ".join(f"{count:,} {kind}" for kind, count in parts.items()))
     promised = job.header.promised_bytes

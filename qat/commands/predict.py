@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.commands.options import check_path, read_arguments, run_command
-from qat.errors import DataError, SpecError
+from qat.errors import DataError, SpecError, shown
 from qat.spec.schema import check, option
 
 _AT_ONCE = 64
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     from qat.commands.network import open_network
 
     network = open_network(Path(spec.model))
-    width = max(len(str(path)) for path in paths)
+    width = max(len(shown(path)) for path in paths)
     for begin in range(0, len(paths), _AT_ONCE):
         some = paths[begin : begin + _AT_ONCE]
         probabilities = network.logits(_batch(some, network.preprocessing)).softmax(dim=1)
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
                 f"{network.preprocessing.classes[int(label)]} {float(share):.3f}"
                 for label, share in zip(labels, shares, strict=True)
             )
-            print(f"{path!s:{width}}  {'  '.join(named)}")
+            print(f"{shown(path):{width}}  {'  '.join(named)}")
 
 
 def _images(paths: Sequence[Path]) -> Iterator[Path]:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from qat.commands.options import read_arguments, run_command
-from qat.errors import CheckpointError, DataError, SpecError
+from qat.errors import CheckpointError, DataError, SpecError, shown
 from qat.spec.schema import check, option
 from qat.storage.atomic import write_whole
 from qat.storage.reading import read_regular
@@ -82,8 +82,8 @@ def _report(folders: Sequence[Path], spec: ReportSpec) -> None:
 
     runs = read_runs(folders)
     if not runs:
-        shown = ", ".join(map(str, folders))
-        raise DataError(f"no run folder in {shown}; give runs/DATE/TIME or a folder above it")
+        named = ", ".join(map(str, folders))
+        raise DataError(f"no run folder in {named}; give runs/DATE/TIME or a folder above it")
     if spec.cards is not None:
         _write_cards(runs, spec, Path(spec.cards))
     out = Path(spec.out) if spec.out is not None else folders[0] / "report"
@@ -101,7 +101,7 @@ def _report(folders: Sequence[Path], spec: ReportSpec) -> None:
     except OSError as error:
         raise DataError(f"out={out} cannot be written: {error.strerror}; give another") from error
     finished = sum(run.is_finished for run in runs)
-    print(f"{finished} of {len(runs)} runs finished; {path}")
+    print(f"{finished} of {len(runs)} runs finished; {shown(path)}")
 
 
 def _write_cards(runs: Sequence["Run"], spec: ReportSpec, folder: Path) -> None:
@@ -131,7 +131,7 @@ def _write_cards(runs: Sequence["Run"], spec: ReportSpec, folder: Path) -> None:
             commit=spec.commit,
         )
         write_card(path, card)
-        print(path)
+        print(shown(path))
 
 
 def file_names(titles: Sequence[str]) -> dict[str, str]:
@@ -171,7 +171,7 @@ def _fill(path: Path, spec: ReportSpec) -> None:
     else:
         page = with_tables(page, path.parent)
     write_whole(path.resolve(), page)  # a link stays one
-    print(path)
+    print(shown(path))
 
 
 def _text(path: Path, key: str) -> str:

@@ -11,8 +11,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from qat.errors import QatError
-from qat.spec.overrides import with_quoted_paths
+from qat.commands.options import let_print_anything
+from qat.errors import QatError, one_line, shown
+from qat.spec.overrides import quoted, with_quoted_paths
 from qat.spec.run import RunSpec
 from qat.storage.run_files import read_overrides
 from qat.storage.status import is_finished
@@ -32,6 +33,7 @@ def main() -> None:
     # disk is told
     signal.signal(signal.SIGTERM, _leave)
     logging.raiseExceptions = False  # a disk that is full is told once, by the run
+    let_print_anything()
     try:
         _run(sys.argv[1:])
     except QatError as error:
@@ -74,7 +76,7 @@ def _run(arguments: list[str]) -> None:
         command = checked(conf_folder(), overrides)
         spec, overrides = command.spec, command.overrides
         if spec.resume is not None and _is_finished(Path(spec.resume), spec):
-            print(f"{spec.resume} is finished; see its summary.json")
+            print(f"{shown(spec.resume)} is finished; see its summary.json")
             return
         group_run([*(read_overrides(Path(spec.resume)) if spec.resume else ()), *overrides])
         # a resumed run has a config of its own, whatever conf/ makes of its overrides by now
@@ -89,7 +91,8 @@ def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
 
     Each job finds its own run folder; Hydra's folders hold its own files only.
     """
-    own = [f"hydra.sweep.dir={folder}", "hydra.sweep.subdir=.launched/${hydra.job.num}"]
+    place = quoted(str(folder))
+    own = [f"hydra.sweep.dir={place}", "hydra.sweep.subdir=.launched/${hydra.job.num}"]
     sys.argv = [sys.argv[0], "--multirun", *overrides, *own]
 
     def job(cfg: Any) -> None:
@@ -102,7 +105,7 @@ def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
         except Exception as error:  # its status.json has it; the other jobs go on
             if not isinstance(error, QatError):
                 traceback.print_exc()
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {one_line(error)}", file=sys.stderr)
         finally:
             close_wandb()
 
@@ -167,5 +170,5 @@ def _job(cfg: Any, *, own: dict[str, Any] | None) -> float | None:
 
 
 def _die(message: str, code: int) -> NoReturn:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     sys.exit(code)

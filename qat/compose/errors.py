@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose
+from hydra.errors import OverrideParseException
 
 from qat.compose.session import composing, options_of, plain
 from qat.spec.keys import at, flat, join
+from qat.spec.overrides import quoted
 
 
 def one_line(error: Exception, conf: Path, overrides: Sequence[str]) -> str:
@@ -26,8 +28,17 @@ def one_line(error: Exception, conf: Path, overrides: Sequence[str]) -> str:
     bare = re.search(r"Error parsing override '([^']*)'\s+missing EQUAL", text)
     if bare:
         return f"{bare.group(1)!r} must be key=value, e.g. seed=2; see --help"
+    if isinstance(error, OverrideParseException):
+        return _unreadable(error)
     lines = [line.strip() for line in text.splitlines()]
     return "; ".join(line for line in lines if line and not line.startswith("See http"))
+
+
+def _unreadable(error: OverrideParseException) -> str:
+    key, _, value = error.override.partition("=")
+    reason = error.message.splitlines()[0].removesuffix(".")
+    cure = f"; put quotes around a text: '{key}={quoted(value)}'" if value else ""
+    return f"{error.override} cannot be read ({reason}){cure}"
 
 
 def _unknown_key(error: Exception, key: str, conf: Path, overrides: Sequence[str]) -> str:

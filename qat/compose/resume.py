@@ -24,7 +24,7 @@ from qat.compose.session import composing, plain
 from qat.errors import SpecError
 from qat.spec.keys import at, flat
 from qat.spec.numbers import moves_nothing
-from qat.spec.overrides import quoted
+from qat.spec.overrides import quoted, unquoted
 from qat.spec.targets import check_places, with_names_of_now
 
 _ABSENT = object()
@@ -60,7 +60,7 @@ def resumed(conf: Path, overrides: Sequence[str]) -> Resumed | None:
             `resume_allow=[KEY]`; or the run's own config names a place for files.
     """
     named = [o for o in overrides if o.lstrip("+").startswith("resume=")]
-    folder = Path(named[-1].partition("=")[2].strip("\"'") if named else "null")
+    folder = Path(unquoted(named[-1].partition("=")[2]) if named else "null")
     if str(folder) in ("null", "."):
         return None
     before = with_names_of_now(saved_config(folder, "resume"))

@@ -17,6 +17,9 @@ class FeatureTap:
             logits = net(images)
             maps = tap.take()
 
+    Under activation checkpointing it takes use_reentrant=False: the other variant runs a module
+    without a graph, and its maps have no gradient.
+
     Hooks are put in on entering and removed on leaving; `take` hands the maps of the last forward
     pass over and forgets them, so that no graph outlives its step. Enter before `torch.compile`
     traces the network.
@@ -57,6 +60,8 @@ class FeatureTap:
 
     def _keeping(self, place: int) -> Callable[..., None]:
         def keep(module: nn.Module, args: Any, out: Tensor) -> None:
+            if not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1:
+                return  # run again within a backward pass, by activation checkpointing
             self._maps[place] = out
             if not torch.compiler.is_compiling() and not out.is_inference():
                 self._versions[place] = out._version

@@ -130,7 +130,8 @@ class StaircaseSte(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        kept, by_value = ctx.saved_tensors[: ctx.kept_count], ctx.saved_tensors[ctx.kept_count :]
+        saved = ctx.saved_tensors  # once: under activation checkpointing a second look is refused
+        kept, by_value = saved[: ctx.kept_count], saved[ctx.kept_count :]
         grad_x = grad_alpha = None
         if ctx.needs_input_grad[0] and by_value:
             x, alpha, *moving = by_value

@@ -5,6 +5,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+_OF_LAYERS = ("weight", ".parametrizations.weight.original")  # ends of the names of their weights
+
 Decay = Literal["all", "weights"]
 
 
@@ -24,8 +26,10 @@ def parameter_groups(
     alphas as well.
 
     Args:
-        named_parameters: of the prepared network; those without requires_grad are left out. A
-            parameter named `step` of dimension 0 is the alpha of an activation quantizer.
+        named_parameters: of the prepared network. Those without requires_grad are left out, but
+            for the weights of layers: nothing moves these, but they are to lie on their grids, and
+            a state keeps them by name. A parameter named `step` of dimension 0 is the alpha of an
+            activation quantizer.
         lr: learning rate of the weights.
         weight_decay: decay of the weights; None leaves it to the optimizer's own default.
         step_rate: fraction of lr for the alphas, > 0 if any of them is learned.
@@ -48,8 +52,9 @@ def parameter_groups(
         groups["step"]["grad_clip"] = 1 / step_rate
     members: dict[str, list[tuple[str, Tensor]]] = {name: [] for name in groups}
     for name, p in named_parameters:
-        if p.requires_grad:
-            members[_kind(name, p)].append((name, p))
+        kind = _kind(name, p)
+        if p.requires_grad or (kind == "weight" and name.endswith(_OF_LAYERS)):
+            members[kind].append((name, p))
     return [
         {"group": kind, "params": members[kind], **options}
         for kind, options in groups.items()

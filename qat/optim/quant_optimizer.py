@@ -1,5 +1,6 @@
 """QuantOptimizer: runs an update rule around any torch optimizer."""
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from qat.errors import CheckpointError, QatError
+from qat.errors import CheckpointError, QatError, expect
 from qat.optim.rule import UpdateRule
 
 Projection = Callable[[Tensor], Tensor]
@@ -38,22 +39,30 @@ class QuantOptimizer(Optimizer):
         w     <- p
         p     <- (1 - theta_{t+1}) w + theta_{t+1} Q(w)
 
-    Parameters without a gradient keep their latent weights. Parameters without a projection are the
-    base optimizer's alone. A group may carry `grad_clip`: its gradients are clamped to
-    +-grad_clip before the base step (steps of activation quantizers use it).
+    Parameters without a gradient keep their latent weights; so do frozen ones, which show what the
+    rule makes of them (their hard values, unless it relaxes) and need be in no group. Parameters
+    without a projection are the base optimizer's alone. A group may carry `grad_clip`: its
+    gradients are clamped to +-grad_clip before the base step (steps of activation quantizers use
+    it).
 
     Args:
-        base: any torch optimizer that needs no closure of its own (not LBFGS).
+        base: any torch optimizer whose step needs no argument (LBFGS wants a closure).
         projections: parameter -> nearest grid point of a latent weight (a pure function).
         rule: schedules of rho and theta.
 
     Raises:
-        QatError: a projected parameter is unknown to `base`, sharded, or of half precision.
+        QatError: a projected parameter that learns is unknown to `base`, or one is sharded or of
+            half precision; or `base` needs a closure.
+        SpecError: an argument is something else.
     """
 
     def __init__(
         self, base: Optimizer, projections: Mapping[Tensor, Projection], rule: UpdateRule
     ) -> None:
+        expect(base, Optimizer, "base", "give a torch optimizer, e.g. torch.optim.SGD(...)")
+        expect(projections, Mapping, "projections", "give weight_projections(net, spec)")
+        expect(rule, UpdateRule, "rule", "give e.g. bcgd(), with its brackets")
+        _refuse_closures(base)
         self._base = base
         # torch's own way to make an optimizer's hooks without giving it parameters a second time
         super().__setstate__({})
@@ -230,7 +239,8 @@ class QuantOptimizer(Optimizer):
         """The base optimizer's state, and under "qat" the version, step and latent weights.
 
         Latents are keyed by parameter name where the base optimizer knows names (it was built from
-        `named_parameters()`), else by the parameter's position in the groups.
+        `named_parameters()`), else by the parameter's position in the groups; a frozen one that is
+        in no group by "frozen." and its position among these.
         """
         keys = self._keys()
         latent = {keys[p]: w for p, w in self._latent.items()}
@@ -287,12 +297,13 @@ class QuantOptimizer(Optimizer):
         for group in self.param_groups:
             names = group.get("param_names", range(len(keys), len(keys) + len(group["params"])))
             keys |= dict(zip(group["params"], names, strict=True))
-        return keys
+        frozen = [p for p in self._projections if p not in keys]
+        return keys | {p: f"frozen.{number}" for number, p in enumerate(frozen)}
 
     def _check_projections(self, projections: Iterable[Tensor]) -> None:
         known = {p for group in self.param_groups for p in group["params"]}
         for p in projections:
-            if p not in known:
+            if p not in known and p.requires_grad:
                 raise QatError(
                     f"a projected parameter of shape {tuple(p.shape)} is in no parameter group of "
                     "the base optimizer; give the base optimizer all parameters"
@@ -313,6 +324,18 @@ class QuantOptimizer(Optimizer):
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         raise TypeError("QuantOptimizer cannot be pickled; save its state_dict() instead")
+
+
+def _refuse_closures(base: Optimizer) -> None:
+    """Refuse an optimizer that asks for the loss again while it moves: blending is done once."""
+    for parameter in inspect.signature(base.step).parameters.values():
+        is_wanted = parameter.default is parameter.empty
+        if is_wanted and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            kind = type(base).__name__
+            raise QatError(
+                f"{kind}.step needs a {parameter.name}, but a step of QuantOptimizer has one "
+                "gradient; use SGD, AdamW or another that takes the gradients there are"
+            )
 
 
 def _copy(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:

@@ -162,7 +162,9 @@ def check_on_grid(
         if len(values) > len(grid) or scale is None:
             raise NotOnGridError(
                 f"{name}: {len(values)} different values found where the {quantizer.kind} grid of "
-                f"{quantizer.bits} bits has {len(grid)} levels; the weight is not on its grid"
+                f"{quantizer.bits} bits has {len(grid)} levels; the weight is not on its grid. "
+                "QuantOptimizer puts it there by each step (a rule that relaxes: inside its "
+                "hard_weights()), or do p.copy_(q(p)) for p, q in weight_projections(...).items()"
             )
         most = max(most, len(values))
         scales.append(scale)

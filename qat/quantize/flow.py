@@ -1,6 +1,6 @@
 """Data flow: what feeds each layer, followed through one forward pass of any network."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -72,11 +72,30 @@ def trace(model: nn.Module, example: Tensor) -> dict[str, LayerFlow]:
     """
     tracer = _Tracer()
     found: dict[str, LayerFlow] = {}
-    with evaluating(model), _hooks(model, tracer, found, len(example)), torch.no_grad(), tracer:
-        tracer.mark(example, Source("image"))
+    hooks = _hooks(model, tracer, found, len(example))
+    # inference tensors do not count their changes, and changes shall not reach the caller's images
+    with evaluating(model), hooks, torch.inference_mode(False), torch.no_grad(), tracer:
+        image = example.clone()
+        tracer.mark(image, Source("image"))
         with torch.compiler.set_stance("force_eager"):  # a compiled network shows no functions
-            model(example)
+            model(image)
     return found
+
+
+def changes(tensor: Tensor) -> int:
+    """How often a tensor, or what shares its memory, was changed in place."""
+    return 0 if tensor.is_inference() else tensor._version
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value, also in lists, tuples and mappings."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (tuple, list)):
+        for item in value:
+            yield from tensors_in(item)
+    elif isinstance(value, Mapping):
+        yield from tensors_in(list(value.values()))
 
 
 class _Tracer(TorchFunctionMode):
@@ -88,7 +107,7 @@ class _Tracer(TorchFunctionMode):
         self._marks: dict[int, tuple[Tensor, Source]] = {}
 
     def mark(self, value: Any, source: Source) -> None:
-        for tensor in _tensors(value):
+        for tensor in tensors_in(value):
             self._marks[id(tensor)] = (tensor, source)
 
     def source(self, value: Any) -> Source:
@@ -96,7 +115,8 @@ class _Tracer(TorchFunctionMode):
         return entry[1] if entry else FLOAT
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        before = [self.source(t) for t in _tensors(args)]
+        before = [self.source(t) for t in tensors_in(args)]
+        counted = [(t, changes(t)) for t in tensors_in([args, kwargs])]
         out = func(*args, **(kwargs or {}))
         name = getattr(func, "__name__", "")
         source = before[0] if before else FLOAT
@@ -108,26 +128,15 @@ class _Tracer(TorchFunctionMode):
             self.mark(out, source)
         elif isinstance(out, Tensor):
             self.mark(out, FLOAT)
-        if name == "__setitem__" or (name.endswith("_") and not name.endswith("__")):
-            self._spoil(args)
+        self._spoil(t for t, count in counted if changes(t) != count)
         return out
 
-    def _spoil(self, args: Any) -> None:
+    def _spoil(self, changed: Iterable[Tensor]) -> None:
         """After an in-place function: whatever shares the changed storage holds other values."""
-        changed = next(_tensors(args), None)
-        if changed is not None:
-            place = changed.untyped_storage().data_ptr()
+        for place in {tensor.untyped_storage().data_ptr() for tensor in changed}:
             for tensor, _ in list(self._marks.values()):
                 if tensor.untyped_storage().data_ptr() == place:
                     self.mark(tensor, FLOAT)
-
-
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _tensors(item)
 
 
 @contextmanager

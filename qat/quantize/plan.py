@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qat.errors import SpecError
+from qat.errors import SpecError, expect
 from qat.nn.activation import QuantizedActivation
 from qat.nn.binary_parametrization import METHODS
 from qat.nn.parametrization import WeightParametrization
@@ -80,10 +80,11 @@ def resolve(model: nn.Module, spec: QuantSpec | Plan) -> Plan:
         spec: what to quantize, or the plan of this very network.
 
     Raises:
-        SpecError: an override matches no layer.
+        SpecError: an override matches no layer, or `spec` is something else.
     """
     if isinstance(spec, Plan):
         return spec
+    expect(spec, QuantSpec, "spec", "QuantSpec.from_dict reads one from a dict")
     _check_overrides(model, spec)
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYER_TYPES)]
     ends = [("first", layers[0][0]), ("last", layers[-1][0])] if layers else []

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -28,6 +29,10 @@ from qat.quantize.plan import (
 from qat.spec.quant import ActivationSpec, QuantSpec
 
 INPUT_QUANTIZER = "input_quantizer"
+_LATENT = "parametrizations.weight.original"  # where a parametrized layer keeps its weight
+# DataParallel and averages, Lightning modules, ours, compiled ones
+_WRAPPERS = ("module.", "model.", "net.", "_orig_mod.")
+_EXAMPLE_SHAPE = "_qat_example_shape"  # attribute of a prepared network
 
 
 def prepare(
@@ -46,16 +51,49 @@ def prepare(
         model: any network whose ReLUs are modules, one per use.
         spec: what to quantize, or the network's plan.
         example: images (N, C, H, W) for the run. Without it only ReLUs are found, and one ReLU
-            module that is called several times gets one step for all its uses.
+            module that is called several times gets one step for all its uses; a warning says so.
+            The images' shape is kept with the network, for the file that is made of it.
 
     Returns:
         `model` itself.
 
     Raises:
         SpecError: a ReLU module is used several times (checked with `example`), an override
-            matches no layer, or quant.activation.shift=channel without `example`.
+            matches no layer, or quant.activation.shift=channel or quant.input_bits without
+            `example`.
     """
     plan = resolve(model, spec)
+    relus, inputs = insert_quantizers(model, plan, example)
+    if plan.spec.activation.is_quantized and not relus and not inputs:
+        warnings.warn(
+            "prepare() found no activation to quantize: no nn.ReLU module"
+            + ("" if example is not None else "; pass example= to quantize the layers' inputs"),
+            stacklevel=2,
+        )
+    elif relus and example is None:
+        warnings.warn(
+            f"prepare() did not check whether an activation module, such as {relus[0]}, is used "
+            "several times, whose uses would share one step, and left inputs float that no ReLU "
+            "module feeds; pass example= to have them found",
+            stacklevel=2,
+        )
+    return model
+
+
+def insert_quantizers(
+    model: nn.Module, plan: Plan, example: Tensor | None
+) -> tuple[list[str], int]:
+    """Do what `prepare` does, without its warnings.
+
+    Returns:
+        Names of the ReLU modules that were replaced, and how many layers got a quantizer on their
+        input.
+    """
+    if example is None and plan.spec.input_bits is not None:
+        raise SpecError(
+            f"quant.input_bits={plan.spec.input_bits} needs to know which layers the image "
+            "feeds; give prepare() an example, or use input_bits=null"
+        )
     relus = {
         name: options
         for name, module in model.named_modules()
@@ -69,14 +107,21 @@ def prepare(
         ceiling = 6.0 if isinstance(model.get_submodule(name), nn.ReLU6) else None
         _replace(model, name, _quantizer(options, channels.get(name), ceiling=ceiling))
     _parametrize_weights(model, plan)
-    added = _quantize_inputs(model, plan, example) if example is not None else 0
-    if plan.spec.activation.is_quantized and not relus and added == 0:
-        warnings.warn(
-            "prepare() found no activation to quantize: no nn.ReLU module"
-            + ("" if example is not None else "; pass example= to quantize the layers' inputs"),
-            stacklevel=2,
-        )
-    return model
+    if example is None:
+        return list(relus), 0
+    setattr(model, _EXAMPLE_SHAPE, tuple(example.shape[1:]))
+    return list(relus), _quantize_inputs(model, plan, example)
+
+
+def example_shape(model: nn.Module) -> tuple[int, ...] | None:
+    """Shape of one image of the example that a network was prepared with, None if unknown."""
+    return getattr(model, _EXAMPLE_SHAPE, None)
+
+
+def is_prepared(model: nn.Module) -> bool:
+    """Whether a network holds quantizers already."""
+    kinds = (QuantizedActivation, WeightParametrization)
+    return any(isinstance(module, kinds) for module in model.modules())
 
 
 def activation_quantizers(model: nn.Module) -> dict[str, QuantizedActivation]:
@@ -109,7 +154,8 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
 
     Args:
         model: prepared network.
-        state: its own state dict, or that of the float network it was made from.
+        state: its own state dict, or that of the float network it was made from; the names may
+            begin as wrappers begin them (`module.`, `model.`, `net.`, `_orig_mod.`).
 
     Returns:
         Names of the quantizers' own entries (steps, scales, shifts) that kept their start because
@@ -118,7 +164,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     Raises:
         CheckpointError: keys or shapes differ, or only some of the quantizers' entries are there.
     """
-    state, entries = _renamed(model, state), quantizer_entries(model)
+    state, entries = _renamed(model, _unwrapped(model, state)), quantizer_entries(model)
     absent = [key for key in entries if key not in state]
     if absent and len(absent) < len(entries):
         raise CheckpointError(
@@ -127,8 +173,7 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
         )
     own = model.state_dict()
     wanted = set(own) - set(absent)
-    problems = [f"missing {key}" for key in sorted(wanted - set(state))]
-    problems += [f"unexpected {key}" for key in sorted(set(state) - wanted)]
+    problems = name_problems(wanted, set(state))
     problems += [
         f"{key} has shape {tuple(state[key].shape)}, the network wants {tuple(own[key].shape)}"
         for key in sorted(wanted & set(state))
@@ -142,7 +187,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CheckpointError("weights do not fit: " + "; ".join(problems[:3]) + more)
-    model.load_state_dict({**own, **state})
+    # into its own state dict, which also knows the versions of its modules' entries
+    own.update(state)
+    model.load_state_dict(own)
     return absent
 
 
@@ -164,13 +211,37 @@ def refuse_non_finite(model: nn.Module, name: str) -> None:
             )
 
 
+def name_problems(wanted: set[str], found: set[str]) -> list[str]:
+    """What is missing and what is unexpected, by turns: names of both stand beside each other."""
+    missing = [f"missing {key}" for key in sorted(wanted - found)]
+    unexpected = [f"unexpected {key}" for key in sorted(found - wanted)]
+    pairs = zip_longest(missing, unexpected)
+    return [problem for pair in pairs for problem in pair if problem is not None]
+
+
+def _unwrapped(model: nn.Module, state: Mapping[str, Any]) -> Mapping[str, Any]:
+    """`state` under the names of the network itself, without what wrappers put in front.
+
+    What such a file holds under other names belongs to the wrapper: a loss, a counter.
+    """
+    wanted = {key.replace(_LATENT, "weight") for key in model.state_dict()}
+    while not any(key.replace(_LATENT, "weight") in wanted for key in state):
+        begin = next((b for b in _WRAPPERS if any(key.startswith(b) for key in state)), None)
+        if begin is None:
+            break
+        state = {
+            key.removeprefix(begin): value for key, value in state.items() if key.startswith(begin)
+        }
+    return state
+
+
 def _renamed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:
     """`state` with plain weights under the names that parametrized layers keep them by."""
     renamed = dict(state)
     for name, _ in weight_parametrizations(model):
         plain = f"{name}.weight" if name else "weight"
         if plain in renamed:
-            latent = plain.removesuffix("weight") + "parametrizations.weight.original"
+            latent = plain.removesuffix("weight") + _LATENT
             renamed[latent] = renamed.pop(plain)
     return renamed
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -11,6 +12,8 @@ from qat.spec.quant import QuantSpec
 from qat.spec.schema import check, option, read
 
 FORMAT = 1
+_MOST_AXES = 8
+_LARGEST_IMAGE = 2**28  # values; what a file asks for is made
 _LONGEST_REASON = 300  # letters; what is wrong may be megabytes long
 Family = Literal["small", "torchvision", "timm"]
 Crop = Literal["whole", "centre"]
@@ -82,6 +85,8 @@ class Header:
         source_sha256: of the checkpoint that the weights come from, "" if there is none.
         trits: whether ternary weights are packed five to a byte.
         promised_bytes: the audit's size of the network.
+        example: shape of one image, (C, H, W), for a network without preprocessing; None if nobody
+            said, and then not in the file.
     """
 
     quant: QuantSpec
@@ -93,9 +98,16 @@ class Header:
     source_sha256: str = ""
     trits: bool = False
     promised_bytes: int = option(0, low=0)
+    example: tuple[int, ...] | None = option(None, low=1)
 
     def __post_init__(self) -> None:
         check(self, "header")
+        shape = self.example or ()
+        if len(shape) > _MOST_AXES or math.prod(shape) > _LARGEST_IMAGE:
+            raise SpecError(
+                f"header.example must have at most {_MOST_AXES} axes and {_LARGEST_IMAGE:,} "
+                f"values; got {shape!r:.50}"
+            )
         for part, value in self.accuracy.items():
             is_share = isinstance(value, (int, float)) and 0 <= value <= 1
             if not is_share or part not in ("validation", "test"):
@@ -103,9 +115,17 @@ class Header:
                     f"header.accuracy must be 0..1 of validation and test; got {value!r:.50}"
                 )
 
+    @property
+    def shape(self) -> tuple[int, ...] | None:
+        """Shape of one image, None if the file does not tell it."""
+        return self.example if self.preprocessing is None else self.preprocessing.shape
+
     def to_json(self) -> str:
         """One line of JSON, the same for equal headers."""
-        return json.dumps(dataclasses.asdict(self), separators=(",", ":"))
+        values = dataclasses.asdict(self)
+        if self.example is None:  # as files were before there was such an entry
+            del values["example"]
+        return json.dumps(values, separators=(",", ":"))
 
 
 def header_from(values: object) -> Header:

@@ -1,9 +1,20 @@
 """Hydra overrides as text; standard library only."""
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-_SPECIAL = frozenset("\"'[]{}(),")  # what gives a value a structure, or quotes it already
+from qat.errors import SpecError, shown
+
+# what Hydra's grammar takes without quotes: these letters, or one behind a backslash
+_PLAIN = re.compile(r"(?:\\[()\[\]{}:=, \t\\]|[A-Za-z0-9_/\-\\+.$%*@?|: \t])*")
+_LOOKED_UP = re.compile(r"\$\{[^}]+\}")
+_STRUCTURE = frozenset("\"'[]{}()")
+_FUNCTION = re.compile(
+    r"(?:int|float|str|bool|json_str|choice|range|interval|glob|sort|shuffle|tag|extend_list)"
+    r"\s*\(.*\)\s*",
+    re.DOTALL,
+)
 
 
 def differences(base: Mapping[str, Any], wanted: Mapping[str, Any], key: str = "") -> Iterator[str]:
@@ -31,20 +42,58 @@ def as_override(value: Any) -> str:
 
 
 def with_quoted_paths(overrides: Iterable[str]) -> list[str]:
-    """Overrides in which plain values that hold a `=`, as our checkpoints' names do, are quoted.
+    """Overrides in which plain texts that Hydra's grammar does not take, as many paths, are quoted.
 
-    >>> with_quoted_paths(["init_from=runs/a/step=00000042.ckpt", "seed=1,2"])
-    ['init_from="runs/a/step=00000042.ckpt"', 'seed=1,2']
+    What it takes stays as it is typed, as do lists, groups, functions and quoted texts.
+
+    Raises:
+        SpecError: bytes that are no UTF-8, which no config file can hold.
+
+    >>> with_quoted_paths(["init_from=runs/a/step=00000042.ckpt", "seed=1,2", "data.root=/p (2)"])
+    ['init_from="runs/a/step=00000042.ckpt"', 'seed=1,2', 'data.root="/p (2)"']
     """
     return [
-        f"{key}={quoted(value)}"
-        if "=" in value and _SPECIAL.isdisjoint(value)
-        else f"{key}{sign}{value}"
-        for key, sign, value in (override.partition("=") for override in overrides)
+        f"{key}{sign}{_readable(value)}"
+        for key, sign, value in (_utf8(override).partition("=") for override in overrides)
     ]
 
 
+def _utf8(override: str) -> str:
+    try:
+        override.encode()
+    except UnicodeEncodeError:
+        raise SpecError(
+            f"{shown(override)} is no UTF-8, as the config of a run is; rename the file, or give a "
+            "link to it"
+        ) from None
+    return override
+
+
+def _readable(value: str) -> str:
+    """A value as Hydra's grammar takes it; of several choices each."""
+    bare = _LOOKED_UP.sub("", value)
+    if _PLAIN.fullmatch(bare) or value[:1] in ("[", "{", '"', "'") or _FUNCTION.fullmatch(value):
+        return value
+    if "," not in value:
+        return quoted(value.strip())
+    if bare != value or not _STRUCTURE.isdisjoint(value):
+        return value  # choices among which are lists or groups
+    return ",".join(map(_readable, value.split(",")))
+
+
 def quoted(text: str) -> str:
-    """A text in double quotes."""
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{escaped}"'
+    """A text in double quotes; backslashes mean something to Hydra in front of a quote only."""
+    return '"' + re.sub(r'(\\*)("|\Z)', _escaped, text) + '"'
+
+
+def unquoted(value: str) -> str:
+    """The text of a value that may be in quotes, single or double."""
+    mark = value[:1]
+    if mark not in ("'", '"') or len(value) < 2 or value[-1] != mark:
+        return value
+    return re.sub(rf"(\\+)({mark}|\Z)", lambda m: m[1][: len(m[1]) // 2] + m[2], value[1:-1])
+
+
+def _escaped(found: "re.Match[str]") -> str:
+    backslashes, quote = found.groups()
+    return backslashes * 2 + ("\\" + quote if quote else "")

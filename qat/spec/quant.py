@@ -209,6 +209,9 @@ class Override:
     weight: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     activation: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        check(self, f"quant.overrides[match={self.match}]")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantSpec:

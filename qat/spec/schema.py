@@ -12,7 +12,7 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from qat.errors import SpecError
+from qat.errors import SpecError, a_or_an
 from qat.spec.keys import join
 
 T = TypeVar("T")
@@ -83,18 +83,34 @@ def read(cls: type[T], values: object, path: str) -> T:
 
 
 def check(instance: Any, path: str) -> None:
-    """Check the plain fields of an option group that was built directly, for its `__post_init__`.
+    """Check the fields of an option group that was built directly, for its `__post_init__`.
 
     Raises:
-        SpecError: as `read` does for the same value in a config.
+        SpecError: as `read` does for the same value in a config; groups inside must be built.
     """
     hints = get_type_hints(type(instance))
     for field in dataclasses.fields(instance):
-        value = getattr(instance, field.name)
-        items = value if isinstance(value, tuple) else (value,)
-        is_group = isinstance(value, Mapping) or any(map(dataclasses.is_dataclass, items))
-        if field.init and not is_group:
-            _value(hints[field.name], value, join(path, field.name), field.metadata)
+        if field.init:
+            value = getattr(instance, field.name)
+            _check_built(hints[field.name], value, join(path, field.name), field.metadata)
+
+
+def _check_built(kind: Any, value: Any, path: str, limits: Mapping[str, Any]) -> None:
+    """Check one field; what is a group in a config is an instance here, or a dict."""
+    plain, is_optional = _without_none(kind)
+    if value is None and is_optional:
+        return
+    is_list = get_origin(plain) is tuple and isinstance(value, (tuple, list))
+    if is_list and dataclasses.is_dataclass(get_args(plain)[0]):
+        for number, item in enumerate(value):
+            _check_built(get_args(plain)[0], item, f"{path}[{number}]", limits)
+    elif dataclasses.is_dataclass(plain):
+        if not isinstance(value, plain):  # type: ignore[arg-type]  # a class, where fields have kinds
+            raise SpecError(f"{path} must be {a_or_an(plain.__name__)}, got {value!r}")  # type: ignore[union-attr]
+    elif (plain is Mapping or get_origin(plain) is Mapping) and not isinstance(value, Mapping):
+        raise SpecError(f"{path} must be a dict of options, got {value!r}")
+    else:
+        _value(kind, value, path, limits)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

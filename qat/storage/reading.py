@@ -113,10 +113,10 @@ def parsing(name: str, cure: str, *, verb: str = "read") -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # parsers promise no kinds, and damage reaches every one of them
-        raise CheckpointError(f"{name} cannot be {verb} ({one_line(error)}); {cure}") from None
+        raise CheckpointError(f"{name} cannot be {verb} ({reason_of(error)}); {cure}") from None
 
 
-def one_line(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Kind and text of another library's exception, for a message of ours."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return " ".join(text.split())[:200]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qat.compose import conf_folder, sweep_option
 from qat.errors import CheckpointError, SpecError
+from qat.spec.overrides import unquoted
 from qat.spec.schema import read
 from qat.spec.sweep import SweepSpec
 from qat.storage.run_files import read_yaml
@@ -51,7 +52,7 @@ def sweep_spec(options: Sequence[str]) -> tuple[SweepSpec, str | None]:
     Raises:
         SpecError: one is unknown or out of range.
     """
-    chosen = [o.partition("=")[2].strip("\"'") for o in options if o.startswith("sweep=")]
+    chosen = [unquoted(o.partition("=")[2]) for o in options if o.startswith("sweep=")]
     name = chosen[-1] if chosen else None
     own: dict[str, Any] = {}
     if name is not None and name.endswith((".yaml", ".yml")):
@@ -75,7 +76,7 @@ def folder_of(overrides: Sequence[str], spec: SweepSpec, chosen: str | None) -> 
     Raises:
         SpecError: the folder would depend on the time.
     """
-    given = {o.partition("=")[0]: o.partition("=")[2].strip("\"'") for o in overrides}
+    given = {o.partition("=")[0]: unquoted(o.partition("=")[2]) for o in overrides}
     if "${" in given.get("hydra.sweep.dir", ""):
         raise SpecError(
             f"hydra.sweep.dir={given['hydra.sweep.dir']} must be a plain folder, so that the same "

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.compose import Composed, record
-from qat.errors import SpecError
+from qat.errors import SpecError, shown
 from qat.spec.check import check_config, config_hash
 from qat.spec.sweep import SweepSpec
 from qat.sweep.draw import listed
@@ -59,7 +59,8 @@ def run_launched(overrides: Sequence[str], spec: SweepSpec, folder: Path, launch
     try:
         launch([*listed(spec.parameters), *overrides, *threads], folder.absolute(), work)
     except Exception as error:  # a launcher gives up at its first lost job; ours are all told below
-        print(f"launcher: {type(error).__name__}: {str(error).partition(chr(10))[0]}")
+        reason = shown(str(error).partition("\n")[0])
+        print(f"launcher: {type(error).__name__}: {reason}")
     finally:
         mark_abandoned(jobs, "killed, or out of reach of its launcher")
         print("\n".join(["", *closing_lines(jobs, folder)]), flush=True)
@@ -76,7 +77,7 @@ def _work(
     job = Job("", run, folder, config_hash(config))
     action = job.action(spec)
     if action in ("skip", "leave"):
-        print(f"{job.folder}: {job.state}")
+        print(f"{shown(job.folder)}: {job.state}")
     else:
         group_run(run.overrides, folder.parent.name)
         record(job.folder, run.overrides, run.config)

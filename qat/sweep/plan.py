@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from qat.compose import combinations, composed, conf_folder
+from qat.errors import shown
 from qat.spec.sweep import SweepSpec
 from qat.storage.provenance import code_version
 from qat.sweep.draw import drawn, listed
@@ -67,7 +68,7 @@ def plan_lines(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> list[str]:
     told = [job for job in jobs if not is_long or job.action(spec) != "skip"]
     number = f"{len(jobs)} job{'s' * (len(jobs) != 1)}"
     return [
-        f"sweep {folder}: {number}, code {code.sources} (commit {code.commit})",
+        f"sweep {shown(folder)}: {number}, code {code.sources} (commit {code.commit})",
         *(f"  {actions[action]} {words}" for action, words in _TOLD.items() if actions[action]),
-        *(f"  {job.hash}  {job.action(spec):8}  {job.label}" for job in told),
+        *(f"  {job.hash}  {job.action(spec):8}  {shown(job.label)}" for job in told),
     ]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from qat.errors import one_line, shown
 from qat.report.compare.wording import duration
 from qat.storage.csv_table import read_rows
 from qat.storage.status import read_status
@@ -32,14 +33,14 @@ class Progress:
         self._ended += 1
         self._clear()
         status = read_status(job.folder)
-        text = status.get("error") or _score(job)
-        print(f"{status.get('state', 'interrupted'):11} {job.label}  {text}", flush=True)
+        text = one_line(status["error"]) if status.get("error") else _score(job)
+        print(f"{status.get('state', 'interrupted'):11} {shown(job.label)}  {text}", flush=True)
 
     def show(self, jobs: Sequence[Job], running: Sequence[Job]) -> None:
         """Rewrite the line, on a terminal."""
         if self._is_terminal:
             self._clear()
-            print(self.line(jobs, running)[:160], end="", flush=True)
+            print(shown(self.line(jobs, running))[:160], end="", flush=True)
 
     def line(self, jobs: Sequence[Job], running: Sequence[Job]) -> str:
         """How many jobs are in which state, where the running ones are, and the time to go."""
@@ -64,16 +65,21 @@ class Progress:
 
 def closing_lines(jobs: Sequence[Job], folder: Path) -> list[str]:
     """The table of a sweep's jobs, and below it every job that did not finish, with its error."""
-    width = max((len(job.label) for job in jobs), default=0)
-    lines = [f"{job.label:{width}}  {job.state or 'not started':11}  {_score(job)}" for job in jobs]
+    labels = [shown(job.label) for job in jobs]
+    width = max(map(len, labels), default=0)
+    lines = [
+        f"{label:{width}}  {job.state or 'not started':11}  {_score(job)}"
+        for label, job in zip(labels, jobs, strict=True)
+    ]
     missing = [job for job in jobs if job.state not in ("finished", "pruned")]
     if missing:
         lines += ["", f"not finished ({len(missing)} of {len(jobs)}):"]
         for job in missing:
             error = read_status(job.folder).get("error") or _without_error(job)
-            lines.append(f"  {job.label}: {' '.join(str(error).split())}")
-            lines.append(f"    {job.folder}")
-    return [*lines, "", f"sweep folder: {folder}; compare by python scripts/report.py {folder}"]
+            lines.append(f"  {shown(job.label)}: {one_line(error)}")
+            lines.append(f"    {shown(job.folder)}")
+    place = shown(folder)
+    return [*lines, "", f"sweep folder: {place}; compare by python scripts/report.py {place}"]
 
 
 def _without_error(job: Job) -> str:

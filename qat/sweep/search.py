@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qat.compose import composed, conf_folder
+from qat.errors import shown
 from qat.spec.check import config_hash
 from qat.spec.extras import require_optuna
 from qat.spec.sweep import SweepSpec
@@ -80,7 +81,10 @@ class _Search:
         thin(jobs, spec)  # done by an earlier call
         unfinished = deque(study.unfinished())
         self._failed = deque(study.failed() if spec.retry else ())
-        print(f"sweep {self._folder}: {study.asked} of {spec.trials} trials begun before, ", end="")
+        print(
+            f"sweep {shown(self._folder)}: {study.asked} of {spec.trials} trials begun before, ",
+            end="",
+        )
         print(f"{len(unfinished)} of them to be continued", flush=True)
         again = len(unfinished) + len(self._failed)
         progress = Progress(max(spec.trials - study.asked, 0) + again)

@@ -1,8 +1,10 @@
 """Optuna study whose draws are known from its seed, and which outlives its process."""
 
 import logging
+import sqlite3
 import warnings
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zlib import crc32
@@ -40,8 +42,12 @@ class Study:
         optuna.logging.set_verbosity(logging.WARNING)
         self._spec = spec
         self._watched: set[int] = set()  # numbers of the trials whose epochs this process follows
+        # by a function, as in a URL a folder's name may mean something else
+        connect = partial(sqlite3.connect, folder.absolute() / "optuna.db", check_same_thread=False)
         self._study = optuna.create_study(
-            storage=f"sqlite:///{folder / 'optuna.db'}",
+            storage=optuna.storages.RDBStorage(
+                "sqlite:///optuna.db", engine_kwargs={"creator": connect}
+            ),
             study_name=name,
             direction="maximize",
             load_if_exists=True,

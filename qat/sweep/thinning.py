@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from qat.errors import QatError
+from qat.errors import QatError, one_line, shown
 from qat.spec.sweep import Keep, SweepSpec
 from qat.storage.checkpoint import (
     checkpoints_by_step,
@@ -32,7 +32,10 @@ def thin(jobs: Iterable[Job], spec: SweepSpec) -> None:
                     for path in superfluous(job, spec.keep):
                         path.unlink(missing_ok=True)
         except (QatError, OSError) as error:
-            print(f"sweep.keep: {job.folder} keeps its checkpoints: {error}", flush=True)
+            print(
+                f"sweep.keep: {shown(job.folder)} keeps its checkpoints: {one_line(error)}",
+                flush=True,
+            )
 
 
 def superfluous(job: Job, keep: Keep) -> list[Path]:

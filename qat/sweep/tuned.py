@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.compose import Composed, combinations, composed, conf_folder
-from qat.errors import CheckpointError, SpecError
+from qat.errors import CheckpointError, SpecError, shown
 from qat.spec.check import config_hash
 from qat.spec.sweep import SweepSpec
 from qat.storage.atomic import write_whole
@@ -84,7 +84,7 @@ def chosen_jobs(
     ended = ("finished", "failed")
     unfinished = [t.row for t, own in tried.items() if any(job.state not in ended for job in own)]
     for row in dict.fromkeys(unfinished):
-        print(f"tuned  {','.join(row)}: not chosen yet, runs are unfinished", flush=True)
+        print(f"tuned  {shown(','.join(row))}: not chosen yet, runs are unfinished", flush=True)
     scores = {trial: _score(own) for trial, own in tried.items() if trial.row not in unfinished}
     chosen = _chosen(scores)
     folder = jobs[0].folder.parent
@@ -128,13 +128,19 @@ def _write(folder: Path, scores: dict[Trial, float], chosen: Sequence[Trial]) ->
     rows = {}
     for trial in chosen:
         tried = {",".join(t.values): s for t, s in scores.items() if t.row == trial.row}
-        shown = {values: s if math.isfinite(s) else None for values, s in tried.items()}
-        rows[",".join(trial.row)] = {"chosen": ",".join(trial.values), "validation": shown}
+        scored = {values: s if math.isfinite(s) else None for values, s in tried.items()}
+        rows[",".join(trial.row)] = {"chosen": ",".join(trial.values), "validation": scored}
         told = ", ".join(f"{values} {score:.4f}" for values, score in tried.items())
-        print(f"tuned  {','.join(trial.row)}: {','.join(trial.values)}  (of {told})", flush=True)
+        print(
+            f"tuned  {shown(','.join(trial.row))}: {shown(','.join(trial.values))}  (of {told})",
+            flush=True,
+        )
     for row in dict.fromkeys(trial.row for trial in scores):
         if ",".join(row) not in rows:
-            print(f"tuned  {','.join(row)}: not chosen, each of its values has failed", flush=True)
+            print(
+                f"tuned  {shown(','.join(row))}: not chosen, each of its values has failed",
+                flush=True,
+            )
     path = folder / "tuned.json"
     write_whole(path, json.dumps(_read(path) | rows, indent=2) + "\n")
 

@@ -8,7 +8,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from qat.compose import Composed, record
-from qat.errors import QatError
+from qat.errors import QatError, one_line
 from qat.spec.check import config_hash
 from qat.storage.lock import only_process
 from qat.storage.provenance import CodeVersion, adopt
@@ -55,7 +55,7 @@ def _run(run: Composed, folder: Path) -> int:
         with only_process(folder, wait=SAVING):
             pass  # an orphan of a killed sweep has left
     except QatError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         return EXIT_BUSY
     if is_finished(folder, config_hash(run.config)):  # by that orphan
         return 0
@@ -63,7 +63,7 @@ def _run(run: Composed, folder: Path) -> int:
         record(folder, run.overrides, run.config)
         run_job(run.config, run.spec, folder)
     except QatError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         return EXIT_FAILED
     finally:
         close_wandb()

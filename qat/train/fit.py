@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from qat.errors import CheckpointError, QatError, SpecError
+from qat.errors import CheckpointError, QatError, SpecError, shown
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import FiniteGuard, StatelessRandomness
@@ -22,7 +22,7 @@ from qat.lit.resume.warm_start import KeepWarmStart
 from qat.quantize.audit import Audit
 from qat.spec.run import RunSpec
 from qat.storage.checkpoint import last_good, load
-from qat.storage.reading import one_line
+from qat.storage.reading import reason_of
 from qat.train.build import Built, Parts
 from qat.train.summary import summarized
 
@@ -56,7 +56,9 @@ def train(
     trainer = _trainer(spec, parts, folder, [keeper, signals])
     begin = last_good(checkpoints / "last")
     if spec.resume is not None:
-        print(f"resume: {begin}" if begin else "resume: no checkpoint was saved; from step 0")
+        print(
+            f"resume: {shown(begin)}" if begin else "resume: no checkpoint was saved; from step 0"
+        )
     start = time.monotonic()
     try:
         trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
@@ -70,7 +72,7 @@ def train(
         if begin is None or keeper.has_begun:
             raise
         raise CheckpointError(
-            f"checkpoint {begin} is none of this run ({one_line(error)}); delete it, or start a "
+            f"checkpoint {begin} is none of this run ({reason_of(error)}); delete it, or start a "
             "new run"
         ) from error
     seconds = time.monotonic() - start
@@ -133,12 +135,12 @@ class EpochLines(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
             return
         phase = "quantized" if getattr(pl_module, "is_quantized", True) else "float"
-        shown = {
+        scores = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
             if name.startswith("val/")
         }
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in sorted(shown.items()))
+        numbers = "  ".join(f"{name} {value:.4f}" for name, value in sorted(scores.items()))
         print(
             f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {phase:9}  {numbers}",
             flush=True,

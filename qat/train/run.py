@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qat.errors import CheckpointError
+from qat.errors import CheckpointError, shown
 from qat.spec.check import config_hash
 from qat.spec.run import RunSpec
 from qat.storage.atomic import discard_parts
@@ -87,7 +87,7 @@ def _run(
             logger.log_hyperparams(dict(config))
         if not sys.stderr.isatty():
             spec = replace(spec, trainer={**spec.trainer, "enable_progress_bar": False})
-        print(f"run folder: {folder}", flush=True)
+        print(f"run folder: {shown(folder)}", flush=True)
         summary, found = train(built, spec, parts, folder, signals=signals)
         print("\n" + audit_table(found) + "\n")
         summary = status.write_summary(summary)

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from qat.errors import shown
 from qat.lit.distiller import LitDistiller
 from qat.lit.measure.diagnostics import Diagnostics
 from qat.lit.resume.run_checkpoint import RunCheckpoint
@@ -145,17 +146,17 @@ def result_lines(summary: Mapping[str, Any], folder: Path) -> str:
     for state in ("warm_start", "last", "selected"):
         if state in summary:
             r = summary[state]
-            shown = [f"{title} {r[key]:.4f}" for key, title in names.items() if key in r]
+            scores = [f"{title} {r[key]:.4f}" for key, title in names.items() if key in r]
             epoch = [f"(epoch {r['epoch']})"] if "epoch" in r else []
-            lines.append("  ".join([f"{state:10}", *shown, *epoch]))
+            lines.append("  ".join([f"{state:10}", *scores, *epoch]))
     if "teacher" in summary:
         teacher = summary["teacher"]
-        lines.append(f"{'teacher':10}  test {teacher['test_acc']:.4f}  {teacher['origin']}")
+        lines.append(f"{'teacher':10}  test {teacher['test_acc']:.4f}  {shown(teacher['origin'])}")
     lines.append(rule_line(summary["rule"]))
-    lines.append(f"{summary['wall_seconds']:.0f} s; {folder / 'summary.json'}")
+    lines.append(f"{summary['wall_seconds']:.0f} s; {shown(folder / 'summary.json')}")
     if (folder / "report.html").is_file():
-        lines.append(f"page: {folder / 'report.html'}")
-    return "\n".join([*lines, f"next: python scripts/export.py run={folder}"])
+        lines.append(f"page: {shown(folder / 'report.html')}")
+    return "\n".join([*lines, f"next: python scripts/export.py run={shown(folder)}"])
 
 
 def rule_line(rule: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.compose import conf_folder, group_option, recorded
-from qat.errors import QatError
+from qat.errors import QatError, shown
 from qat.spec.check import check_config, config_hash
 from qat.spec.distill import DistillSpec
 from qat.spec.numbers import keys_that_move
@@ -77,17 +77,17 @@ def ensure_teacher(
     folder.mkdir(parents=True, exist_ok=True)
 
     def waiting() -> None:
-        print(f"teacher: waiting for the process that trains it in {folder}", flush=True)
+        print(f"teacher: waiting for the process that trains it in {shown(folder)}", flush=True)
 
     # a lock of its own: the run inside locks its folder itself
     with only_process(folder, name="lock", wait=math.inf, waiting=waiting):
         if is_finished(folder):
-            print(f"teacher: {folder}, trained earlier for the same config", flush=True)
+            print(f"teacher: {shown(folder)}, trained earlier for the same config", flush=True)
             return folder
         rehearse()
         print(
             "distill.teacher is null: training the float teacher first, in "
-            f"{folder} ({wanted['trainer']['max_epochs']} epochs); later runs use it again",
+            f"{shown(folder)} ({wanted['trainer']['max_epochs']} epochs); later runs use it again",
             flush=True,
         )
         recorded(conf_folder(), folder, wanted)

@@ -18,6 +18,8 @@ from qat.storage.checkpoint import last_good, load
 from qat.storage.reading import parsing, read_regular
 
 _PREFIX = "net."  # of the network inside LitClassifier
+# where others' files keep the network's part
+_STATES = ("state_dict", "model_state_dict", "model_state", "model", "net")
 
 
 def network_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -29,18 +31,27 @@ def network_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     Raises:
         CheckpointError: neither a checkpoint of a run nor a plain state dict.
     """
-    if "state_dict" not in checkpoint:
-        if all(isinstance(value, Tensor) for value in checkpoint.values()):
-            return dict(checkpoint)
+    parts = [checkpoint, *(checkpoint[key] for key in _STATES if key in checkpoint)]
+    found = next((part for part in parts if _holds_tensors(part)), None)
+    if found is None:
         raise CheckpointError("neither a checkpoint of a run nor a plain state dict of tensors")
+    if "optimizer_states" not in checkpoint or not any(key.startswith(_PREFIX) for key in found):
+        return dict(found)
     state = {
-        key.removeprefix(_PREFIX): value
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith(_PREFIX)
+        key.removeprefix(_PREFIX): value for key, value in found.items() if key.startswith(_PREFIX)
     }
-    for optimizer in checkpoint.get("optimizer_states", []):
+    for optimizer in checkpoint["optimizer_states"]:
         state |= optimizer.get("qat", {}).get("latent", {})
     return state
+
+
+def _holds_tensors(part: Any) -> bool:
+    """Whether this is a state dict: names and tensors, at least one."""
+    return (
+        isinstance(part, Mapping)
+        and bool(part)
+        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in part.items())
+    )
 
 
 def restore(

@@ -1,11 +1,15 @@
 """Configs that no command line gave, made into run folders like any other."""
 
+import re
+
 import pytest
 from omegaconf import OmegaConf
 
-from qat.compose import checked, conf_folder, opened, recorded
-from qat.errors import CheckpointError, SpecError
+from qat.commands.options import split_data
+from qat.compose import checked, composed_data, conf_folder, opened, recorded
+from qat.errors import CheckpointError, DataError, SpecError
 from qat.spec.distill import DistillSpec, TeacherTraining
+from qat.spec.overrides import quoted
 from qat.train.teacher_training import ensure_teacher, teacher_config
 
 
@@ -170,3 +174,25 @@ def test_a_config_of_no_conf_is_refused(tmp_path):
     with pytest.raises(SpecError, match=str(tmp_path)):
         recorded(conf_folder(), tmp_path, config)
     assert not (tmp_path / ".hydra").exists()
+
+
+PATHS = ["/no/p (2012)", "/no/#x", "/no/a&b", "/no/名前", "/no/step=1", "/no/it's", "/no/a[1]"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_any_path_is_looked_for_under_its_own_name(path):
+    words, rest = split_data(["data=image_folder", f"data.root={path}", "model=x"])
+    assert rest == ["model=x"]
+    with pytest.raises(DataError, match=re.escape(f"data.root={path} (")):
+        composed_data(conf_folder(), words)
+
+
+@pytest.mark.parametrize("value", ["a,(b", '"a', "[a", "{a"])
+def test_a_value_that_cannot_be_read_is_shown_in_quotes(value):
+    override = f"data.root={value}"
+    with pytest.raises(SpecError) as caught:
+        composed_data(conf_folder(), [override])
+    message = str(caught.value)
+    assert message.startswith(f"{override} cannot be read (")
+    assert message.endswith(f"; put quotes around a text: 'data.root={quoted(value)}'")
+    assert "\n" not in message

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from qat.distill.tap import FeatureTap
 from qat.errors import SpecError
@@ -90,3 +91,19 @@ def test_a_tapped_network_compiles_once_and_keeps_its_gradients():
     assert len(traced) == 1
     for one, other in zip(*gradients, strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_under_activation_checkpointing_maps_are_those_of_the_forward_pass():
+    gradients = []
+    for is_checkpointed in (False, True):
+        net = network()
+        with FeatureTap(net, ["2"]) as tap:
+            logits = (
+                checkpoint(net, IMAGES, use_reentrant=False) if is_checkpointed else net(IMAGES)
+            )
+            (maps,) = tap.take()
+            (logits.sum() + maps.square().sum()).backward()
+            gradients.append(net[0].weight.grad)
+            with pytest.raises(SpecError, match="'2' was not run"):
+                tap.take()  # what ran again in the backward pass is no forward pass
+    assert torch.equal(*gradients)

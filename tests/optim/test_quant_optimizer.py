@@ -206,6 +206,36 @@ def test_a_base_that_does_not_know_the_parameter_is_refused():
         QuantOptimizer(torch.optim.SGD([net.bias], lr=1), {net.weight: BINARY}, bcgd())
 
 
+class Closed(torch.optim.SGD):
+    """One that asks for the loss, as LBFGS does."""
+
+    def step(self, closure):
+        return closure()
+
+
+@pytest.mark.parametrize("base", [torch.optim.LBFGS, Closed])
+def test_a_base_that_needs_a_closure_is_refused(base):
+    net = nn.Linear(4, 3)
+    with pytest.raises(QatError, match=rf"^{base.__name__}\.step needs a closure, .*; use SGD"):
+        QuantOptimizer(base(net.parameters(), lr=1), {net.weight: BINARY}, bcgd())
+
+
+def _takes_no_closure(name):
+    kind = getattr(torch.optim, name)
+    is_one = isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)
+    return is_one and name not in ("Optimizer", "LBFGS", "SparseAdam", "Muon")
+
+
+@pytest.mark.parametrize("name", list(filter(_takes_no_closure, dir(torch.optim))))
+def test_every_other_optimizer_of_torch_steps(name):
+    net = nn.Linear(4, 3)
+    base = getattr(torch.optim, name)(net.parameters(), lr=0.1)
+    optimizer = QuantOptimizer(base, {net.weight: BINARY}, bcgd())
+    backward(net)
+    optimizer.step()
+    assert len(net.weight.unique()) == 2
+
+
 def test_non_finite_weights_stay_visible():
     net, optimizer = make()
     net.weight.grad = torch.full_like(net.weight, math.nan)

@@ -83,7 +83,7 @@ def test_nothing_but_the_steps_changes():
 def test_dead_inputs_keep_their_start():
     spec = measured()
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-    prepare(net, spec)
+    prepare(net, spec, example=torch.zeros(2, 4))
     with torch.no_grad():
         net[0].weight.zero_()
         net[0].bias.fill_(-1)
@@ -94,7 +94,7 @@ def test_dead_inputs_keep_their_start():
 def test_no_batches_are_needed_where_nothing_is_measured():
     spec = QuantSpec()
     net = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
-    prepare(net, spec)
+    prepare(net, spec, example=torch.zeros(2, 4))
 
     def never():
         raise AssertionError

@@ -1,5 +1,7 @@
 """What feeds each layer, and how many multiply-accumulates it makes."""
 
+import operator
+
 import pytest
 import torch
 from torch import nn
@@ -37,6 +39,13 @@ class Path(nn.Module):
         return self.function(x)
 
 
+def changed(x, change):
+    """A view of levels that are changed in place behind its back."""
+    view = x.view(x.shape)
+    change(x)
+    return view
+
+
 QUANTIZED, POOLED = Source("quantized", 3, "quant"), Source("pooled", 3, "quant")
 CONV_PATHS = {
     "nothing": (nn.Identity(), QUANTIZED),
@@ -52,6 +61,10 @@ CONV_PATHS = {
     "sum": (Path(lambda x: x + x), FLOAT),
     "mixed": (Path(lambda x: torch.cat([x[:, :2], x[:, 2:] * 2], 1)), FLOAT),
     "in-place": (Path(lambda x: x.clone().mul_(2)), FLOAT),
+    "in-place sum": (Path(lambda x: changed(x, lambda y: operator.iadd(y, y))), FLOAT),
+    "in-place option": (Path(lambda x: changed(x, lambda y: F.elu(y, inplace=True))), FLOAT),
+    "out": (Path(lambda x: changed(x, lambda y: torch.mul(y, 2, out=y))), FLOAT),
+    "foreach": (Path(lambda x: changed(x, lambda y: torch._foreach_mul_([y], 2))), FLOAT),
     "gelu": (nn.GELU(), FLOAT),
     "upsampling": (nn.Upsample(scale_factor=2, mode="bilinear"), FLOAT),
 }

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -77,7 +78,8 @@ def test_options_reach_the_quantizers():
     spec = QuantSpec(
         activation=activation, overrides=(Override(match="4", activation={"bits": 8}),)
     )
-    found = activation_quantizers(prepare(convnet(), spec))
+    found = activation_quantizers(prepare(convnet(), spec, example=IMAGES))
+    found = {name: found[name] for name in ("2", "4")}
     assert [q.bits for q in found.values()] == [2, 8]
     for q in found.values():
         assert (q.derivative, q.step_derivative) == ("relu", "exact")
@@ -169,8 +171,26 @@ def test_prepare_leaves_no_hook_when_it_refuses():
 
 
 def test_steps_live_where_the_network_lives():
-    net = prepare(convnet().to("meta"), QuantSpec())
+    net = prepare(convnet().to("meta"), QuantSpec(), example=IMAGES.to("meta"))
     assert {p.device.type for p in net.parameters()} == {"meta"}
+
+
+@pytest.mark.parametrize("make", [convnet, lambda: Shared(1), lambda: Shared(2)])
+def test_without_an_example_it_says_what_was_not_checked(make):
+    with pytest.warns(UserWarning, match="did not check whether .*, such as (2|relu), is used sev"):
+        prepare(make(), QuantSpec())
+
+
+@pytest.mark.parametrize("spec", [WEIGHTS_ONLY, QuantSpec()])
+def test_with_nothing_to_check_or_an_example_it_says_nothing(spec):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        prepare(convnet(), spec, example=None if spec is WEIGHTS_ONLY else IMAGES)
+
+
+def test_an_image_to_quantize_needs_an_example():
+    with pytest.raises(SpecError, match=r"input_bits=8 needs .* give prepare\(\) an example"):
+        prepare(convnet(), QuantSpec(input_bits=8))
 
 
 @pytest.mark.parametrize("example", [None, IMAGES])

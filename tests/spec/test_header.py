@@ -13,7 +13,7 @@ from support.networks import prepared, tiny, weights
 
 SPEC = weights(2)
 DATA = small_file(SPEC, prepared(tiny, SPEC))
-VALUES = json.loads(Header(quant=SPEC).to_json())
+VALUES = json.loads(Header(quant=SPEC, example=(3, 8, 8)).to_json())
 IMAGES = {"channels": 1, "size": 8, "mean": [0.5], "std": [0.1], "classes": ["a", "b"]}
 
 
@@ -66,6 +66,12 @@ WRONG = [
     ("promised_bytes", 1.5),
     ("promised_bytes", float("inf")),
     ("promised_bytes", [[[]]]),
+    ("example", 3),
+    ("example", [3, 0, 8]),
+    ("example", [3, 8.0]),
+    ("example", [1] * 9),
+    ("example", [2**20, 2**20]),
+    ("example", [10**400]),
     ("more", 1),
     ("a\nb", 1),
 ]
@@ -95,7 +101,7 @@ def test_only_the_options_are_needed():
 
 
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
     max_leaves=8,
 )
@@ -139,3 +145,9 @@ def test_a_header_that_is_built_wrong_says_so():
         Header(quant=SPEC, promised_bytes=-1)
     with pytest.raises(SpecError, match=r"preprocessing\.mean must have one number per channel"):
         Preprocessing(channels=3, size=8, mean=(0.5,), std=(1.0, 1.0, 1.0), classes=("a",))
+
+
+def test_a_shape_is_in_the_file_where_it_is_told():
+    assert "example" not in json.loads(Header(quant=SPEC).to_json())
+    assert header_from(VALUES).shape == (3, 8, 8)
+    assert header_from({**VALUES, "preprocessing": IMAGES}).shape == (1, 8, 8)

@@ -167,3 +167,48 @@ def test_a_float_run_may_be_all_warm_start():
 def test_where_a_run_is_resumed_from_is_no_part_of_its_hash():
     assert config_hash(RUN) == config_hash(RUN | {"resume": "run", "resume_allow": ["seed"]})
     assert config_hash(RUN) != config_hash(RUN | {"seed": 7})
+
+
+# groups in another form than the one that is wanted
+BUILT = {
+    "override-weight": (
+        lambda: Override(match="fc", weight=WeightSpec(bits=4)),
+        "quant.overrides[match=fc].weight must be a dict of options, got WeightSpec(",
+    ),
+    "override-activation": (
+        lambda: Override(match="fc", activation=ActivationSpec()),
+        "quant.overrides[match=fc].activation must be a dict of options, got Activ",
+    ),
+    "override-bits": (
+        lambda: Override(match="fc", weight=4),
+        "quant.overrides[match=fc].weight must be a dict of options, got 4",
+    ),
+    "override-match": (lambda: Override(match=4), "quant.overrides[match=4].match must be a text"),
+    "weight": (lambda: QuantSpec(weight={"bits": 4}), "quant.weight must be a WeightSpec, got {"),
+    "other": (lambda: QuantSpec(weight=ActivationSpec()), "quant.weight must be a WeightSpec, got"),
+    "none": (lambda: QuantSpec(rule=None), "quant.rule must be a RuleSpec, got None"),
+    "name": (lambda: QuantSpec(rule="bcgd"), "quant.rule must be a RuleSpec, got 'bcgd'"),
+    "class": (lambda: QuantSpec(rule=RuleSpec), "quant.rule must be a RuleSpec, got <class"),
+    "overrides": (
+        lambda: QuantSpec(overrides=({"match": "fc", "weight": {"bits": 4}},)),
+        "quant.overrides[0] must be an Override, got {",
+    ),
+    "no-list": (
+        lambda: QuantSpec(overrides=Override(match="fc")),
+        "quant.overrides must be a list, got Override(",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_groups_are_built_or_refused_with_what_is_wanted(name):
+    make, message = BUILT[name]
+    with pytest.raises(SpecError) as caught:
+        make()
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_may_be_a_list():
+    override = Override(match="fc", weight={"bits": 4})
+    assert weight_of(QuantSpec(overrides=[override]), override).bits == 4

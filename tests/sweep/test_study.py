@@ -1,5 +1,7 @@
 """A study: its verdicts outlive the process that reached them."""
 
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("optuna")
@@ -104,3 +106,18 @@ def test_failed_trials_are_known_until_they_were_asked_for_again(study):
     assert again.params == failed.params
     assert study.failed() == []
     assert study.asked == before
+
+
+@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "a&b=c", "a{b}", "a b", "名前", "a@b:c"])
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_a_study_lies_in_its_folder_whatever_that_is_called(
+    tmp_path, monkeypatch, name, is_relative
+):
+    monkeypatch.chdir(tmp_path)
+    folder = Path(name) if is_relative else tmp_path / name
+    folder.mkdir()
+    first = opened(folder)
+    first.tell(first.ask(), 0.5, pruned=False)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert [path.name for path in folder.iterdir()] == ["optuna.db"]
+    assert opened(folder).drawn() == first.drawn()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qat.errors import expect
 from qat.export.integer.graph import (
     Add,
     Affine,
@@ -46,6 +47,7 @@ class IntegerNetwork:
     """
 
     def __init__(self, graph: Graph) -> None:
+        expect(graph, list, "graph", "give what network_graph(net, converted, example) answers")
         self.graph = graph
         self.rules = code_rules(graph)
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from qat.errors import SpecError
 from qat.export.integer.graph import Node
@@ -44,7 +44,12 @@ class Site:
 
     def refusal(self, why: str = "", cure: str = CURE) -> SpecError:
         """The error that says that this cannot be exported: why, and what to do."""
-        return SpecError(f"{self.place} {why and why + ', which '}cannot be exported; {cure}")
+        return refusal_of(self.place, why, cure)
+
+
+def refusal_of(place: str, why: str, cure: str) -> SpecError:
+    """The error that says that what is made at a place cannot be exported: why, and what to do."""
+    return SpecError(f"{place} {why and why + ', which '}cannot be exported; {cure}")
 
 
 def same(site: Site) -> Node:
@@ -65,9 +70,10 @@ def function_name(node: fx.Node) -> str:
     return ""
 
 
-def place_of(node: fx.Node, kind: str = "") -> str:
-    """How messages call a traced node; `kind` is the class of a module."""
+def place_of(node: fx.Node, model: nn.Module) -> str:
+    """How messages call a traced node of a model."""
     if node.op == "call_module":
+        kind = type(model.get_submodule(str(node.target))).__name__
         return f"the layer {node.target} ({kind})"
     stack = list(node.meta.get("nn_module_stack") or {})
     inside = f" in {stack[-1]}" if stack and stack[-1] else ""

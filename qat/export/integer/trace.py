@@ -1,19 +1,22 @@
 """Symbolic tracing: from a prepared network to its `Graph`."""
 
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
+from torch.fx.passes.shape_prop import TensorMetadata
 
-from qat.errors import SpecError
+from qat.errors import SpecError, expect
 from qat.export.integer.fold import folded
 from qat.export.integer.functions import function_node
 from qat.export.integer.graph import Graph, Image, Node, Quantize
 from qat.export.integer.modules import layer_node, module_node
-from qat.export.integer.refusals import CURE, Site, function_name, place_of
+from qat.export.integer.mutation import Observed, check_unchanged
+from qat.export.integer.refusals import CURE, Site, function_name, place_of, refusal_of
 from qat.export.packed.convert import Converted
 from qat.nn.activation import QuantizedActivation
 from qat.quantize.flow import LAYER_TYPES
@@ -35,20 +38,26 @@ def network_graph(model: nn.Module, converted: Converted, example: Tensor) -> Gr
     Raises:
         SpecError: a layer or a function cannot be exported; it is named, with what to do.
     """
-    with evaluating(model), torch.no_grad():
+    expect(converted, Converted, "converted", "give what convert(net, spec) answers")
+    # inference tensors do not count their changes, and changes shall not reach the caller's images
+    with evaluating(model), torch.inference_mode(False), torch.no_grad():
+        example = example.clone()
         traced = _traced(model, example)
-        ShapeProp(traced).propagate(example)
+        run = Observed(traced)
+        run.propagate(example)
         codes = {
             id(latent_weight(model.get_submodule(name))): weight
             for name, weight in converted.weights.items()
         }
-        return folded(_Translation(model, codes).graph(traced.graph))
+        return folded(_Translation(model, codes).graph(traced.graph, run))
 
 
 def _traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
     tracer = NetworkTracer(example)
     try:
         return fx.GraphModule(model, tracer.trace(model))
+    except SpecError:
+        raise
     except Exception as error:  # whatever the model's own code makes of symbols for tensors
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise SpecError(
@@ -73,8 +82,9 @@ class _Translation:
     nodes: dict[str, Node] = field(default_factory=dict)
     made: dict[fx.Node, Node] = field(default_factory=dict)
 
-    def graph(self, traced: fx.Graph) -> Graph:
+    def graph(self, traced: fx.Graph, run: Observed) -> Graph:
         wanted = _needed(traced)
+        check_unchanged(run, wanted, _read_by, partial(place_of, model=self.model))
         for source in traced.nodes:
             if source.op != "output" and source in wanted:
                 node = self.made[source] = self._node(source)
@@ -100,15 +110,15 @@ class _Translation:
 
     def _module(self, path: str, source: fx.Node) -> Node:
         module = self.model.get_submodule(path)
-        site = self._site(source, type(module).__name__)
+        site = self._site(source)
         if isinstance(module, QuantizedActivation):
             return Quantize(path=path, quantizer=module, **site.fields)
         if isinstance(module, LAYER_TYPES):
             return layer_node(path, module, self.codes.get(id(latent_weight(module))), site)
         return module_node(module, site)
 
-    def _site(self, source: fx.Node, kind: str = "") -> Site:
-        place, meta = place_of(source, kind), source.meta.get("tensor_meta")
+    def _site(self, source: fx.Node) -> Site:
+        place, meta = place_of(source, self.model), source.meta.get("tensor_meta")
         if not isinstance(meta, TensorMetadata):
             raise SpecError(f"{place} makes no single tensor and cannot be exported; {CURE}")
         given = _traced_in([*source.args, *source.kwargs.values()])
@@ -141,13 +151,52 @@ def _needed(traced: fx.Graph) -> set[fx.Node]:
         if node in wanted:
             continue
         wanted.add(node)
-        sources = [source for source in node.all_input_nodes if source.op != "get_attr"]
-        waiting += sources[:1] if function_name(node) in _OF_ONE_TENSOR else sources
+        waiting += [source for source in _read_by(node) if source.op != "get_attr"]
     return wanted
+
+
+def _read_by(node: fx.Node) -> list[fx.Node]:
+    """The inputs of a node that are tensors."""
+    return node.all_input_nodes[: 1 if function_name(node) in _OF_ONE_TENSOR else None]
 
 
 # what turns a tensor's values into plain numbers, on which no exported network may decide
 _READING = ("item", "tolist", "equal", "allclose", "is_nonzero")
+
+
+class _Value(fx.Proxy):
+    """A symbol that knows what changes it: for those of torch.fx, y += x is y = y + x.
+
+    What is assigned to, by index or to `.data`, has no symbol and is refused.
+    """
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        raise self._refusal("index", "make a new tensor of the parts, by torch.cat or torch.where")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "data":
+            raise self._refusal(".data", "let the forward make a new tensor, and read that one")
+        super().__setattr__(name, value)
+
+    def _refusal(self, way: str, cure: str) -> SpecError:
+        place = place_of(self.node, cast(fx.Tracer, self.tracer).root)
+        return refusal_of(f"what {place} makes", f"is assigned to by {way}", cure)
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Proxy]:
+    def traced(self: fx.Proxy, other: Any) -> fx.Proxy:
+        # under the name of the plain operator, as files name their values by it
+        name = function.__name__.removeprefix("i")
+        return self.tracer.create_proxy("call_function", function, (self, other), {}, name=name)
+
+    return traced
+
+
+for _name in (
+    *("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul"),
+    *("iand", "ior", "ixor", "ilshift", "irshift"),
+):
+    setattr(_Value, f"__{_name}__", _in_place(getattr(operator, _name)))
 
 
 class NetworkTracer(fx.Tracer):
@@ -168,6 +217,10 @@ class NetworkTracer(fx.Tracer):
         if isinstance(m, QuantizedActivation):
             return True
         return bool(super().is_leaf_module(m, module_qualified_name))
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """The symbol of a traced node."""
+        return _Value(node, self)
 
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: dict[str, Any]

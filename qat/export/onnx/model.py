@@ -20,6 +20,7 @@ from collections.abc import Mapping, Sequence
 
 import onnx
 
+from qat.errors import expect
 from qat.export.integer.graph import (
     Add,
     Affine,
@@ -66,6 +67,7 @@ def onnx_model(
             one in front of a maximum perhaps the pooled codes, see `emitted_graph`.
         metadata: key -> text, kept in the file.
     """
+    expect(graph, list, "graph", "give what network_graph(net, converted, example) answers")
     emission = Emission(emitted_graph(graph, steps or {}), steps or {})
     return emission.model(exposed=exposed, metadata=dict(metadata or {}))
 

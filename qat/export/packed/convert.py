@@ -21,7 +21,7 @@ from qat.quantize.plan import (
     weight_parametrizations,
 )
 from qat.quantize.plan import weight_quantizer as projection
-from qat.quantize.prepare import quantizer_entries
+from qat.quantize.prepare import example_shape, name_problems, quantizer_entries
 from qat.spec.quant import QuantSpec, WeightSpec
 
 _LATENT = "parametrizations.weight.original"  # where a parametrized layer keeps its weight
@@ -35,10 +35,12 @@ class Converted:
         weights: dotted name of each quantized conv or linear layer -> its codes; a weight that
             several layers share is its first layer's.
         residue: the rest of the state dict, float: biases, normalisation, steps, float weights.
+        example: shape of one image of the example that it was prepared with, None if unknown.
     """
 
     weights: dict[str, WeightCodes]
     residue: dict[str, Tensor]
+    example: tuple[int, ...] | None = None
 
 
 def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
@@ -77,7 +79,7 @@ def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
     coded = _weight_keys(model, weights)
     state = model.state_dict()
     residue = {key: state[key].detach().cpu().clone() for key in state if key not in coded}
-    return Converted(weights, residue)
+    return Converted(weights, residue, example_shape(model))
 
 
 def _refuse_float_phase(model: nn.Module) -> None:
@@ -107,12 +109,26 @@ def put(model: nn.Module, converted: Converted) -> None:
         CheckpointError: names or shapes do not fit.
     """
     check_residue(model, converted.weights, converted.residue)
-    model.load_state_dict({**model.state_dict(), **converted.residue})
+    # into its own state dict, which also knows the versions of its modules' entries
+    state = model.state_dict()
+    state.update(converted.residue)
+    model.load_state_dict(state)
     for name, weight in converted.weights.items():
         layer = model.get_submodule(name)
         if parametrize.is_parametrized(layer, "weight"):
+            _separate(layer)
             parametrize.remove_parametrizations(layer, "weight")
         layer.weight.copy_(weight.hard())  # type: ignore[operator]
+
+
+def _separate(layer: nn.Module) -> None:
+    """A class of its own for a parametrized layer: torch takes the weight away from the class.
+
+    A copy of a network has the classes of the original, which would lose its weights, too.
+    """
+    kind = type(layer)
+    own = {k: v for k, v in vars(kind).items() if k not in ("__dict__", "__weakref__")}
+    layer.__class__ = type(kind.__name__, kind.__bases__, own)
 
 
 def latent_state(model: nn.Module, converted: Converted) -> dict[str, Tensor]:
@@ -143,8 +159,7 @@ def check_residue(
     """Raise CheckpointError unless `residue` is what `model` holds beside these layers' weights."""
     state = model.state_dict()
     wanted = set(state) - _weight_keys(model, weights)
-    problems = [f"missing {key}" for key in sorted(wanted - set(residue))]
-    problems += [f"unexpected {key}" for key in sorted(set(residue) - wanted)]
+    problems = name_problems(wanted, set(residue))
     problems += [
         f"{key} is {residue[key].dtype} of shape {tuple(residue[key].shape)}, the network wants "
         f"{state[key].dtype} of shape {tuple(state[key].shape)}"

@@ -168,7 +168,7 @@ def unpack(file: PackedFile, model: nn.Module, plan: Plan | None = None) -> Conv
         for name, tensor in file.tensors.items()
         if name.startswith("float/")
     }
-    return Converted(weights, residue)
+    return Converted(weights, residue, file.header.shape)
 
 
 def _digest_begin(data: bytes) -> int | None:

@@ -1,16 +1,16 @@
 """Packed files of networks: written whole or not at all, opened as networks again."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from qat.errors import CheckpointError, QatError
+from qat.errors import CheckpointError, QatError, expect
 from qat.export.packed.convert import Converted, put
 from qat.export.packed.file import PackedFile, read_packed, to_bytes, unpack
 from qat.quantize.plan import resolve
-from qat.quantize.prepare import prepare, refuse_non_finite
+from qat.quantize.prepare import insert_quantizers, is_prepared, refuse_non_finite
 from qat.spec.header import Header
 from qat.storage.atomic import replacing
 
@@ -42,11 +42,17 @@ def save_packed(path: str | Path, converted: Converted, header: Header) -> int:
         path: of the file, by custom *.safetensors.
         converted: as `qat.convert` gives it.
         header: at least `Header(quant=spec)`; what a file without architecture holds is opened
-            with `load_packed(path, model=...)`.
+            with `load_packed(path, model=...)`. Where it tells no shape of the images, that of the
+            example of `prepare` is written.
 
     Raises:
         CheckpointError: it cannot be written.
+        SpecError: an argument is something else.
     """
+    expect(converted, Converted, "converted", "give what convert(net, spec) answers")
+    expect(header, Header, "header", "Header(quant=spec) is enough")
+    if header.shape is None:
+        header = replace(header, example=converted.example)
     data = to_bytes(converted, header)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(Path(path)) as file:
@@ -61,7 +67,8 @@ def load_packed(path: str | Path, *, model: nn.Module | None = None) -> Packed:
 
     Args:
         path: of the file.
-        model: float network to take instead of the architecture that the file names.
+        model: network to take instead of the architecture that the file names: a float one, or
+            one that is prepared as the file's was.
 
     Raises:
         CheckpointError: it is damaged, no packed file, of another format, names no architecture
@@ -78,13 +85,20 @@ def load_packed(path: str | Path, *, model: nn.Module | None = None) -> Packed:
 
         model = built_network(header.architecture, header.preprocessing, largest=8 * file.size)
     try:
-        p = header.preprocessing
         plan = resolve(model, header.quant)
-        prepare(model, plan, example=None if p is None else torch.zeros(2, *p.shape))
+        if not is_prepared(model):
+            shape = header.shape
+            insert_quantizers(model, plan, None if shape is None else torch.zeros(2, *shape))
         model.eval()
         converted = unpack(file, model, plan)
         put(model, converted)
     except QatError as error:
-        raise CheckpointError(f"{path} does not fit its network: {error}") from None
+        cure = (
+            ""
+            if header.shape is not None
+            else "; the file does not tell the shape of its images: give a model that "
+            "prepare(net, spec, example=images) has made"
+        )
+        raise CheckpointError(f"{path} does not fit its network: {error}{cure}") from None
     refuse_non_finite(model, str(path))
     return Packed(model, converted, file)

@@ -8,6 +8,7 @@ from pathlib import Path
 from qat.errors import CheckpointError
 from qat.report.runs.identity import ORIGINS
 from qat.report.runs.runs import Run
+from qat.spec.overrides import unquoted
 from qat.storage.run_files import read_overrides
 
 # overrides that say where and how often, not what
@@ -115,7 +116,7 @@ def _portable(override: str) -> str:
 
 def _split(override: str) -> tuple[str, str]:
     key, _, value = override.partition("=")
-    return key, value.strip("\"'")
+    return key, unquoted(value)
 
 
 def _joined(words: Sequence[str]) -> str:
