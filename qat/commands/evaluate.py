@@ -13,6 +13,7 @@ latency=[1,32]            batch sizes to time; [] for none
 rounds=20 threads=null    timed passes; CPU threads
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from qat.commands.options import check_path, read_arguments, run_command, split_data
 from qat.errors import SpecError
 from qat.spec.schema import check, option
+from qat.storage.data_record import read_record
 
 if TYPE_CHECKING:
     from qat.commands.network import Network
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
         check_path(Path(name))
     import torch
 
-    from qat.commands.answers import check_fits
+    from qat.commands.answers import check_fits, tell_changes
     from qat.commands.network import open_network
     from qat.data.registry import build_data
 
@@ -67,10 +69,14 @@ def main(arguments: Sequence[str]) -> None:
     first = next(iter(networks.values()))
     if first.data is None and not data_arguments:
         raise SpecError(f"{spec.model} does not tell its data; give data=NAME")
-    data = build_data(composed_data(conf_folder(), data_arguments, first.data))
+    # a run's own data have the parts that they had
+    before = None if data_arguments else read_record(Path(names[0]))
+    data = build_data(composed_data(conf_folder(), data_arguments, first.data), before=before)
     data.prepare()
     for network in networks.values():
         check_fits(network.preprocessing, data)
+    for name in filter(os.path.isdir, networks):
+        tell_changes(Path(name), data)
     _print_accuracies(networks, data, spec.part)
     _print_latencies(networks, spec)
 

@@ -19,6 +19,7 @@ from qat.errors import CheckpointError
 from qat.lit.epoch_means import EpochMeans
 from qat.lit.learning_rate import phase_factor
 from qat.lit.resume.guards import refuse_unsupported
+from qat.lit.resume.run_checkpoint import is_at_end
 from qat.optim.groups import parameter_groups
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import rule_from_numbers
@@ -311,7 +312,7 @@ class LitQuantized(L.LightningModule):
             CheckpointError: the training images are others than the run began with.
         """
         before, now = checkpoint["qat"].get("images"), self._fingerprint()
-        if before != now:
+        if before != now and not is_at_end(checkpoint, self.trainer.max_epochs):
             raise CheckpointError(
                 f"the run began with the training images ({before}), now there are ({now}): its "
                 "order of images would be another; bring those back, or start a new run"

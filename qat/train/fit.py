@@ -3,7 +3,8 @@
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from qat.errors import SpecError
+from qat.errors import DataError, SpecError
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import FiniteGuard, StatelessRandomness
-from qat.lit.resume.run_checkpoint import RunCheckpoint
+from qat.lit.resume.run_checkpoint import RunCheckpoint, is_at_end
 from qat.lit.resume.signals import Signals
 from qat.lit.resume.warm_start import KeepWarmStart
 from qat.quantize.audit import Audit
@@ -58,11 +59,29 @@ def train(
     begin = last_good(checkpoints / "last")
     if spec.resume is not None:
         print(f"resume: {begin}" if begin else "resume: no checkpoint was saved; from step 0")
+    if begin is not None and is_trained(begin, spec):
+        print("resume: the run is trained; what is left is its test", flush=True)
     start = time.monotonic()
-    trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
+    with _saying_how_to_go_on(folder, "goes on from its last checkpoint"):
+        trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
     seconds = time.monotonic() - start
-    summary, found = summarized(built, spec, trainer, keeper, checkpoints)
+    with _saying_how_to_go_on(folder, "tests what is trained"):
+        summary, found = summarized(built, spec, trainer, keeper, checkpoints)
     return summary | {"fit_seconds": seconds}, found
+
+
+@contextmanager
+def _saying_how_to_go_on(folder: Path, what: str) -> Iterator[None]:
+    """A block that reads images: if one is damaged, what was trained before is not lost."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}; then resume={folder} {what}") from error
+
+
+def is_trained(checkpoint: Path, spec: RunSpec) -> bool:
+    """Whether a checkpoint is that of a run's end, so that only its test is left."""
+    return is_at_end(load(checkpoint), spec.trainer["max_epochs"])
 
 
 def _trainer(spec: RunSpec, parts: Parts, folder: Path, first: Sequence[L.Callback]) -> L.Trainer:
