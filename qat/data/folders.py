@@ -1,15 +1,23 @@
 """Image folders: ImageNet, and folders of the user's own."""
 
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain, product
+
+import numpy as np
+import torch
 
 from qat.data.dataset import Transform
 from qat.data.image_files import FileImages, files_of
 from qat.data.module import ImageData
+from qat.data.scan import Scan, check_readable, remarks, scan
 from qat.data.split import Parts, carve, carve_by_path
 from qat.data.transforms import Pixels, centred, zoomed
 from qat.errors import DataError
 from qat.spec.data_files import class_names, home_of, part_folders
+from qat.spec.unlabelled import ENDINGS, files_below
 
 
 class FolderData(ImageData):
@@ -87,18 +95,55 @@ class ImageFolder(FolderData):
     cut; with data.split=index it moves many.
     """
 
+    _found: Scan | None = None
+
     def load(self) -> Parts:
-        """List the files; none is opened."""
+        """List the files; only data.unreadable=skip reads them, to leave some out."""
+        files = self._carved_files()
+        if self.options.unreadable == "skip":
+            wrong = [os.fsencode(path) for path in self._scan(files).problems]
+            files = [part.select(np.flatnonzero(~np.isin(part.paths, wrong))) for part in files]
+        return Parts(*files)
+
+    def examined(self) -> list[str]:
+        """Scan the files, as data.scan says."""
+        told = super().examined()
+        if self.options.scan == "none":
+            return told
+        files = [part for part in self.labelled_parts if isinstance(part, FileImages)]
+        found = self._found or self._scan(files)
+        if self.options.unreadable == "refuse":
+            check_readable(found)
+        labels = torch.cat([part.labels for part in files])
+        counts = labels.bincount(minlength=self.num_classes).tolist()
+        note = remarks(found, dict(zip(self.classes, counts, strict=True)), self._others())
+        return [f"{told[0]}; {found.cost}", *([note] if note else [])]
+
+    def _scan(self, files: Sequence[FileImages]) -> Scan:
+        depth = self.options.scan
+        assert depth != "none"  # refused together with skip
+        paths = [os.fsdecode(path) for part in files for path in part.paths]
+        self._found = scan(paths, depth, workers=self.options.workers)
+        return self._found
+
+    def _others(self) -> Counter[str]:
+        """Ending -> number of the files in class folders that are no images by their names."""
+        places = product(part_folders(home_of(self.options)).values(), self.classes)
+        paths = chain.from_iterable(files_below(folder / name) for folder, name in places)
+        endings = (os.path.splitext(path)[1].lower() for path in paths)
+        return Counter(ending for ending in endings if ending not in ENDINGS)
+
+    def _carved_files(self) -> list[FileImages]:
         parts = part_folders(home_of(self.options))
         images = self._files("train")
         if "val" not in parts:
             test, validation, train = self._carved(images, (0.2, 0.2))
-            return Parts(train, validation, test)
+            return [train, validation, test]
         if "test" not in parts:
             test, train = self._carved(images, (0.1,))
-            return Parts(train, self._files("val"), test)
+            return [train, self._files("val"), test]
         (train,) = self._carved(images, ())
-        return Parts(train, self._files("val"), self._files("test"))
+        return [train, self._files("val"), self._files("test")]
 
     def _carved(self, images: FileImages, shares: Sequence[float]) -> list[FileImages]:
         if self.options.split == "path":

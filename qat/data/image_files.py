@@ -18,8 +18,11 @@ from torch import Tensor
 from qat.errors import DataError
 from qat.spec.unlabelled import ENDINGS, images_below
 
-# of ENDINGS; others are not tried: Pillow would hand PostScript to Ghostscript, whatever its name
-FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "GIF", "TIFF", "PPM")
+_NAMES = {"jpg": "JPEG", "tif": "TIFF", "pgm": "PPM", "pbm": "PPM"}
+# ending -> name of its format
+FORMAT_OF = {ending: _NAMES.get(ending[1:], ending[1:].upper()) for ending in ENDINGS}
+# others are not tried: Pillow would hand PostScript to Ghostscript, whatever the name of the file
+FORMATS = tuple(dict.fromkeys(FORMAT_OF.values()))
 _SIXTEEN_BITS = ("PNG", "PPM")  # what their deepest pixels have
 
 # EXIF orientation -> what brings the stored pixels upright
@@ -45,10 +48,14 @@ class UnreadableImageError(DataError):
 
     A loader's worker hands errors on as class(text of a traceback); the last line of that text
     is the message, and only that is kept.
+
+    Attributes:
+        reason: what is wrong with it; empty in an error that a worker handed on.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, reason: str = "") -> None:
         super().__init__(message.rstrip().rpartition(f"{type(self).__name__}: ")[2])
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,10 +161,37 @@ def opened_image(path: str) -> Iterator[Image.Image]:
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         if isinstance(error, UnidentifiedImageError):
-            reason = f"it begins like none of {', '.join(FORMATS)}"
+            is_empty = os.path.getsize(path) == 0
+            reason = "it is empty" if is_empty else f"it begins like none of {', '.join(FORMATS)}"
         raise UnreadableImageError(
-            f"{path} is not a readable image ({reason}); replace or remove the file"
+            f"{path} is not a readable image ({reason}); replace or remove the file", reason=reason
         ) from error
+
+
+def check_image(path: str, *, decode: bool) -> str:
+    """The format of an image file that `read_image` can read.
+
+    Args:
+        path: of the file.
+        decode: whether all of it is read, or its header only.
+
+    Raises:
+        UnreadableImageError: as `read_image`; a file that is cut off has a good header.
+    """
+    with opened_image(path) as image:
+        if decode:
+            to_rgb(image)
+        else:
+            _check_range(image)
+        # several JPEG images in one file, of which the first counts
+        return "JPEG" if image.format == "MPO" else str(image.format)
+
+
+def _check_range(image: Image.Image) -> None:
+    if image.mode == "F":
+        raise ValueError("float pixels have no fixed range, convert it to 8 or 16 bits")
+    if image.mode == "I" and image.format not in _SIXTEEN_BITS:
+        raise ValueError("32-bit pixels have no fixed range, convert it to 8 or 16 bits")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -166,10 +200,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         ValueError: the range of the pixels is unknown: they are floats, or integers of 32 bits.
     """
-    if image.mode == "F":
-        raise ValueError("float pixels have no fixed range, convert it to 8 or 16 bits")
-    if image.mode == "I" and image.format not in _SIXTEEN_BITS:
-        raise ValueError("32-bit pixels have no fixed range, convert it to 8 or 16 bits")
+    _check_range(image)
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255 instead of scaling it
         values = np.clip(np.asarray(image), 0, 2**16 - 1) >> 8

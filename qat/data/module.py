@@ -91,6 +91,7 @@ class ImageData(L.LightningDataModule):
         self.before = before
         self.train_sampler: EpochBatchSampler | None = None
         self._parts: Parts | None = None
+        self._labelled: Parts | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -120,11 +121,27 @@ class ImageData(L.LightningDataModule):
             check_parts(parts, self.options.name)
             if self.before is not None:
                 parts = held(parts, self.before)
+            self._labelled = parts
             if not self.labels:
-                form = Form(self.channels, self.native_size if self.has_fixed_size else None)
+                form = Form(
+                    self.channels,
+                    self.native_size if self.has_fixed_size else None,
+                    is_upright=self.options.upright,
+                )
                 parts = without_labels(parts, self.unlabelled, form, side=self.image_size)
             self._parts = parts
         return self._parts
+
+    @property
+    def labelled_parts(self) -> tuple[RawImages, ...]:
+        """The parts with all of their labels, whatever is learned from.
+
+        Raises:
+            DataError: as `parts`.
+        """
+        _ = self.parts
+        assert self._labelled is not None  # `parts` has read them
+        return self._labelled.train, self._labelled.validation, self._labelled.test
 
     @property
     def overview(self) -> str:
@@ -136,6 +153,14 @@ class ImageData(L.LightningDataModule):
         parts = self.parts
         counts = [len(images) for images in (parts.train, parts.validation, parts.test)]
         return f"{self.num_classes} classes, {'/'.join(map(str, counts))} images"
+
+    def examined(self) -> list[str]:
+        """Look at the images before training; what there is to tell, line by line.
+
+        Raises:
+            DataError: as `parts`, or a file cannot be read.
+        """
+        return [self.overview]
 
     def record(self) -> DataRecord:
         """What a run writes down of its parts; reads the sizes of files, but no file.

@@ -176,7 +176,7 @@ class DataSpec:
         upright: whether image files are turned as their EXIF orientation says; false shows them as
             they are stored, as in runs recorded before.
         unreadable: refuse stops before training if a file is no readable image; skip leaves it out
-            of its part.
+            of its part, and no other moves.
         scan: what is read of every file before training: decode all, headers only, or none; auto
             decodes up to 50,000 files.
         glyphs: see GlyphsSpec; of data=glyphs only, None takes its defaults.
@@ -206,3 +206,5 @@ class DataSpec:
             if field.name not in options_of(self.name) and not is_default:
                 owner = next(name for name, keys in _OWN_OPTIONS.items() if field.name in keys)
                 raise SpecError(f"data.{field.name} is for data={owner}; got data.name={self.name}")
+        if self.unreadable == "skip" and self.scan == "none":
+            raise SpecError("data.unreadable=skip must find them; use data.scan=auto")

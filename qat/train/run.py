@@ -80,8 +80,9 @@ def _run(
         parts = replace(parts, teacher=teacher)
         status.restart_clock()
     with Signals() as signals:
-        built = build(spec, parts, data_of_run(spec, folder))
-        print(f"data: {built.data.overview}", flush=True)
+        data = data_of_run(spec, folder)
+        print(*(f"data: {line}" for line in data.examined()), sep="\n", flush=True)
+        built = build(spec, parts, data)
         if spec.audit_only:
             print(audit_table(audit_untrained(built)))
             return None

@@ -58,7 +58,7 @@ def first(home, part):
 
 def test_a_run_says_and_records_what_it_found(finished):
     home, out = finished
-    assert "data: 3 classes, 24/8/8 images\n" in out
+    assert "data: 3 classes, 24/8/8 images; 40 files decoded in 0." in out
     record = read_record(home / "run")
     assert [part.count for part in record.parts.values()] == [24, 8, 8]
     assert record.split == "path"
@@ -119,7 +119,8 @@ def test_evaluate_and_export_keep_to_the_parts_of_the_run_and_tell(home, capsys)
     export(["run=run"])
     assert told in capsys.readouterr().out
     # elsewhere the parts are carved anew, and what was trained on is told
-    evaluate(["model=run", "latency=[]", "data=image_folder", f"data.root={home / 'd'}"])
+    here = ("data=image_folder", f"data.root={home / 'd'}", "data.image_size=16")
+    evaluate(["model=run", "latency=[]", *here])
     out = capsys.readouterr().out
     assert f"test: {name} is gone, " in out
     assert " was in the run's validation part" in out
@@ -158,6 +159,18 @@ def test_a_trained_run_whose_test_failed_does_it_after_a_repair(finished, home, 
     )
     assert late["val_acc"] == run["val_acc"]
     assert (late == run) == (cure == "repair")
+
+
+def test_unreadable_files_are_refused_before_training_or_left_out(home):
+    name = first(home, "test")
+    (home / "d" / name).write_bytes(b"")
+    (home / "d" / "eel" / "new.png").write_bytes(b"")  # of no part of the run
+    out = train("resume=run", *LONGER, cwd=home, code=1)
+    assert f"1 of 40 image files cannot be read: {home / 'd' / name} (it is empty); repl" in out
+    out = train("resume=run", *LONGER, "data.unreadable=skip", cwd=home)
+    assert f"test: {name} is gone" in out
+    assert "data: 3 classes, 24/8/7 images; 41 files decoded in " in out
+    assert f"data: unreadable and left out: 2 files, {home / 'd'}" in out
 
 
 @pytest.mark.slow
