@@ -114,10 +114,16 @@ class ImageFolder(FolderData):
         found = self._found or self._scan(files)
         if self.options.unreadable == "refuse":
             check_readable(found)
+        note = remarks(found, self._counts(files), self._others())
+        return [f"{told[0]}; {found.cost}", *([note] if note else [])]
+
+    def _counts(self, files: Sequence[FileImages]) -> dict[str, int]:
+        """Class -> its images; nothing where no label is to be read."""
+        if not self.labels:
+            return {}
         labels = torch.cat([part.labels for part in files])
         counts = labels.bincount(minlength=self.num_classes).tolist()
-        note = remarks(found, dict(zip(self.classes, counts, strict=True)), self._others())
-        return [f"{told[0]}; {found.cost}", *([note] if note else [])]
+        return dict(zip(self.classes, counts, strict=True))
 
     def _scan(self, files: Sequence[FileImages]) -> Scan:
         depth = self.options.scan

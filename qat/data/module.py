@@ -1,6 +1,7 @@
 """LightningDataModule: the base class of all data sets."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar, cast
 
@@ -20,7 +21,7 @@ from qat.data.dataset import (
     collated,
 )
 from qat.data.loader import image_loader, training_position
-from qat.data.record import held, record_of
+from qat.data.record import content_of, held, record_of
 from qat.data.sampler import EpochBatchSampler, Position
 from qat.data.split import Parts, check_parts
 from qat.data.unlabelled.form import Form
@@ -161,6 +162,15 @@ class ImageData(L.LightningDataModule):
             DataError: as `parts`, or a file cannot be read.
         """
         return [self.overview]
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of the classes and the training files by name; empty where images are no files.
+
+        Raises:
+            DataError: as `parts`.
+        """
+        return content_of(self.parts.train, tuple(self.classes))
 
     def record(self) -> DataRecord:
         """What a run writes down of its parts; reads the sizes of files, but no file.

@@ -1,6 +1,7 @@
 """Record of data: what is written down of the images of a run, and parts held to it."""
 
 import hashlib
+import json
 import os
 from dataclasses import replace
 from typing import cast
@@ -56,6 +57,15 @@ def _part(images: RawImages, classes: tuple[str, ...], *, by_name: bool) -> Part
         count=len(files),
         files={n: (label, size) for n, label, size in zip(names, labels, sizes, strict=True)},
     )
+
+
+def content_of(images: RawImages, classes: tuple[str, ...]) -> str:
+    """A hash of the names of files and of their classes; empty for images that are no files."""
+    files = _files_of(images)
+    if files is None:
+        return ""
+    hashes = _hashes(files, classes if files is images else ())
+    return hashlib.sha256(json.dumps([classes, hashes], sort_keys=True).encode()).hexdigest()
 
 
 def _size(path: bytes) -> int:

@@ -61,6 +61,12 @@ def test_what_is_worth_a_look_is_told_in_one_line(root):
     assert told[2] == "classes of fewer than 10 images: eel (4)"
 
 
+def test_labels_are_not_counted_where_none_is_to_be_read(root):
+    options = data_of(root).options
+    assert len(data_of(root).examined()) == 2
+    assert len(build_data(options, labels=False).examined()) == 1
+
+
 def test_unreadable_files_are_refused_before_training_all_at_once(root):
     cut(root / "cat" / "003.png")
     (root / "dog" / "004.png").write_bytes(b"")
