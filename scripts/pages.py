@@ -1,6 +1,6 @@
-"""The pages that are made, not written: every option, the results, the benchmarks.
+"""The pages that are made, not written: every option, Lightning's parts, results, benchmarks.
 
-    python scripts/pages.py                 write docs/options.md, results.md, benchmarks.md
+    python scripts/pages.py                 write docs/{options,lightning,results,benchmarks}.md
     python scripts/pages.py check=true      only say which of them are not as they would be written
 
 The tables in README.md that name a card are filled, too.
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lightning_page import lightning_page
 from measured import benchmarks_page
 from options_page import options_page
 
@@ -39,6 +40,7 @@ def generated() -> dict[str, str]:
     return {
         "README.md": with_tables((ROOT / "README.md").read_text(encoding="utf-8"), ROOT),
         "docs/options.md": options_page(),
+        "docs/lightning.md": lightning_page(),
         "docs/results.md": results_page(results),
         "docs/benchmarks.md": benchmarks_page(results / "benchmarks"),
     }

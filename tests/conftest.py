@@ -36,10 +36,16 @@ def pytest_collection_modifyitems(config, items):
     for item in slow_rows(items):
         item.add_marker(pytest.mark.slow)
     if commit := config.getoption("slow_tenth"):
-        slow = {i.nodeid for i in items if i.get_closest_marker("slow")}
-        left = slow - tenth(slow, commit)
+        slow = {i.nodeid: _seconds(i) for i in items if i.get_closest_marker("slow")}
+        left = slow.keys() - tenth(slow, commit)
         config.hook.pytest_deselected(items=[i for i in items if i.nodeid in left])
         items[:] = [i for i in items if i.nodeid not in left]
+
+
+def _seconds(item):
+    """What a test may take by its mark; most have none."""
+    mark = item.get_closest_marker("timeout")
+    return mark.args[0] if mark else 0
 
 
 @pytest.fixture(autouse=True, scope="session")

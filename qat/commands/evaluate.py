@@ -47,8 +47,6 @@ class EvaluateSpec:
 
 def main(arguments: Sequence[str]) -> None:
     """Evaluate what the arguments name."""
-    from qat.compose import composed_data, conf_folder
-
     data_arguments, own = split_data(arguments)
     spec = read_arguments(EvaluateSpec, own, example="model=runs/DATE/TIME")
     names = spec.model.split(",")
@@ -56,9 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         check_path(Path(name))
     import torch
 
-    from qat.commands.answers import check_fits, tell_changes
     from qat.commands.network import open_network
-    from qat.data.registry import build_data
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
@@ -66,19 +62,28 @@ def main(arguments: Sequence[str]) -> None:
         name: open_network(Path(name), state=spec.state, engine=spec.engine, threads=spec.threads)
         for name in names
     }
-    first = next(iter(networks.values()))
-    if first.data is None and not data_arguments:
-        raise SpecError(f"{spec.model} does not tell its data; give data=NAME")
-    # a run's own data have the parts that they had
-    before = None if data_arguments else read_record(Path(names[0]))
-    data = build_data(composed_data(conf_folder(), data_arguments, first.data), before=before)
+    data = _data(networks, data_arguments)
+    _print_accuracies(networks, data, spec.part)
+    _print_latencies(networks, spec)
+
+
+def _data(networks: "dict[str, Network]", arguments: list[str]) -> "ImageData":
+    """The data that the arguments name, else those of the first network, with the run's parts."""
+    from qat.commands.answers import check_fits, tell_changes
+    from qat.compose import composed_data, conf_folder
+    from qat.data.registry import build_data
+
+    name, first = next(iter(networks.items()))
+    if first.data is None and not arguments:
+        raise SpecError(f"{','.join(networks)} does not tell its data; give data=NAME")
+    before = None if arguments else read_record(Path(name))
+    data = build_data(composed_data(conf_folder(), arguments, first.data), before=before)
     data.prepare()
     for network in networks.values():
         check_fits(network.preprocessing, data)
-    for name in filter(os.path.isdir, networks):
-        tell_changes(Path(name), data)
-    _print_accuracies(networks, data, spec.part)
-    _print_latencies(networks, spec)
+    for folder in filter(os.path.isdir, networks):
+        tell_changes(Path(folder), data)
+    return data
 
 
 def _print_accuracies(networks: "dict[str, Network]", data: "ImageData", part: str) -> None:

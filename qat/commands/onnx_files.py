@@ -107,6 +107,7 @@ def _steps(graph: Graph, data: ImageData, images: int) -> Mapping[str, float]:
 
 
 def _written(path: Path, data: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as file:
         file.write(data)
     return path

@@ -26,9 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from qat.commands.options import read_arguments, run_command
-from qat.errors import DataError, SpecError
+from qat.errors import CheckpointError, DataError, SpecError
 from qat.spec.schema import check, option
 from qat.storage.atomic import write_whole
+from qat.storage.reading import read_regular
 
 if TYPE_CHECKING:
     from qat.report.runs.runs import Run
@@ -174,12 +175,10 @@ def _fill(path: Path, spec: ReportSpec) -> None:
 
 
 def _text(path: Path, key: str) -> str:
-    if path.exists() and not path.is_file():
-        raise DataError(f"{key}={path} is no regular file; give a Markdown file")
     try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{key}={path} cannot be read: {error.strerror}") from error
+        return read_regular(path, f"{key}={path}").decode()
+    except (CheckpointError, UnicodeDecodeError) as error:
+        raise DataError(f"{error}; give a Markdown file") from None
 
 
 def split_folders(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:

@@ -1,11 +1,14 @@
 """Command line of training: flags, one run or a sweep, exit codes."""
 
+import logging
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qat.errors import QatError
@@ -20,10 +23,15 @@ if TYPE_CHECKING:
 
 EXIT_BAD_COMMAND = 2
 EXIT_FAILED = 1
+_EXIT_SIGNAL = 128  # and the number of the signal
 
 
 def main() -> None:
     """Entry point of `python train.py` and of the console script `qat-train`."""
+    # until and after the run's own handling, which saves: leave as it does, so that the state on
+    # disk is told
+    signal.signal(signal.SIGTERM, _leave)
+    logging.raiseExceptions = False  # a disk that is full is told once, by the run
     try:
         _run(sys.argv[1:])
     except QatError as error:
@@ -33,6 +41,16 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output has left, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
+    except SystemExit as stop:
+        if isinstance(stop.code, int) and stop.code > _EXIT_SIGNAL:
+            # the state is told; another signal would only cut the interpreter's own end
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise
+
+
+def _leave(signum: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(_EXIT_SIGNAL + signum)
 
 
 def _run(arguments: list[str]) -> None:

@@ -17,8 +17,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from qat.data.image_files import FORMAT_OF, UnreadableImageError, check_image
 from qat.data.loader import leave_group
-from qat.errors import CheckpointError, DataError
-from qat.storage.atomic import replacing
+from qat.errors import DataError
+from qat.storage.atomic import write_whole
 
 DECODED = 50_000  # files that are decoded where nothing is said; of more only headers are read
 _FEW = 500  # files for which no worker is started
@@ -154,8 +154,9 @@ def _read_cache(place: Path) -> dict[str, Any]:
 
 
 def _write_cache(place: Path, content: Mapping[str, Any]) -> None:
-    with suppress(CheckpointError), replacing(place) as file:
-        file.write(gzip.compress(json.dumps(content).encode()))
+    with suppress(OSError):  # a cache that cannot be written is none
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(place, gzip.compress(json.dumps(content).encode()))
 
 
 def check_readable(found: Scan, key: str = "data.unreadable") -> None:

@@ -1,23 +1,31 @@
 """Architecture by name: out of a run's config, and built again for a packed file."""
 
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from qat.errors import CheckpointError
 from qat.models.resnet import torchvision_resnet
 from qat.models.small import small_model
 from qat.models.timm_model import timm_model
 from qat.spec.header import Architecture, Family, Preprocessing
+from qat.spec.keys import entries
+from qat.storage.reading import parsing
 
 _FACTORIES: dict[Family, Callable[..., nn.Module]] = {
     "small": small_model,
     "torchvision": torchvision_resnet,
     "timm": timm_model,
 }
+_MOST_MODULES = 20_000  # the largest of timm have some thousands
+_LARGEST_NUMBER = 1_000_000  # a list of so many entries is still made in no time
 # where first weights came from is not part of what a network is
 _STARTS = ("weights", "pretrained")
 
@@ -44,21 +52,49 @@ def built_network(
     Raises:
         CheckpointError: the options are none of the family's, do not go together, or ask for more.
     """
+    name = f"the architecture {architecture.family}"
+    for key, _, value in entries(architecture.options):
+        if isinstance(value, (int, float)) and not abs(value) <= _LARGEST_NUMBER:
+            raise CheckpointError(f"{name} has {key}={value}, as no network has")
+    with parsing(name, "export the network again", verb="built"):
+        # on the meta device a module of any width costs nothing, until it is counted
+        with suppress(NotImplementedError, RuntimeError), torch.device("meta"), _counted(largest):
+            _built(architecture, preprocessing)
+        with _counted(largest):
+            return _built(architecture, preprocessing)
+
+
+@contextmanager
+def _counted(largest: int) -> Iterator[None]:
+    """A block in which networks are built, up to a number of weights and of modules.
+
+    They are counted while they are built: a network of a million layers would never be done.
+    """
+    weights = modules = 0
+
+    def count_weights(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
+        nonlocal weights
+        weights += 0 if parameter is None else parameter.numel()
+        if weights > largest:
+            raise CheckpointError(
+                f"the architecture has more than {largest:,} weights, as its file cannot hold"
+            )
+
+    def count_modules(module: nn.Module, name: str, child: nn.Module | None) -> None:
+        nonlocal modules
+        modules += 1
+        if modules > _MOST_MODULES:
+            raise CheckpointError(f"the architecture has more than {_MOST_MODULES:,} modules")
+
+    hooks = (
+        register_module_parameter_registration_hook(count_weights),
+        register_module_module_registration_hook(count_modules),
+    )
     try:
-        with suppress(NotImplementedError, RuntimeError), torch.device("meta"):
-            count = sum(p.numel() for p in _built(architecture, preprocessing).parameters())
-            if count > largest:
-                raise CheckpointError(
-                    f"the architecture has {count:,} weights, its file holds {largest:,} at most"
-                )
-        return _built(architecture, preprocessing)
-    except CheckpointError:
-        raise
-    except Exception as error:  # options of a file may be anything to the libraries that get them
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"the architecture {architecture.family} cannot be built: {reason}"
-        ) from None
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _built(architecture: Architecture, preprocessing: Preprocessing) -> nn.Module:

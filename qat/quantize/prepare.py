@@ -134,11 +134,34 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
         for key in sorted(wanted & set(state))
         if state[key].shape != own[key].shape
     ]
+    problems += [
+        f"{key} is {state[key].dtype}, the network wants {own[key].dtype}"
+        for key in sorted(wanted & set(state))
+        if state[key].is_floating_point() != own[key].is_floating_point()
+    ]
     if problems:
         more = f" (and {len(problems) - 3} more)" if len(problems) > 3 else ""
         raise CheckpointError("weights do not fit: " + "; ".join(problems[:3]) + more)
     model.load_state_dict({**own, **state})
     return absent
+
+
+def refuse_non_finite(model: nn.Module, name: str) -> None:
+    """Refuse a network with a weight or statistic that is no number: its answers would be none.
+
+    Args:
+        model: network.
+        name: what its weights came from, for the message.
+
+    Raises:
+        CheckpointError: NaN or infinity in the state dict.
+    """
+    for key, value in model.state_dict().items():
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise CheckpointError(
+                f"{name} holds values in {key} that are no numbers (NaN or infinite): the training "
+                "diverged or the file was changed; use an earlier checkpoint"
+            )
 
 
 def _renamed(model: nn.Module, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,20 +13,15 @@ from qat.errors import SpecError
 from qat.spec.data_files import check_data
 from qat.spec.distill import PRETRAINED, DistillSpec
 from qat.spec.extras import parsed_source
+from qat.spec.lightning import TRAINER, check_callbacks, check_flags
 from qat.spec.model import check_model
 from qat.spec.numbers import without_added
 from qat.spec.run import RunSpec
 from qat.spec.targets import check_targets, with_first_names, with_names_of_now
 from qat.spec.unlabelled import check_unlabelled
 
-# set by the run itself, or a second mechanism for what the run does
-_OWN_TRAINER_KEYS = (
-    *("callbacks", "logger", "plugins", "enable_checkpointing", "default_root_dir"),
-    *("enable_model_summary", "num_sanity_val_steps", "model_registry", "max_steps", "max_time"),
-    *("use_distributed_sampler", "reload_dataloaders_every_n_epochs"),
-)
 _CHOICES: dict[str, tuple[str, ...]] = {
-    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     # sharding strategies are left out: a scale needs whole tensors
     "strategy": ("auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_find_unused_parameters_true"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
@@ -63,6 +58,7 @@ def check_config(config: Mapping[str, Any]) -> RunSpec:
     """
     values = dict(config)
     spec = typed(values, values.pop("allow_targets", ()))
+    check_callbacks(values, has_quantizers=spec.quant.has_quantizers)
     _check_optimizer(spec.optimizer)
     _check_trainer(spec.trainer)
     _check_paths(spec)
@@ -138,9 +134,10 @@ def _check_torch_optimizer(name: str, optimizer: Mapping[str, Any]) -> None:
 
 
 def _check_trainer(trainer: Mapping[str, Any]) -> None:
+    check_flags(trainer)
     known = _arguments("lightning", "pytorch/trainer/trainer.py", "Trainer")
     if known is not None:
-        _check_known("trainer", trainer, known - set(_OWN_TRAINER_KEYS))
+        _check_known("trainer", trainer, known - {k for k, (why, _) in TRAINER.items() if why})
     _check_devices(trainer.get("devices", 1))
     for key, choices in _CHOICES.items():
         if trainer.get(key) not in (None, *choices):

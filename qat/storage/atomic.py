@@ -44,13 +44,15 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[io.BufferedWriter]:
-    """Write a file by `whole_file`, in a folder that is made if need be.
+    """Write a file by `whole_file`, in a folder that is made if need be, but none above it.
+
+    So what writes into a run folder ends when that is deleted, and does not begin another one.
 
     Raises:
         CheckpointError: The file cannot be written; the old one, if any, is untouched.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)
         with whole_file(path) as file:
             yield file
     except OSError as error:

@@ -20,6 +20,7 @@ from typing import Any
 
 from qat.errors import CheckpointError
 from qat.storage.atomic import replacing
+from qat.storage.reading import parsing, read_regular
 
 _MAGIC = b"QATSHA\x00\x01"
 _TRAILER = len(_MAGIC) + hashlib.sha256().digest_size
@@ -64,15 +65,7 @@ def save(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 
 def _verified_bytes(path: str | Path) -> memoryview:
     """The archive's bytes, without the trailer that vouches for them."""
-    if "://" in str(path):
-        raise CheckpointError(f"checkpoint {path} is a URL; download it and give the local path")
-    try:
-        if not Path(path).is_file() and Path(path).exists():  # a pipe would never end
-            raise CheckpointError(f"checkpoint {path} is no regular file")
-        data = memoryview(Path(path).read_bytes())
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise CheckpointError(f"checkpoint {path} cannot be read: {reason}") from error
+    data = memoryview(read_regular(path, f"checkpoint {path}"))
     if not data:
         raise CheckpointError(f"checkpoint {path} is empty; use an older one")
     body, trailer = data[:-_TRAILER], bytes(data[-_TRAILER:])
@@ -105,13 +98,14 @@ def load(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     import torch
 
     body = _verified_bytes(path)
-    try:
-        content = torch.load(io.BytesIO(body), map_location=map_location, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} holds more than tensors and plain values and is refused; "
-            "load only files that qat wrote"
-        ) from error
+    with parsing(f"checkpoint {path}", "load only files that qat wrote"):
+        try:
+            content = torch.load(io.BytesIO(body), map_location=map_location, weights_only=True)
+        except pickle.UnpicklingError:
+            raise CheckpointError(
+                f"checkpoint {path} holds more than tensors and plain values and is refused; "
+                "load only files that qat wrote"
+            ) from None
     if not isinstance(content, dict):
         raise CheckpointError(f"checkpoint {path} holds {type(content).__name__}, not a dict")
     return content

@@ -4,12 +4,16 @@ import csv
 import io
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from qat.errors import CheckpointError, QatError
 from qat.storage.atomic import replacing, write_whole
-from qat.storage.run_files import is_there
+from qat.storage.reading import is_there, read_regular
+
+# some hundred thousand rows; to show more takes gigabytes
+_MAX_CSV = 20_000_000
 
 
 class GrowingCsv:
@@ -19,7 +23,7 @@ class GrowingCsv:
     already there is continued, never wiped, until `rewind` is called.
 
     Args:
-        path: The file; its folder is made on the first write.
+        path: The file; its folder is made on the first write, and must stay from then on.
         columns: The header of a new file.
     """
 
@@ -86,14 +90,17 @@ class GrowingCsv:
         try:
             if not is_there(self._path):
                 return list(self._first), []
-            text = self._path.read_text(encoding="utf-8")
-        except OSError as error:
-            raise QatError(f"cannot read {self._path}: {error.strerror}") from error
+            text = read_regular(self._path).decode()
+        except (CheckpointError, UnicodeDecodeError) as error:
+            raise QatError(f"cannot read {self._path}: {error}") from error
         whole = text[: text.rfind("\n") + 1]
         lines = list(csv.reader(io.StringIO(whole, newline="")))
         return (lines[0], lines[1:]) if lines else (list(self._first), [])
 
     def _write_all(self, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
+        if self._rows == 0:
+            with suppress(OSError):  # told when the file cannot be written
+                self._path.parent.mkdir(parents=True, exist_ok=True)
         padded = [[*line, *[""] * (len(columns) - len(line))] for line in lines]
         with replacing(self._path) as file:
             file.write(_csv([columns, *padded]).encode())
@@ -103,6 +110,7 @@ class GrowingCsv:
     def _write(self, lines: Sequence[Sequence[Any]]) -> None:
         self._is_on_disk = False
         try:
+            self._path.stat()  # "a" would make another one
             with self._path.open("ab") as file:
                 file.write(_csv(lines).encode())
         except OSError as error:
@@ -126,10 +134,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
     is half written.
     """
     try:
-        content = path.read_bytes() if is_there(path) else b""
+        content = read_regular(path, most=_MAX_CSV) if is_there(path) else b""
         whole = content[: content.rfind(b"\n") + 1].replace(b"\0", b"").decode(errors="replace")
         rows = list(csv.DictReader(io.StringIO(whole, newline="")))
-    except (CheckpointError, OSError, csv.Error):
+    except (CheckpointError, csv.Error):
         return []
     return [{k: v or "" for k, v in row.items() if k is not None} for row in rows]
 

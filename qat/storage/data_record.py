@@ -1,23 +1,20 @@
 """Data record of a run, RUN/data.json.gz: the images of its parts when it began."""
 
 import gzip
+import io
 import json
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from qat.errors import CheckpointError
 from qat.storage.atomic import replacing
-from qat.storage.run_files import is_there
+from qat.storage.reading import is_there, parsing, read_regular
 
 FILE = "data.json.gz"
 PARTS = ("train", "validation", "test")
 MOST_FILES = 100_000  # kept by name; of more there is a hash for each class
 _MOST_BYTES = 100_000_000  # unpacked, so that a few bytes cannot become all memory
-
-_DAMAGED = (OSError, EOFError, zlib.error, ValueError, RecursionError, KeyError, TypeError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,18 +81,14 @@ def read_record(folder: Path) -> DataRecord | None:
     path = folder / FILE
     if not is_there(path):
         return None
-    try:
-        with gzip.open(path) as file:
-            text = file.read(_MOST_BYTES + 1)
+    cure = "restore it, or remove it and its run is known by the number of its images"
+    packed = read_regular(path, most=_MOST_BYTES)
+    with parsing(str(path), cure), gzip.open(io.BytesIO(packed)) as file:
+        text = file.read(_MOST_BYTES + 1)
         if len(text) > _MOST_BYTES:
             raise ValueError(f"it unfolds to more than {_MOST_BYTES:,} bytes")
-        return _record(json.loads(text))
-    except _DAMAGED as error:
-        why = " ".join(f"{type(error).__name__}: {error}".split())
-        raise CheckpointError(
-            f"{path} cannot be read ({why[:200]!a}); restore it, or remove it and its run is known "
-            "by the number of its images"
-        ) from None
+        record = _record(json.loads(text))
+    return record
 
 
 def _record(content: Any) -> DataRecord:

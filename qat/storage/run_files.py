@@ -2,17 +2,19 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from qat.errors import CheckpointError
 from qat.spec.keys import entries, flat
+from qat.storage.reading import is_there, parsing, read_regular
 
 # real configs have some hundred values; a file that unfolds into more is not one of ours
 _MAX_VALUES, _MAX_DEPTH = 10_000, 30
 # of files that are read whole before their values are counted; YAML takes 6 s for a megabyte
 _MAX_YAML, _MAX_JSON = 500_000, 50_000_000
+_CURE = "restore the file, or use another run"
 _LOOKED_UP = re.compile(r"\$\\*\{")  # ${...}, and what unescaping would make of it
 
 
@@ -37,10 +39,7 @@ def check_size(content: object, file: str = "config.yaml") -> None:
         node, depth = waiting.pop()
         count += 1
         if count > _MAX_VALUES or depth > _MAX_DEPTH:
-            raise CheckpointError(
-                f"{file} holds more than {_MAX_VALUES} values or {_MAX_DEPTH} levels, as no "
-                "config does"
-            )
+            raise CheckpointError(_too_large(file))
         inner = node.values() if isinstance(node, Mapping) else node
         waiting += [(child, depth + 1) for child in inner] if _is_group(node) else []
 
@@ -80,33 +79,6 @@ def read_overrides(folder: Path) -> list[str]:
     return [str(line) for line in lines] if isinstance(lines, list) else []
 
 
-def is_there(path: Path) -> bool:
-    """Whether there is a file to read.
-
-    Raises:
-        CheckpointError: something else has its name, as a pipe, which would never end.
-    """
-    try:
-        if path.is_file() or not path.exists():
-            return path.is_file()
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from None
-    raise CheckpointError(f"{path.name} cannot be read: it is no regular file")
-
-
-def _bytes(path: Path, most: int) -> bytes:
-    if not is_there(path):
-        raise CheckpointError(f"{path.name} is missing")
-    try:
-        with path.open("rb") as file:
-            content = file.read(most + 1)
-    except OSError as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error.strerror or error}") from None
-    if len(content) > most:
-        raise CheckpointError(f"{path.name} has more than {most:,} bytes, as none of ours has")
-    return content
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """Keys and values of a YAML file.
 
@@ -124,12 +96,26 @@ def _yaml(path: Path) -> Any:
 
     # the loader in C is ten times faster where PyYAML was built with it
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    content = _bytes(path, _MAX_YAML)
-    try:
+    content = read_regular(path, path.name, most=_MAX_YAML)
+    with parsing(path.name, _CURE):
+        _check_depth(yaml.parse(content, Loader=loader), path.name)
         return yaml.load(content, Loader=loader)
-    except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
-        reason = str(error).partition("\n")[0]
-        raise CheckpointError(f"{path.name} cannot be read: {reason}") from None
+
+
+def _check_depth(events: Iterable[Any], file: str) -> None:
+    """Refuse deep nesting before it is built: the builder recurses in C until the stack is gone."""
+    import yaml
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MAX_DEPTH:
+            raise CheckpointError(_too_large(file))
+
+
+def _too_large(file: str) -> str:
+    return f"{file} holds more than {_MAX_VALUES} values or {_MAX_DEPTH} levels, as no config does"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -138,11 +124,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing, damaged, or holds something else.
     """
-    text = _bytes(path, _MAX_JSON)
-    try:
-        content = json.loads(text.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path.name} cannot be read: {error}") from None
+    with parsing(path.name, _CURE):
+        content = json.loads(read_regular(path, path.name, most=_MAX_JSON).decode("utf-8"))
     if not isinstance(content, dict):
         raise CheckpointError(f"{path.name} holds no keys and values")
     return content

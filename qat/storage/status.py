@@ -1,6 +1,7 @@
 """Run status: RUN/status.json, what state a run is in, and its signed summary."""
 
 import json
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,6 +14,8 @@ from qat.storage.atomic import write_whole
 from qat.storage.lock import only_process
 from qat.storage.provenance import code_version, machine
 from qat.storage.run_files import read_json
+
+_BLOCK = 4096  # bytes
 
 
 class Status:
@@ -83,7 +86,12 @@ class Status:
     def write(
         self, state: str, *, error: str | None = None, metrics: Mapping[str, Any] | None = None
     ) -> None:
-        """Replace the file; a folder that cannot be written to is not worth a second error."""
+        """Replace the file; where that fails, on a full disk, overwrite it.
+
+        Raises:
+            OSError: a finished run cannot say so. Of a run that ends with an error of its own, a
+                folder that cannot be written to is not worth a second one.
+        """
         content = {
             "state": state,
             "error": error,
@@ -93,8 +101,12 @@ class Status:
             "seconds": self.seconds(),
             "threads": self._threads,
         }
-        with suppress(OSError):
-            write_whole(self._path, _json(content))
+        with no_signals():
+            try:
+                write_whole(self._path, _padded(_json(content)))
+            except OSError:
+                if not _overwritten(self._path, _padded(_json(content))) and state == "finished":
+                    raise
 
     def write_summary(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         """Write RUN/summary.json, signed with the config, the code, the machine and the time."""
@@ -177,6 +189,33 @@ def _seconds(folder: Path, status: Mapping[str, Any]) -> float:
             begun = (folder / "status.json").stat().st_mtime
             seconds += max(0.0, (folder / "metrics.csv").stat().st_mtime - begun)
     return seconds
+
+
+@contextmanager
+def no_signals() -> Iterator[None]:
+    """A block that SIGTERM and SIGINT do not cut; they come behind it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _padded(text: str) -> bytes:
+    """The text, filled up so that whatever comes later has room in the same blocks of a disk."""
+    data = text.encode("utf-8", "replace")
+    return data.ljust(-(-len(data) // _BLOCK) * _BLOCK - 1) + b"\n"
+
+
+def _overwritten(path: Path, data: bytes) -> bool:
+    """Write into the file that is there, which needs no new space; whether that was possible."""
+    with suppress(OSError):
+        if path.stat().st_size >= len(data):
+            with path.open("r+b") as file:
+                file.write(data)
+                file.truncate()
+            return True
+    return False
 
 
 def _json(content: Mapping[str, Any]) -> str:

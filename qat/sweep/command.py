@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from qat.compose import conf_folder, sweep_option
-from qat.errors import SpecError
+from qat.errors import CheckpointError, SpecError
 from qat.spec.schema import read
 from qat.spec.sweep import SweepSpec
+from qat.storage.run_files import read_yaml
 
 if TYPE_CHECKING:
     from qat.sweep.hydra_launcher import Launch
@@ -60,16 +61,10 @@ def sweep_spec(options: Sequence[str]) -> tuple[SweepSpec, str | None]:
 
 
 def _file(path: Path) -> dict[str, Any]:
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = str(error).partition("\n")[0]
-        raise SpecError(f"sweep={path} cannot be read: {reason}") from None
-    if not isinstance(content, dict):
-        raise SpecError(f"sweep={path} holds no options; conf/sweep has examples")
-    return content
+        return read_yaml(path)
+    except CheckpointError as error:
+        raise SpecError(f"sweep={path}: {error}; conf/sweep has examples") from None
 
 
 def folder_of(overrides: Sequence[str], spec: SweepSpec, chosen: str | None) -> Path:

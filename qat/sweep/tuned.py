@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from qat.compose import Composed, combinations, composed, conf_folder
-from qat.errors import SpecError
+from qat.errors import CheckpointError, SpecError
 from qat.spec.check import config_hash
 from qat.spec.sweep import SweepSpec
 from qat.storage.atomic import write_whole
+from qat.storage.run_files import read_json
 from qat.storage.status import validation_score
 from qat.sweep.draw import listed
 from qat.sweep.job import Job, jobs_of
@@ -140,7 +141,6 @@ def _write(folder: Path, scores: dict[Trial, float], chosen: Sequence[Trial]) ->
 
 def _read(path: Path) -> dict[str, Any]:
     """What an earlier command has kept there; nothing that is damaged, which is found anew."""
-    with suppress(OSError, ValueError):
-        known = json.loads(path.read_text(encoding="utf-8"))
-        return known if isinstance(known, dict) else {}
+    with suppress(CheckpointError):
+        return read_json(path)
     return {}

@@ -101,7 +101,8 @@ def build(spec: RunSpec, parts: Parts, data: ImageData | None = None) -> Built:
     prepare(net, plan, example=example)
     measures_steps = True
     if spec.init_from is not None:
-        started = restore(net, plan, read_weights(spec.init_from, net), weights="latent")
+        weights, name = read_weights(spec.init_from, net), f"init_from={spec.init_from}"
+        started = restore(net, plan, weights, weights="latent", name=name)
         measures_steps = bool(started)
         if started:
             _log.info(

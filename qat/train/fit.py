@@ -11,8 +11,9 @@ from typing import Any
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 
-from qat.errors import DataError, SpecError
+from qat.errors import CheckpointError, DataError, QatError, SpecError
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import FiniteGuard, StatelessRandomness
@@ -21,10 +22,8 @@ from qat.lit.resume.signals import Signals
 from qat.lit.resume.warm_start import KeepWarmStart
 from qat.quantize.audit import Audit
 from qat.spec.run import RunSpec
-from qat.storage.checkpoint import (
-    last_good,
-    load,
-)
+from qat.storage.checkpoint import last_good, load
+from qat.storage.reading import one_line
 from qat.train.build import Built, Parts
 from qat.train.summary import summarized
 
@@ -63,11 +62,36 @@ def train(
         print("resume: the run is trained; what is left is its test", flush=True)
     start = time.monotonic()
     with _saying_how_to_go_on(folder, "goes on from its last checkpoint"):
-        trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
+        _fit(trainer, built, begin, keeper)
     seconds = time.monotonic() - start
     with _saying_how_to_go_on(folder, "tests what is trained"):
         summary, found = summarized(built, spec, trainer, keeper, checkpoints)
     return summary | {"fit_seconds": seconds}, found
+
+
+def _fit(trainer: L.Trainer, built: Built, begin: Path | None, keeper: RunCheckpoint) -> None:
+    """Train from a checkpoint on; what others raise becomes one line."""
+    try:
+        trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
+    except MisconfigurationException as error:
+        raise SpecError(f"trainer: {str(error).splitlines()[0]}") from error
+    except ModuleNotFoundError as error:  # of a callback that needs another package
+        raise SpecError(str(error)) from error
+    except QatError:
+        raise
+    except Exception as error:  # Lightning hands each part of a file to whoever it belongs to
+        if begin is None or keeper.has_begun:
+            raise
+        raise CheckpointError(
+            f"checkpoint {begin} is none of this run ({one_line(error)}); delete it, or start a "
+            "new run"
+        ) from error
+    if built.lit.spec.has_quantizers and not built.lit.is_quantized:
+        raise QatError(
+            f"the run ended after {trainer.global_step} steps, in its float warm start of "
+            f"{built.lit.warm_steps}: nothing was quantized; let it run longer, or shorten "
+            "warm_start.epochs"
+        )
 
 
 @contextmanager
@@ -93,7 +117,7 @@ def _trainer(spec: RunSpec, parts: Parts, folder: Path, first: Sequence[L.Callba
         *parts.callbacks,
     ]
     if not spec.trainer.get("enable_progress_bar", True):
-        callbacks.append(EpochLines())
+        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)] + [EpochLines()]
     try:
         return L.Trainer(
             **spec.trainer,

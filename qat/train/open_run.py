@@ -19,12 +19,9 @@ from qat.quantize.prepare import enable_quantizers, prepare
 from qat.spec.header import Header, Preprocessing
 from qat.spec.quant import QuantSpec
 from qat.spec.run import RunSpec
-from qat.storage.checkpoint import (
-    checkpoints_by_step,
-    last_good,
-    load,
-)
+from qat.storage.checkpoint import checkpoints_by_step, last_good, load
 from qat.storage.provenance import versions
+from qat.storage.reading import parsing
 from qat.storage.run_files import read_json
 from qat.train.targets import build_network
 from qat.train.weights import restore
@@ -132,8 +129,10 @@ def open_trained(
     example = torch.zeros(2, data.channels, data.image_size, data.image_size)
     prepare(net, plan, example=example)
     content = load(found)
-    is_float = "optimizer_states" in content and not content.get("qat", {}).get("is_quantized")
-    restore(net, plan, content, weights="latent" if is_float else "hard")
+    with parsing(f"checkpoint {found}", "use another"):
+        is_float = "optimizer_states" in content and not content.get("qat", {}).get("is_quantized")
+    weights: Literal["latent", "hard"] = "latent" if is_float else "hard"
+    restore(net, plan, content, weights=weights, name=f"checkpoint {found}")
     enable_quantizers(net, not is_float)
     return Trained(net.eval(), plan, spec, data, classes, found, is_float, tuple(allow_targets))
 

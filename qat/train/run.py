@@ -95,10 +95,10 @@ def _run(
         if not has_begun(folder):
             write_record(folder, built.data.record())
         summary, found = train(built, spec, parts, folder, signals=signals)
-    print("\n" + audit_table(found) + "\n")
-    summary = status.write_summary(summary)
-    write_run_report(folder)
-    status.finish(summary)
+        print("\n" + audit_table(found) + "\n")
+        summary = status.write_summary(summary)
+        write_run_report(folder)
+        status.finish(summary)
     return summary
 
 

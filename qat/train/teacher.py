@@ -11,7 +11,6 @@ from torch import nn
 from qat.data.module import ImageData
 from qat.errors import CheckpointError, SpecError
 from qat.models.pretrained import Norm, pretrained
-from qat.quantize.prepare import load_weights
 from qat.spec.run import RunSpec
 from qat.storage.data_changes import data_changes, sentence
 from qat.storage.data_record import read_record
@@ -21,7 +20,7 @@ from qat.train.fit import recorded_teacher
 from qat.train.open_run import Trained, open_trained
 from qat.train.targets import build_network
 from qat.train.teacher_training import Train, ensure_teacher
-from qat.train.weights import network_state, read_weights
+from qat.train.weights import load_checkpoint, read_weights
 
 _log = logging.getLogger(__name__)
 FromData = Callable[[ImageData], tuple[nn.Module, str]]
@@ -82,7 +81,7 @@ def _from_weights(
     """A network of our own description with weights from a file."""
     net = untrained_teacher(spec, data, allow_targets=allow_targets)
     try:
-        load_weights(net, network_state(read_weights(path, net)))
+        load_checkpoint(net, read_weights(path, net), "the file")
     except CheckpointError as error:
         model = (spec.distill.teacher_model if spec.distill else None) or spec.model
         described = {key: value for key, value in model.items() if not key.startswith("_")}

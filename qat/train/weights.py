@@ -1,6 +1,6 @@
 """Checkpoint weights, put into a network as latent or as hard weights."""
 
-import pickle
+import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -12,12 +12,10 @@ from qat.errors import CheckpointError
 from qat.export.packed.convert import latent_state
 from qat.export.packed.file import is_packed, read_packed, unpack
 from qat.quantize.plan import Plan, project_weights
-from qat.quantize.prepare import load_weights
+from qat.quantize.prepare import load_weights, refuse_non_finite
 from qat.spec.quant import QuantSpec
-from qat.storage.checkpoint import (
-    last_good,
-    load,
-)
+from qat.storage.checkpoint import last_good, load
+from qat.storage.reading import parsing, read_regular
 
 _PREFIX = "net."  # of the network inside LitClassifier
 
@@ -51,6 +49,7 @@ def restore(
     checkpoint: Mapping[str, Any],
     *,
     weights: Literal["hard", "latent"] = "hard",
+    name: str = "the checkpoint",
 ) -> list[str]:
     """Load a checkpoint into a prepared network.
 
@@ -59,16 +58,33 @@ def restore(
         spec: its options, or its plan.
         checkpoint: of a run, or a plain state dict.
         weights: hard puts Q(latent) into the quantized weights, latent the float weights.
+        name: of the checkpoint, for messages.
 
     Returns:
         Steps of activation quantizers that kept their start (the checkpoint is of a float network).
 
     Raises:
-        CheckpointError: the checkpoint does not fit the network.
+        CheckpointError: the checkpoint does not fit the network, or holds values that are no
+            numbers.
     """
-    absent = load_weights(net, network_state(checkpoint))
+    absent = load_checkpoint(net, checkpoint, name)
     if weights == "hard":
         project_weights(net, spec)
+    return absent
+
+
+def load_checkpoint(net: nn.Module, checkpoint: Mapping[str, Any], name: str) -> list[str]:
+    """Load a checkpoint's latent weights into a network, prepared or not; see `restore`.
+
+    Raises:
+        CheckpointError: as `restore`.
+    """
+    try:
+        with parsing("its weights", "use another"):
+            absent = load_weights(net, network_state(checkpoint))
+    except CheckpointError as error:
+        raise CheckpointError(f"{name}: {error}") from None
+    refuse_non_finite(net, name)
     return absent
 
 
@@ -95,18 +111,15 @@ def read_weights(source: str | Path, net: nn.Module) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not exist; give a run folder or a checkpoint file")
     if is_packed(path):
         return _unpacked(path, net)
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
+    if path.suffix not in (".safetensors", ".pt", ".pth"):
+        return load(path)
+    content = read_regular(path)  # weights from elsewhere: tensors only, nothing is executed
+    with parsing(str(path), "give a file of tensors, as torch.save writes of a state_dict"):
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load as parsed
 
-        return dict(load_file(path))
-    if path.suffix in (".pt", ".pth"):  # weights from elsewhere: tensors only, nothing is executed
-        try:
-            return dict(torch.load(path, map_location="cpu", weights_only=True))
-        except (OSError, RuntimeError, pickle.UnpicklingError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"{path} is no file of tensors: {type(error).__name__}"
-            ) from error
-    return load(path)
+            return dict(parsed(content))
+        return dict(torch.load(io.BytesIO(content), map_location="cpu", weights_only=True))
 
 
 def _unpacked(path: Path, net: nn.Module) -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_every_run_ends_with_a_page_of_its_own(sweep):
     [
         (["nowhere"], ["nowhere", "options are"]),
         (["."], ["no run folder", "runs/DATE/TIME"]),
-        (["readme=missing.md"], ["missing.md", "cannot be read"]),
+        (["readme=missing.md"], ["missing.md", "is missing"]),
         ([".", "state=best"], ["state", "last", "selected", "best"]),
     ],
 )

@@ -1,14 +1,17 @@
 """Files that mean harm: nothing is read, built or printed on their word."""
 
 import json
+import resource
+import time
 
+import numpy as np
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from qat.errors import CheckpointError, SpecError
 from qat.export.onnx.model import onnx_model
-from qat.export.onnx.run import OnnxNetwork, onnx_metadata
+from qat.export.onnx.run import OPERATORS, OnnxNetwork, onnx_metadata
 from qat.export.packed.convert import convert
 from qat.export.packed.file import from_bytes, to_bytes
 from qat.export.packed.network import load_packed, save_packed
@@ -54,6 +57,58 @@ def test_an_onnx_file_may_not_call_other_operators():
     refused(proto.SerializeToString(), ["my.domain"])
 
 
+def large(kind):
+    """A file of ours with one more node in front, which would never end or take all memory."""
+    proto = model()
+    graph = proto.graph
+
+    def constant(name, values):
+        graph.initializer.append(numpy_helper.from_array(np.array(values), name))
+        return name
+
+    if kind == "Loop":
+        body = helper.make_graph([], "body", [], [])
+        count, condition = constant("n", 2**62), constant("c", np.array(True))
+        node = helper.make_node("Loop", [count, condition], [], body=body)
+    elif kind == "ConstantOfShape":
+        node = helper.make_node(kind, [constant("s", [4_000_000_000])], ["grown"])
+    elif kind == "Pad":
+        pads = [0, 0, 0, 0, 0, 0, 60_000, 60_000]
+        node = helper.make_node(kind, ["image", constant("p", pads)], ["grown"])
+    elif kind == "Conv":
+        weight = constant("w", np.zeros((3, 3, 1, 1), np.float32))
+        node = helper.make_node(kind, ["image", weight], ["grown"], pads=[30_000] * 4)
+    elif kind == "Add":  # of numbers that grow by being spread
+        wide = constant("w", np.zeros((1, 90_000), np.float32))
+        tall = constant("t", np.zeros((90_000, 1), np.float32))
+        node = helper.make_node(kind, [wide, tall], ["grown"])
+    else:  # its shape hangs on the image
+        cast = helper.make_node("Cast", ["image"], ["whole"], to=TensorProto.INT64)
+        flat = helper.make_node("Reshape", ["whole", constant("m", [-1])], ["flat"])
+        graph.node.extend([cast, flat])
+        node = helper.make_node("Reshape", ["image", "flat"], ["grown"])
+    graph.node.append(node)
+    return proto.SerializeToString()
+
+
+@pytest.mark.parametrize("kind", ["Loop", "ConstantOfShape", "Pad", "Conv", "Add", "Reshape"])
+def test_an_onnx_file_may_not_grow(kind):
+    foreign = kind in ("Loop", "ConstantOfShape")
+    refused(large(kind), [f"the operator '{kind}'" if foreign else "'grown' would hold more"])
+
+
+def test_an_onnx_file_that_fails_while_it_runs_is_one_line():
+    network = OnnxNetwork(model().SerializeToString(), "f.onnx")
+    with pytest.raises(CheckpointError, match=r"^f\.onnx cannot be read"):
+        network(torch.zeros(2, 3, 9, 9))
+
+
+def test_every_operator_that_is_written_is_allowed():
+    found = {node.op_type for node in model().graph.node}
+    assert found <= OPERATORS
+    assert "Loop" not in OPERATORS
+
+
 @pytest.mark.parametrize(
     "change",
     [{"size": 1500}, {"channels": 1, "mean": (0.0,), "std": (1.0,)}, {"classes": ("one",)}],
@@ -97,8 +152,32 @@ def test_accuracies_must_be_shares(share):
 def test_an_architecture_larger_than_its_file_is_not_built():
     small = Architecture(family="small", options={"name": "resnet20"})
     assert built_network(small, PIXELS, largest=300_000) is not None
-    with pytest.raises(CheckpointError, match="weights, its file holds 1,000 at most"):
+    with pytest.raises(CheckpointError, match="more than 1,000 weights, as its file cannot hold"):
         built_network(small, PIXELS, largest=1_000)
+
+
+HUGE = {
+    "blocks": {"name": "resnet18", "kwargs": {"layers": [1_000_000] * 4}},
+    "more blocks": {"name": "resnet18", "kwargs": {"layers": [10**12] * 4}},
+    "depth": {"name": "vit_tiny_patch16_224", "kwargs": {"depth": 100_000}},
+    "more depth": {"name": "vit_tiny_patch16_224", "kwargs": {"depth": 10**10}},
+    "width": {"name": "vit_tiny_patch16_224", "kwargs": {"embed_dim": 999_000, "num_heads": 1}},
+    "nan": {"name": "resnet18", "kwargs": {"drop_rate": float("nan")}},
+}
+
+
+@pytest.mark.parametrize("name", HUGE)
+def test_an_architecture_without_end_is_stopped_while_it_is_built(name):
+    odd = Architecture(family="timm", options=HUGE[name])
+    begin, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(CheckpointError) as caught:
+        built_network(odd, PIXELS, largest=10**9)
+    assert "\n" not in str(caught.value)
+    assert time.monotonic() - begin < 60  # seconds; before, for ever
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 500_000  # kB
+    assert built_network(
+        Architecture(family="small", options={"name": "lenet5"}), PIXELS, largest=10**6
+    )
 
 
 @pytest.mark.parametrize(

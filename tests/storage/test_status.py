@@ -1,7 +1,9 @@
 """status.json: what it holds, and that a damaged one is nobody's end."""
 
+import errno
 import json
 import os
+import signal
 
 import pytest
 
@@ -93,3 +95,43 @@ def test_a_folder_that_cannot_be_written_to_leaves_nothing_behind(tmp_path):
     (tmp_path / "status.json").mkdir()  # stands where the file should be
     Status(tmp_path, "abc").write("running")
     assert [path.name for path in tmp_path.iterdir()] == ["status.json"]
+
+
+def full(*arguments):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("state", ["failed", "interrupted", "finished"])
+def test_a_full_disk_still_holds_the_end(tmp_path, monkeypatch, state):
+    status = Status(tmp_path, "abc")
+    status.write("running")
+    monkeypatch.setattr("qat.storage.status.write_whole", full)
+    status.write(state, error="x" * 1000, metrics={"last": {"val_acc": 0.5}})
+    assert state_of(tmp_path) == state
+    assert read_status(tmp_path)["error"] == "x" * 1000
+    status.write("interrupted")  # a shorter one leaves nothing of the longer
+    assert read_status(tmp_path)["error"] is None
+
+
+def test_a_run_that_cannot_say_that_it_is_finished_has_not(tmp_path, monkeypatch):
+    status = Status(tmp_path, "abc")
+    status.write("running")
+    monkeypatch.setattr("qat.storage.status.write_whole", full)
+    metrics = {"last": {f"metric {number}": 0.5 for number in range(1000)}}  # more than was there
+    with pytest.raises(OSError, match="No space"):
+        status.write("finished", metrics=metrics)
+    status.write("failed", error="x" * 10_000)  # its own error is the one that is told
+    assert state_of(tmp_path) == "running"
+
+
+def test_a_signal_waits_until_the_state_is_written(tmp_path, monkeypatch):
+    seen = []
+
+    def slowly(path, content):
+        os.kill(os.getpid(), signal.SIGINT)
+        seen.append("written")
+
+    monkeypatch.setattr("qat.storage.status.write_whole", slowly)
+    with pytest.raises(KeyboardInterrupt):
+        Status(tmp_path, "abc").write("failed")
+    assert seen == ["written"]

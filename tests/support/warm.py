@@ -198,6 +198,7 @@ def main():
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(codes[0])
+        gc.unfreeze()  # libraries look at their end for what was never freed
 
     atexit.register(leave)  # the first to be registered is the last to be called
     gc.disable()

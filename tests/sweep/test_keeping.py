@@ -28,6 +28,7 @@ def done(job, state="finished", metrics=SELECTED):
     """A run folder as a run of this state leaves it, with a file beside that is not qat's."""
     checkpoints = job.folder / "checkpoints"
     for name in ALL:
+        (checkpoints / name).parent.mkdir(parents=True, exist_ok=True)
         save({"state_dict": {"w": torch.arange(3.0)}, "name": name}, checkpoints / name)
     (checkpoints / "best" / "mine.ckpt").write_text("mine")
     content = {"state": state, "config_hash": job.hash, "metrics": metrics}

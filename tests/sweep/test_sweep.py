@@ -208,7 +208,7 @@ def test_a_launcher_of_hydra_runs_the_same_jobs(tmp_path):
         ("-m seed=1,2 audit_only=true", ["audit_only", "leave it out"]),
         ("-m seed=1,2 hydra.sweep.dir=x/${now:%Y}", ["hydra.sweep.dir", "plain folder"]),
         ("-m seed=1,2 hydra.sweep.dir=/dev/null/x", ["hydra.sweep.dir=/dev/null/x"]),
-        ("sweep=mine.yaml", ["sweep=mine.yaml", "cannot be read"]),
+        ("sweep=mine.yaml", ["sweep=mine.yaml", "is missing"]),
         ("sweep=tpe hydra/launcher=submitit_local", ["sweep.method=tpe", "hydra/launcher"]),
     ],
 )

@@ -8,6 +8,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from qat.export.onnx.run import OPERATORS
+
 OPSET = 18  # the first with BitwiseAnd, which unpacks weights
 IR_VERSION = 9
 
@@ -30,6 +32,7 @@ class OnnxWriter:
             name: of the output; "" makes one up.
             attributes: of the operator; `domain` is that of an operator beyond the standard.
         """
+        assert op in OPERATORS or attributes.get("domain")  # else the file could not be opened
         output = name or self._fresh(op)
         self._nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
         return output

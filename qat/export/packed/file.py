@@ -10,11 +10,11 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as parsed
 from safetensors.torch import save as serialised
 from torch import Tensor, nn
@@ -24,6 +24,7 @@ from qat.export.packed.convert import Converted, quantizer_of
 from qat.export.packed.weight_codes import is_ternary, unpacked
 from qat.quantize.plan import Plan, resolve
 from qat.spec.header import FORMAT, Header, header_from
+from qat.storage.reading import parsing, read_regular, regular_file
 
 _NO_DIGEST = "0" * 64
 _BEGIN = re.compile(
@@ -100,11 +101,8 @@ def from_bytes(data: bytes, origin: str = "packed file") -> PackedFile:
     zeroed = data[:begin] + _NO_DIGEST.encode() + data[begin + len(_NO_DIGEST) :]
     if hashlib.sha256(zeroed).hexdigest() != claimed:
         raise CheckpointError(f"{origin} does not match its sha256: it is damaged or cut short")
-    try:
+    with parsing(f"{origin}: its tensors", "make another with scripts/export.py"):
         tensors = parsed(data)
-    except (SafetensorError, ValueError, RuntimeError, KeyError) as error:
-        why = " ".join(str(error).split())  # names in it may hold line breaks
-        raise CheckpointError(f"{origin} holds no readable tensors ({why})") from None
     return PackedFile(_header(text, origin), _known(tensors, origin), len(data))
 
 
@@ -125,19 +123,14 @@ def read_packed(path: str | Path) -> PackedFile:
     Raises:
         CheckpointError: as `from_bytes`, or it cannot be read.
     """
-    try:
-        return from_bytes(Path(path).read_bytes(), str(path))
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or error}") from None
+    return from_bytes(read_regular(path), str(path))
 
 
 def is_packed(path: str | Path) -> bool:
     """Whether a file begins as a packed file does."""
-    try:
-        with Path(path).open("rb") as file:
-            return _digest_begin(file.read(_LENGTH + 256)) is not None
-    except OSError:
-        return False
+    with suppress(CheckpointError), regular_file(path) as file:
+        return _digest_begin(file.read(_LENGTH + 256)) is not None
+    return False
 
 
 @torch.no_grad()

@@ -10,7 +10,7 @@ from qat.errors import CheckpointError, QatError
 from qat.export.packed.convert import Converted, put
 from qat.export.packed.file import PackedFile, read_packed, to_bytes, unpack
 from qat.quantize.plan import resolve
-from qat.quantize.prepare import prepare
+from qat.quantize.prepare import prepare, refuse_non_finite
 from qat.spec.header import Header
 from qat.storage.atomic import replacing
 
@@ -48,6 +48,7 @@ def save_packed(path: str | Path, converted: Converted, header: Header) -> int:
         CheckpointError: it cannot be written.
     """
     data = to_bytes(converted, header)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(Path(path)) as file:
         file.write(data)
     return len(data)
@@ -85,4 +86,5 @@ def load_packed(path: str | Path, *, model: nn.Module | None = None) -> Packed:
         put(model, converted)
     except QatError as error:
         raise CheckpointError(f"{path} does not fit its network: {error}") from None
+    refuse_non_finite(model, str(path))
     return Packed(model, converted, file)

@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from qat.data.sampler import derived_seed
 from qat.errors import NonFiniteError, QatError
+from qat.spec.lightning import CALLBACKS, WRONG_ANYWHERE
 
 
 class FiniteGuard(Callback):
@@ -122,25 +123,20 @@ class StatelessRandomness(Callback):
         np.random.seed(value % 2**32)
 
 
-_CALLBACKS = ("WeightAveraging", "EMAWeightAveraging", "StochasticWeightAveraging")
-
-
 _STRATEGIES = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
 def refuse_unsupported(trainer: L.Trainer) -> None:
-    """Raise before anything runs if the trainer averages or shards weights.
+    """Raise before anything runs if a callback has no place in a run, or weights are sharded.
 
     Raises:
         QatError: naming the callback or the strategy, and the cure.
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        names = {base.__name__ for base in type(callback).__mro__}
-        if not names.isdisjoint(_CALLBACKS):
-            raise QatError(
-                f"{type(callback).__name__} averages forward weights, and averages leave the "
-                "grid; remove the callback"
-            )
+        for base in type(callback).__mro__:
+            is_theirs = base.__module__.startswith("lightning.pytorch.callbacks")
+            if is_theirs and base.__name__ in WRONG_ANYWHERE:
+                raise QatError(f"{type(callback).__name__} {CALLBACKS[base.__name__][0]}")
     if type(trainer.strategy).__name__ in _STRATEGIES:
         raise QatError(
             f"{type(trainer.strategy).__name__} shards weights, and a scale needs whole "

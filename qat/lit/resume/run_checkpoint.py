@@ -44,6 +44,9 @@ class RunCheckpoint(Callback):
         mode: Whether a larger or a smaller score is better.
         selectable: Whether the weights just validated may be the result (are fully quantized).
 
+    Attributes:
+        has_begun: Whether training goes on, so that a checkpoint it began with has been taken over.
+
     Raises:
         SpecError: A number is out of range.
     """
@@ -69,6 +72,7 @@ class RunCheckpoint(Callback):
         self._best_is_new = False
         self._boundary: Boundary | None = None
         self._saved_step = 0
+        self.has_begun = False
 
     @property
     def best(self) -> Best | None:
@@ -126,10 +130,16 @@ class RunCheckpoint(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A run from the beginning starts its metrics.csv anew."""
+        """A run from the beginning starts its metrics.csv anew; from here on its folder stays."""
+        self._folder.mkdir(parents=True, exist_ok=True)
         if self._saved_step == 0:
             for logger in _csv_loggers(trainer):
                 logger.rewind()
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """All that a checkpoint holds has been taken over by now."""
+        self.has_begun = True
 
     @override
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,7 +10,8 @@ from qat.report.cards.card import read_card
 from qat.report.compare.wording import NOTHING, duration, grouped, probability
 
 _BLOCK = re.compile(
-    r"(?P<open><!-- card: (?P<path>\S+)(?P<rows> rows)? -->\n)(?P<body>.*?)"
+    r"(?P<open><!-- card: (?P<path>\S+)(?P<rows> rows)? -->\n)"
+    r"(?P<body>(?:(?!<!-- card:).)*?)"  # not beyond the next: unclosed ones would cost a square
     r"(?P<close><!-- end of card -->)",
     re.S,
 )

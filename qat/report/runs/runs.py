@@ -10,14 +10,8 @@ from typing import Any
 from qat.errors import CheckpointError
 from qat.spec.targets import name_of_now
 from qat.storage.csv_table import read_rows
-from qat.storage.run_files import (
-    check_size,
-    flattened,
-    is_there,
-    read_json,
-    read_overrides,
-    read_yaml,
-)
+from qat.storage.reading import is_there
+from qat.storage.run_files import check_size, flattened, read_json, read_overrides, read_yaml
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -137,7 +137,7 @@ def test_an_entry_that_stands_twice_is_refused():
 def test_an_entry_that_is_none_is_refused(change):
     text, entries, body = parts(DATA)
     name = next(iter(entries))
-    assert "readable tensors" in refused(
+    assert "its tensors cannot be read" in refused(
         sealed(text, entries | {name: entries[name] | change}, body)
     )
 

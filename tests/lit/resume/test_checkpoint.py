@@ -43,7 +43,7 @@ def same(left, right):
 
 
 def test_round_trip_also_through_plain_torch_load(tmp_path):
-    path = tmp_path / "new" / "folder" / "step=00000001.ckpt"
+    path = tmp_path / "new" / "step=00000001.ckpt"
     save(content(), path)
     verify(path)
     assert same(load(path), content())
@@ -168,5 +168,5 @@ def test_urls_are_refused(path):
 
 
 def test_a_missing_file_says_so(tmp_path):
-    with pytest.raises(CheckpointError, match=r"nowhere\.ckpt cannot be read: No such file"):
+    with pytest.raises(CheckpointError, match=r"nowhere\.ckpt is missing"):
         load(tmp_path / "nowhere.ckpt")
