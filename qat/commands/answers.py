@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 
 from qat.errors import SpecError
 from qat.spec.header import Preprocessing
+from qat.storage.data_changes import data_changes, sentence
+from qat.storage.data_record import read_record
 
 if TYPE_CHECKING:
     from qat.data.module import ImageData  # Lightning: files do without
@@ -66,6 +69,22 @@ def check_fits(preprocessing: Preprocessing, data: "ImageData") -> None:
             f"the network's images are normalised by mean {preprocessing.mean}, those of "
             f"data={data.options.name} by {data.mean}; evaluate it on data of its own kind"
         )
+
+
+def tell_changes(run: Path, data: "ImageData") -> None:
+    """Print what differs between the images that a run held out and those that it is judged on.
+
+    Nothing is printed of a run that wrote nothing down, or is judged on another data set.
+
+    Raises:
+        CheckpointError: what it wrote down is damaged.
+    """
+    before = read_record(run)
+    if before is None or before.name != data.options.name:
+        return
+    changes = data_changes(before, data.record(), parts=("validation", "test"))
+    if changes:
+        print(f"note: not the images that {run} held out: {sentence(changes)}", flush=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ latency=[1,32]            batch sizes to time; [] for none
 rounds=20 threads=null    timed passes; CPU threads
 """
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Literal
 from qat.commands.options import check_path, read_arguments, run_command, split_data
 from qat.errors import SpecError, shown
 from qat.spec.schema import check, option
+from qat.storage.data_record import read_record
 
 if TYPE_CHECKING:
     from qat.commands.network import Network
@@ -45,8 +47,6 @@ class EvaluateSpec:
 
 def main(arguments: Sequence[str]) -> None:
     """Evaluate what the arguments name."""
-    from qat.compose import composed_data, conf_folder
-
     data_arguments, own = split_data(arguments)
     spec = read_arguments(EvaluateSpec, own, example="model=runs/DATE/TIME")
     names = spec.model.split(",")
@@ -54,9 +54,7 @@ def main(arguments: Sequence[str]) -> None:
         check_path(Path(name))
     import torch
 
-    from qat.commands.answers import check_fits
     from qat.commands.network import open_network
-    from qat.data.registry import build_data
 
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
@@ -64,15 +62,28 @@ def main(arguments: Sequence[str]) -> None:
         name: open_network(Path(name), state=spec.state, engine=spec.engine, threads=spec.threads)
         for name in names
     }
-    first = next(iter(networks.values()))
-    if first.data is None and not data_arguments:
-        raise SpecError(f"{spec.model} does not tell its data; give data=NAME")
-    data = build_data(composed_data(conf_folder(), data_arguments, first.data))
+    data = _data(networks, data_arguments)
+    _print_accuracies(networks, data, spec.part)
+    _print_latencies(networks, spec)
+
+
+def _data(networks: "dict[str, Network]", arguments: list[str]) -> "ImageData":
+    """The data that the arguments name, else those of the first network, with the run's parts."""
+    from qat.commands.answers import check_fits, tell_changes
+    from qat.compose import composed_data, conf_folder
+    from qat.data.registry import build_data
+
+    name, first = next(iter(networks.items()))
+    if first.data is None and not arguments:
+        raise SpecError(f"{','.join(networks)} does not tell its data; give data=NAME")
+    before = None if arguments else read_record(Path(name))
+    data = build_data(composed_data(conf_folder(), arguments, first.data), before=before)
     data.prepare()
     for network in networks.values():
         check_fits(network.preprocessing, data)
-    _print_accuracies(networks, data, spec.part)
-    _print_latencies(networks, spec)
+    for folder in filter(os.path.isdir, networks):
+        tell_changes(Path(folder), data)
+    return data
 
 
 def _print_accuracies(networks: "dict[str, Network]", data: "ImageData", part: str) -> None:

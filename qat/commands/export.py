@@ -27,6 +27,7 @@ from qat.commands.options import read_arguments, run_command, split_data
 from qat.errors import CheckpointError, SpecError, shown
 from qat.spec.extras import require_onnx
 from qat.spec.schema import check, option
+from qat.storage.data_record import read_record
 from qat.storage.status import is_run_folder
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
     _check(spec)
     import torch
 
-    from qat.commands.answers import check_fits
+    from qat.commands.answers import check_fits, tell_changes
     from qat.commands.export_job import accuracies, export_job
     from qat.storage.status import state_of
     from qat.train.open_run import open_trained
@@ -67,9 +68,10 @@ def main(arguments: Sequence[str]) -> None:
         torch.set_num_threads(spec.threads)
     trained = open_trained(Path(spec.run), state=spec.state, key="run")
     own_preprocessing = trained.preprocessing
-    trained = replace(trained, data=_data(trained, data_arguments))
+    trained = replace(trained, data=_data(Path(spec.run), trained, data_arguments))
     trained.data.prepare()
     check_fits(own_preprocessing, trained.data)
+    tell_changes(Path(spec.run), trained.data)
     folder = Path(spec.out or Path(spec.run) / "export")
     job = export_job(folder, trained, trits=spec.trits)
     run_state = state_of(Path(spec.run))
@@ -95,15 +97,15 @@ def _check(spec: ExportSpec) -> None:
         require_onnx()
 
 
-def _data(trained: "Trained", arguments: list[str]) -> "ImageData":
-    """The run's data, with what the command line says of them."""
+def _data(run: Path, trained: "Trained", arguments: list[str]) -> "ImageData":
+    """The run's data with the parts that it had, or what the command line says of them."""
     from qat.compose import composed_data, conf_folder
     from qat.data.registry import build_data
 
+    seed = trained.spec.seed
     if not arguments:
-        return trained.data
-    options = composed_data(conf_folder(), arguments, trained.spec.data)
-    return build_data(options, seed=trained.spec.seed)
+        return build_data(trained.spec.data, seed=seed, before=read_record(run))
+    return build_data(composed_data(conf_folder(), arguments, trained.spec.data), seed=seed)
 
 
 def command() -> None:

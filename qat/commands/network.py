@@ -113,7 +113,9 @@ def _of_file(path: Path, kind: str, logits: Logits, header: Header) -> Network:
     preprocessing = _told(header, path)
     data = None
     if header.data:
-        data = read(DataSpec, {"name": header.data, "image_size": preprocessing.size}, "data")
+        own = {"split": header.split, "upright": preprocessing.upright}
+        values = {"name": header.data, "image_size": preprocessing.size, **own}
+        data = read(DataSpec, values, "data")
     return Network(kind, logits, header, preprocessing, data, path.stat().st_size)
 
 

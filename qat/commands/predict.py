@@ -15,6 +15,7 @@ from typing import Any
 from qat.commands.options import check_path, read_arguments, run_command
 from qat.errors import DataError, SpecError, shown
 from qat.spec.schema import check, option
+from qat.spec.unlabelled import ENDINGS, images_below
 
 _AT_ONCE = 64
 _MODES = {1: "L", 3: "RGB"}
@@ -64,12 +65,12 @@ def _images(paths: Sequence[Path]) -> Iterator[Path]:
     """Files as they are, folders as the image files inside, sorted."""
     for path in paths:
         if path.is_dir():
-            from torchvision.datasets.folder import IMG_EXTENSIONS
-
-            found = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMG_EXTENSIONS)
+            found = sorted(images_below(path))  # what training would take
             if not found:
-                raise DataError(f"the folder {path} holds no image file")
-            yield from found
+                raise DataError(
+                    f"the folder {path} holds no image file ({' '.join(ENDINGS)}); give another"
+                )
+            yield from map(Path, found)
         else:
             yield path
 
@@ -85,7 +86,8 @@ def _batch(paths: Sequence[Path], preprocessing: Any) -> Any:
     if mode is None:
         raise SpecError(f"the network wants {preprocessing.channels} channels; files have 1 or 3")
     transform = from_file(preprocessing)
-    return torch.stack([transform(read_image(str(path)).convert(mode)) for path in paths])
+    images = (read_image(str(path), is_upright=preprocessing.upright) for path in paths)
+    return torch.stack([transform(image.convert(mode)) for image in images])
 
 
 def command() -> None:

@@ -18,7 +18,7 @@ from qat.compose.resume import resumed
 from qat.compose.session import composing, conf_folder, plain
 from qat.errors import SpecError
 from qat.spec.check import check_config
-from qat.spec.data import DataSpec
+from qat.spec.data import DataSpec, options_of
 from qat.spec.data_files import check_data
 from qat.spec.overrides import as_override
 from qat.spec.run import RunSpec
@@ -132,16 +132,19 @@ def composed_data(conf: Path, overrides: list[str], base: DataSpec | None = None
     Args:
         conf: folder of the config.
         overrides: data=NAME and data.KEY=VALUE.
-        base: options that hold where `overrides` neither name another data set nor the key.
+        base: options that hold where `overrides` name neither a data set nor the key; how its
+            files are read and carved holds for data=NAME of the same name, too.
 
     Raises:
         SpecError: an override is wrong.
         DataError: the data set is not where the options say.
     """
-    if base is not None and not any(o.startswith("data=") for o in overrides):
-        known = {k: v for k, v in asdict(base).items() if v is not None and k != "name"}
-        own = [f"data.{key}={as_override(value)}" for key, value in known.items()]
-        overrides = [f"data={base.name}", *own, *overrides]
+    named = [o for o in overrides if o.startswith("data=")]
+    if base is not None and set(named) <= {f"data={base.name}"}:
+        kept = ("split", "upright") if named else asdict(base).keys() - {"name"}
+        known = {k: v for k, v in asdict(base).items() if k in kept and v is not None}
+        own = [f"data.{k}={as_override(v)}" for k, v in known.items() if k in options_of(base.name)]
+        overrides = [f"data={base.name}", *own, *(o for o in overrides if o not in named)]
     config = _composed_config(conf, overrides)
     spec = read(DataSpec, config["data"], "data")
     check_data(spec)

@@ -1,12 +1,23 @@
 """Image folders: ImageNet, and folders of the user's own."""
 
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain, product
+
+import numpy as np
+import torch
+
 from qat.data.dataset import Transform
-from qat.data.image_files import FileImages, scan
+from qat.data.image_files import FileImages, files_of
 from qat.data.module import ImageData
-from qat.data.split import Parts, carve
+from qat.data.scan import Scan, check_readable, remarks, scan
+from qat.data.split import Parts, carve, carve_by_path
 from qat.data.transforms import Pixels, centred, zoomed
 from qat.errors import DataError
 from qat.spec.data_files import class_names, home_of, part_folders
+from qat.spec.unlabelled import ENDINGS, files_below
 
 
 class FolderData(ImageData):
@@ -36,8 +47,9 @@ class FolderData(ImageData):
         """The middle of the image."""
         return centred(self._pixels())
 
-    def _scan(self, part: str) -> FileImages:
-        folder = part_folders(home_of(self.options))[part]
+    def _files(self, part: str) -> FileImages:
+        home = home_of(self.options)
+        folder = part_folders(home)[part]
         classes = self.classes
         strangers = sorted(set(class_names(folder)) ^ set(classes))
         if strangers:
@@ -45,7 +57,7 @@ class FolderData(ImageData):
                 f"{folder} and the training folder must hold the same classes; only one of them "
                 f"has {', '.join(strangers[:5])}{' ...' if len(strangers) > 5 else ''}"
             )
-        return scan(folder, classes)
+        return replace(files_of(folder, classes, home), is_upright=self.options.upright)
 
     def _pixels(self) -> Pixels:
         return Pixels(self.image_size, self.native_size, self.mean, self.std)
@@ -70,8 +82,8 @@ class ImageNet(FolderData):
                 f"data=imagenet needs {self.num_classes} class folders, {home_of(self.options)} "
                 f"has {len(self.classes)}; use data=image_folder for other sets"
             )
-        validation, train = carve(self._scan("train"), (0.01,))
-        return Parts(train, validation, self._scan("val"))
+        validation, train = carve(self._files("train"), (0.01,))
+        return Parts(train, validation, self._files("val"))
 
 
 class ImageFolder(FolderData):
@@ -79,18 +91,67 @@ class ImageFolder(FolderData):
 
     Parts that have no folder are carved out of the training images, fixed and stratified: 20 %
     each for validation and test of a root without train/, 10 % for test where only test/ is
-    missing. Adding a file changes the carved parts, so keep folders for results that must last.
+    missing. With data.split=path a file more or less moves at most one other of its class at each
+    cut; with data.split=index it moves many.
     """
 
+    _found: Scan | None = None
+
     def load(self) -> Parts:
-        """List the files; none is opened."""
+        """List the files; only data.unreadable=skip reads them, to leave some out."""
+        files = self._carved_files()
+        if self.options.unreadable == "skip":
+            wrong = [os.fsencode(path) for path in self._scan(files).problems]
+            files = [part.select(np.flatnonzero(~np.isin(part.paths, wrong))) for part in files]
+        return Parts(*files)
+
+    def examined(self) -> list[str]:
+        """Scan the files, as data.scan says."""
+        told = super().examined()
+        if self.options.scan == "none":
+            return told
+        files = [part for part in self.labelled_parts if isinstance(part, FileImages)]
+        found = self._found or self._scan(files)
+        if self.options.unreadable == "refuse":
+            check_readable(found)
+        note = remarks(found, self._counts(files), self._others())
+        return [f"{told[0]}; {found.cost}", *([note] if note else [])]
+
+    def _counts(self, files: Sequence[FileImages]) -> dict[str, int]:
+        """Class -> its images; nothing where no label is to be read."""
+        if not self.labels:
+            return {}
+        labels = torch.cat([part.labels for part in files])
+        counts = labels.bincount(minlength=self.num_classes).tolist()
+        return dict(zip(self.classes, counts, strict=True))
+
+    def _scan(self, files: Sequence[FileImages]) -> Scan:
+        depth = self.options.scan
+        assert depth != "none"  # refused together with skip
+        paths = [os.fsdecode(path) for part in files for path in part.paths]
+        self._found = scan(paths, depth, workers=self.options.workers)
+        return self._found
+
+    def _others(self) -> Counter[str]:
+        """Ending -> number of the files in class folders that are no images by their names."""
+        places = product(part_folders(home_of(self.options)).values(), self.classes)
+        paths = chain.from_iterable(files_below(folder / name) for folder, name in places)
+        endings = (os.path.splitext(path)[1].lower() for path in paths)
+        return Counter(ending for ending in endings if ending not in ENDINGS)
+
+    def _carved_files(self) -> list[FileImages]:
         parts = part_folders(home_of(self.options))
-        images = self._scan("train")
+        images = self._files("train")
         if "val" not in parts:
-            test, validation, train = carve(images, (0.2, 0.2))
-            return Parts(train, validation, test)
+            test, validation, train = self._carved(images, (0.2, 0.2))
+            return [train, validation, test]
         if "test" not in parts:
-            test, train = carve(images, (0.1,))
-            return Parts(train, self._scan("val"), test)
-        (train,) = carve(images, ())
-        return Parts(train, self._scan("val"), self._scan("test"))
+            test, train = self._carved(images, (0.1,))
+            return [train, self._files("val"), test]
+        (train,) = self._carved(images, ())
+        return [train, self._files("val"), self._files("test")]
+
+    def _carved(self, images: FileImages, shares: Sequence[float]) -> list[FileImages]:
+        if self.options.split == "path":
+            return carve_by_path(images, images.names, shares)
+        return carve(images, shares)

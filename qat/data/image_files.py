@@ -4,18 +4,37 @@ import dataclasses
 import os
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, UnidentifiedImageError
 from torch import Tensor
 
 from qat.errors import DataError
 from qat.spec.unlabelled import ENDINGS, images_below
+
+_NAMES = {"jpg": "JPEG", "tif": "TIFF", "pgm": "PPM", "pbm": "PPM"}
+# ending -> name of its format
+FORMAT_OF = {ending: _NAMES.get(ending[1:], ending[1:].upper()) for ending in ENDINGS}
+# others are not tried: Pillow would hand PostScript to Ghostscript, whatever the name of the file
+FORMATS = tuple(dict.fromkeys(FORMAT_OF.values()))
+_SIXTEEN_BITS = ("PNG", "PPM")  # what their deepest pixels have
+
+# EXIF orientation -> what brings the stored pixels upright
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 # what Pillow raises for empty, cut, foreign and oversized files, depending on the format
 _UNREADABLE = (
@@ -29,10 +48,14 @@ class UnreadableImageError(DataError):
 
     A loader's worker hands errors on as class(text of a traceback); the last line of that text
     is the message, and only that is kept.
+
+    Attributes:
+        reason: what is wrong with it; empty in an error that a worker handed on.
     """
 
-    def __init__(self, message: str) -> None:
+    def __init__(self, message: str, *, reason: str = "") -> None:
         super().__init__(message.rstrip().rpartition(f"{type(self).__name__}: ")[2])
+        self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +66,20 @@ class FileImages:
         paths: (N,), bytes. One array instead of a list of a million strings, whose reference
             counts would make each worker copy the pages that it shares with its parent.
         labels: (N,), int64.
+        home: folder of the data set, above all of them.
+        is_upright: whether images are turned as their EXIF orientation says.
     """
 
     paths: np.ndarray
     labels: Tensor
+    home: str
+    is_upright: bool = False
+
+    @property
+    def names(self) -> list[bytes]:
+        """Paths below the home: what a file is known by, wherever the data set lies."""
+        begin = len(os.fsencode(os.path.join(self.home, "")))
+        return [bytes(path[begin:]) for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -56,7 +89,7 @@ class FileImages:
 
     def image(self, index: int) -> Image.Image:
         """The image without its label, which is not read."""
-        return read_image(os.fsdecode(self.paths[index]))
+        return read_image(os.fsdecode(self.paths[index]), is_upright=self.is_upright)
 
     def select(self, indices: np.ndarray) -> Self:
         """The images at `indices`, in that order."""
@@ -65,14 +98,19 @@ class FileImages:
         )
 
 
-def file_images(paths: Sequence[str], labels: Sequence[int]) -> FileImages:
-    """Image files with their labels."""
+def file_images(paths: Sequence[str], labels: Sequence[int], home: Path) -> FileImages:
+    """Image files below `home` with their labels."""
     names = np.array([os.fsencode(path) for path in paths], dtype=np.bytes_)
-    return FileImages(names, torch.tensor(labels, dtype=torch.int64))
+    return FileImages(names, torch.tensor(labels, dtype=torch.int64), str(home))
 
 
-def scan(folder: Path, classes: Sequence[str]) -> FileImages:
+def files_of(folder: Path, classes: Sequence[str], home: Path) -> FileImages:
     """All images in and below `folder`/<class>, for each class in sorted order.
+
+    Args:
+        folder: of a part.
+        classes: names of its folders.
+        home: of the data set, `folder` or above it.
 
     Raises:
         DataError: a class has no image.
@@ -88,33 +126,81 @@ def scan(folder: Path, classes: Sequence[str]) -> FileImages:
             )
         paths += found
         labels += [label] * len(found)
-    return file_images(paths, labels)
+    return file_images(paths, labels, home)
 
 
-def read_image(path: str) -> Image.Image:
+def read_image(path: str, *, is_upright: bool = False) -> Image.Image:
     """Read an image file as 8-bit RGB; grey is repeated, alpha is left out, 16 bits become 8.
+
+    Args:
+        path: of the file, in one of FORMATS whatever its name says.
+        is_upright: turn the image as its EXIF orientation says; false leaves it as it is stored.
 
     Raises:
         UnreadableImageError: the file is missing, empty, cut off or no image.
     """
+    with opened_image(path) as image:
+        pixels = to_rgb(image)
+        if is_upright:
+            # a copy of the pixels has lost what the file says of itself
+            turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+            pixels = pixels if turn is None else pixels.transpose(turn)
+        return pixels
+
+
+@contextmanager
+def opened_image(path: str) -> Iterator[Image.Image]:
+    """An image file whose header was read; what goes wrong in the block is said of the file.
+
+    Raises:
+        UnreadableImageError: as `read_image`.
+    """
     try:
-        with Image.open(path) as image:
-            return to_rgb(image)
+        with Image.open(path, formats=FORMATS) as image:
+            yield image
     except _UNREADABLE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):
+            is_empty = os.path.getsize(path) == 0
+            reason = "it is empty" if is_empty else f"it begins like none of {', '.join(FORMATS)}"
         raise UnreadableImageError(
-            f"{path} is not a readable image ({reason}); replace or remove the file"
+            f"{path} is not a readable image ({reason}); replace or remove the file", reason=reason
         ) from error
+
+
+def check_image(path: str, *, decode: bool) -> str:
+    """The format of an image file that `read_image` can read.
+
+    Args:
+        path: of the file.
+        decode: whether all of it is read, or its header only.
+
+    Raises:
+        UnreadableImageError: as `read_image`; a file that is cut off has a good header.
+    """
+    with opened_image(path) as image:
+        if decode:
+            to_rgb(image)
+        else:
+            _check_range(image)
+        # several JPEG images in one file, of which the first counts
+        return "JPEG" if image.format == "MPO" else str(image.format)
+
+
+def _check_range(image: Image.Image) -> None:
+    if image.mode == "F":
+        raise ValueError("float pixels have no fixed range, convert it to 8 or 16 bits")
+    if image.mode == "I" and image.format not in _SIXTEEN_BITS:
+        raise ValueError("32-bit pixels have no fixed range, convert it to 8 or 16 bits")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB of an image of any mode, as `read_image` gives it.
 
     Raises:
-        ValueError: the pixels are floats.
+        ValueError: the range of the pixels is unknown: they are floats, or integers of 32 bits.
     """
-    if image.mode == "F":
-        raise ValueError("float pixels have no fixed range, convert it to 8 or 16 bits")
+    _check_range(image)
     if image.mode.startswith("I"):
         # Pillow would clip 16-bit grey at 255 instead of scaling it
         values = np.clip(np.asarray(image), 0, 2**16 - 1) >> 8

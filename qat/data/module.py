@@ -1,6 +1,7 @@
 """LightningDataModule: the base class of all data sets."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from itertools import islice
 from typing import Any, ClassVar, cast
 
@@ -20,8 +21,9 @@ from qat.data.dataset import (
     collated,
 )
 from qat.data.loader import image_loader, training_position
+from qat.data.record import content_of, held, record_of
 from qat.data.sampler import EpochBatchSampler, Position
-from qat.data.split import Parts
+from qat.data.split import Parts, check_parts
 from qat.data.unlabelled.form import Form
 from qat.data.unlabelled.mixed import without_labels
 from qat.errors import DataError, SpecError
@@ -29,6 +31,7 @@ from qat.spec.data import DataSpec
 from qat.spec.data_files import check_data
 from qat.spec.header import Crop, Preprocessing
 from qat.spec.unlabelled import UnlabelledSpec, check_unlabelled
+from qat.storage.data_record import DataRecord
 
 _SMALLEST_BATCH = 2  # BatchNorm in training refuses a single value per channel
 
@@ -46,6 +49,7 @@ class ImageData(L.LightningDataModule):
         seed: of the run; moves the order and the augmentation, never the split.
         labels: whether training and validation images come with their labels.
         unlabelled: with labels=False, where training images come from; None is the training part.
+        before: of a run that goes on, its record: the files of its parts stay in them.
 
     Raises:
         SpecError: data.class_weights needs labels, or `unlabelled` is given with labels.
@@ -74,6 +78,7 @@ class ImageData(L.LightningDataModule):
         seed: int = 0,
         labels: bool = True,
         unlabelled: UnlabelledSpec | None = None,
+        before: DataRecord | None = None,
     ) -> None:
         super().__init__()
         if not labels and options.class_weights != "none":
@@ -84,8 +89,10 @@ class ImageData(L.LightningDataModule):
         self.seed = seed
         self.labels = labels
         self.unlabelled = unlabelled
+        self.before = before
         self.train_sampler: EpochBatchSampler | None = None
         self._parts: Parts | None = None
+        self._labelled: Parts | None = None
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -108,15 +115,73 @@ class ImageData(L.LightningDataModule):
 
         Raises:
             SpecError: an option of a source without labels is missing or unknown.
-            DataError: as `load`, or of such a source.
+            DataError: as `load`, or of such a source; or a part is empty.
         """
         if self._parts is None:
             parts = self.load()
+            check_parts(parts, self.options.name)
+            if self.before is not None:
+                parts = held(parts, self.before)
+            self._labelled = parts
             if not self.labels:
-                form = Form(self.channels, self.native_size if self.has_fixed_size else None)
+                form = Form(
+                    self.channels,
+                    self.native_size if self.has_fixed_size else None,
+                    is_upright=self.options.upright,
+                )
                 parts = without_labels(parts, self.unlabelled, form, side=self.image_size)
             self._parts = parts
         return self._parts
+
+    @property
+    def labelled_parts(self) -> tuple[RawImages, ...]:
+        """The parts with all of their labels, whatever is learned from.
+
+        Raises:
+            DataError: as `parts`.
+        """
+        _ = self.parts
+        assert self._labelled is not None  # `parts` has read them
+        return self._labelled.train, self._labelled.validation, self._labelled.test
+
+    @property
+    def overview(self) -> str:
+        """Number of classes, and of images in the parts.
+
+        Raises:
+            DataError: as `parts`.
+        """
+        parts = self.parts
+        counts = [len(images) for images in (parts.train, parts.validation, parts.test)]
+        return f"{self.num_classes} classes, {'/'.join(map(str, counts))} images"
+
+    def examined(self) -> list[str]:
+        """Look at the images before training; what there is to tell, line by line.
+
+        Raises:
+            DataError: as `parts`, or a file cannot be read.
+        """
+        return [self.overview]
+
+    @cached_property
+    def content(self) -> str:
+        """A hash of the classes and the training files by name; empty where images are no files.
+
+        Raises:
+            DataError: as `parts`.
+        """
+        return content_of(self.parts.train, tuple(self.classes))
+
+    def record(self) -> DataRecord:
+        """What a run writes down of its parts; reads the sizes of files, but no file.
+
+        Raises:
+            DataError: as `parts`.
+        """
+        options = self.options
+        return record_of(
+            self.parts, name=options.name, split=options.split, classes=tuple(self.classes)
+        )
 
     def load(self) -> Parts:
         """Read the raw parts, with all labels.
@@ -264,4 +329,5 @@ def preprocessing_of(data: ImageData, classes: tuple[str, ...]) -> Preprocessing
         mean=data.mean,
         std=data.std,
         classes=classes,
+        upright=data.options.upright,
     )

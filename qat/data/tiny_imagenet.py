@@ -4,7 +4,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from qat.data.dataset import Transform
-from qat.data.image_files import FileImages, file_images, scan
+from qat.data.image_files import FileImages, file_images, files_of
 from qat.data.module import ImageData
 from qat.data.reading import reading
 from qat.data.split import Parts, carve
@@ -71,7 +71,7 @@ class TinyImageNet(ImageData):
         home = home_of(self.options)
         with self._reading():
             wnids = _wnids(home)
-            validation, train = carve(scan(home / "train", wnids), (0.1,))
+            validation, train = carve(files_of(home / "train", wnids, home), (0.1,))
             return Parts(train, validation, _official_validation(home, wnids))
 
     def training_transform(self) -> Transform:
@@ -99,4 +99,4 @@ def _official_validation(home: Path, wnids: list[str]) -> FileImages:
     lines = (home / "val" / "val_annotations.txt").read_text("utf-8").splitlines()
     rows = [line.split("\t")[:2] for line in lines if line]
     paths = [str(home / "val" / "images" / name) for name, _ in rows]
-    return file_images(paths, [label[wnid] for _, wnid in rows])
+    return file_images(paths, [label[wnid] for _, wnid in rows], home)

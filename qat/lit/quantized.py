@@ -19,6 +19,7 @@ from qat.errors import CheckpointError
 from qat.lit.epoch_means import EpochMeans
 from qat.lit.learning_rate import phase_factor
 from qat.lit.resume.guards import refuse_unsupported
+from qat.lit.resume.run_checkpoint import is_at_end
 from qat.optim.groups import parameter_groups
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import rule_from_numbers
@@ -296,12 +297,17 @@ class LitQuantized(L.LightningModule):
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         return fingerprint(data.parts.train)
 
+    def _content(self) -> str:
+        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+        return data.content
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the phase and the epoch's running sums."""
         checkpoint["qat"] = {
             "is_quantized": self.is_quantized,
             "train_means": self._train_means.state_dict(),
             "images": self._fingerprint(),
+            "content": self._content(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -310,11 +316,18 @@ class LitQuantized(L.LightningModule):
         Raises:
             CheckpointError: the training images are others than the run began with.
         """
+        is_over = is_at_end(checkpoint, self.trainer.max_epochs)
         before, now = checkpoint["qat"].get("images"), self._fingerprint()
-        if before != now:
+        if before != now and not is_over:
             raise CheckpointError(
                 f"the run began with the training images ({before}), now there are ({now}): its "
                 "order of images would be another; bring those back, or start a new run"
+            )
+        # earlier versions knew their number alone
+        if checkpoint["qat"].get("content", self._content()) != self._content() and not is_over:
+            raise CheckpointError(
+                "the run began with other classes, or with training images of other names; bring "
+                "those back, or start a new run"
             )
         self.quant_optimizer = None  # its latent weights are those of another run
         self.is_quantized = checkpoint["qat"]["is_quantized"]

@@ -1,6 +1,6 @@
 """Data options: the config groups `data` and `data.glyphs`; standard library only."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from qat.errors import SpecError
@@ -140,6 +140,23 @@ FAMILIES: dict[str, Family] = {
 }
 
 
+# options that some families have alone
+_OWN_OPTIONS = {
+    "glyphs": ("glyphs",),
+    "image_folder": ("split", "upright", "unreadable", "scan"),
+}
+
+
+def options_of(name: str) -> tuple[str, ...]:
+    """Options of the data set `name`: those of all, and its own.
+
+    >>> "split" in options_of("image_folder"), "split" in options_of("digits")
+    (True, False)
+    """
+    others = {key for owner, keys in _OWN_OPTIONS.items() if owner != name for key in keys}
+    return tuple(field.name for field in fields(DataSpec) if field.name not in others)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
     """The config group `data`.
@@ -153,6 +170,15 @@ class DataSpec:
         augment: whether training images are augmented.
         image_size: side in pixels, null for the family's own.
         class_weights: none, or balanced (loss weights inverse to the class frequencies).
+        split: how an image folder without parts of its own is cut: path ranks the files of a class
+            by a hash of their paths, so that one file less moves one other at each cut; index
+            by their number, as in runs recorded before.
+        upright: whether image files are turned as their EXIF orientation says; false shows them as
+            they are stored, as in runs recorded before.
+        unreadable: refuse stops before training if a file is no readable image; skip leaves it out
+            of its part, and no other moves.
+        scan: what is read of every file before training: decode all, headers only, or none; auto
+            decodes up to 50,000 files.
         glyphs: see GlyphsSpec; of data=glyphs only, None takes its defaults.
     """
 
@@ -164,9 +190,21 @@ class DataSpec:
     augment: bool = True
     image_size: int | None = option(None, low=4)
     class_weights: Literal["none", "balanced"] = "none"
+    split: Literal["index", "path"] = option("index", is_added=True)
+    upright: bool = option(False, is_added=True)
+    # skip gives the numbers of refuse wherever refuse gives any
+    unreadable: Literal["refuse", "skip"] = option("refuse", moves="nothing", is_added=True)
+    scan: Literal["auto", "decode", "headers", "none"] = option(
+        "auto", moves="nothing", is_added=True
+    )
     glyphs: GlyphsSpec | None = None
 
     def __post_init__(self) -> None:
         check(self, "data")
-        if self.glyphs is not None and self.name != "glyphs":
-            raise SpecError(f"data.glyphs is for data=glyphs; got data.name={self.name}")
+        for field in fields(self):
+            is_default = getattr(self, field.name) == field.default
+            if field.name not in options_of(self.name) and not is_default:
+                owner = next(name for name, keys in _OWN_OPTIONS.items() if field.name in keys)
+                raise SpecError(f"data.{field.name} is for data={owner}; got data.name={self.name}")
+        if self.unreadable == "skip" and self.scan == "none":
+            raise SpecError("data.unreadable=skip must find them; use data.scan=auto")

@@ -44,6 +44,7 @@ class Preprocessing:
         mean: of each channel, of pixels in 0..1; subtracted.
         std: of each channel; divided by, > 0.
         classes: their names, by label.
+        upright: whether files are turned as their EXIF orientation says.
     """
 
     channels: int = option(low=1, high=1024)
@@ -52,6 +53,7 @@ class Preprocessing:
     mean: tuple[float, ...] = option()
     std: tuple[float, ...] = option(above=0)
     classes: tuple[str, ...] = option()
+    upright: bool = option(False, is_added=True)
 
     def __post_init__(self) -> None:
         check(self, "preprocessing")
@@ -80,6 +82,7 @@ class Header:
         architecture: how to build it; None for a network of the user's own.
         preprocessing: of its images; None if nobody said.
         data: config group `data` that it was trained on, "" if unknown.
+        split: rule by which its parts were carved, as data.split.
         accuracy: name of a part (validation, test) -> accuracy at export, 0..1.
         versions: package -> version at export.
         source_sha256: of the checkpoint that the weights come from, "" if there is none.
@@ -93,12 +96,13 @@ class Header:
     architecture: Architecture | None = None
     preprocessing: Preprocessing | None = None
     data: str = ""
+    split: Literal["index", "path"] = option("index", is_added=True)
     accuracy: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     source_sha256: str = ""
     trits: bool = False
     promised_bytes: int = option(0, low=0)
-    example: tuple[int, ...] | None = option(None, low=1)
+    example: tuple[int, ...] | None = option(None, low=1, is_added=True)
 
     def __post_init__(self) -> None:
         check(self, "header")
@@ -121,11 +125,25 @@ class Header:
         return self.example if self.preprocessing is None else self.preprocessing.shape
 
     def to_json(self) -> str:
-        """One line of JSON, the same for equal headers."""
-        values = dataclasses.asdict(self)
-        if self.example is None:  # as files were before there was such an entry
-            del values["example"]
-        return json.dumps(values, separators=(",", ":"))
+        """One line of JSON, the same for equal headers.
+
+        What came later stands in it only where it is not at its default, so that equal networks
+        have equal files whatever version wrote them.
+        """
+        return json.dumps(_plain(self), separators=(",", ":"))
+
+
+def _plain(value: Any) -> Any:
+    """Plain values, without the options that came later where they are at their defaults."""
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if not dataclasses.is_dataclass(value):
+        return value
+    return {
+        field.name: _plain(getattr(value, field.name))
+        for field in dataclasses.fields(value)
+        if not field.metadata.get("is_added") or getattr(value, field.name) != field.default
+    }
 
 
 def header_from(values: object) -> Header:

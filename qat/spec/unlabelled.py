@@ -39,8 +39,8 @@ class FolderImages:
 
     Attributes:
         root: the folder.
-        unreadable: refuse stops at a file that is no readable image, when it is met; skip decodes
-            every file once at the start and leaves those out.
+        unreadable: refuse stops before training if a file is no readable image (of more than 50,000
+            only headers are read then); skip decodes every file once and leaves those out.
     """
 
     root: str | None = None
@@ -178,6 +178,15 @@ def check_torchvision(options: TorchvisionImages) -> str:
 def images_below(folder: Path) -> Iterator[str]:
     """Paths of the image files in and below a folder, in no order; hidden ones are left out.
 
+    Raises:
+        DataError: a folder cannot be listed.
+    """
+    return (path for path in files_below(folder) if path.lower().endswith(ENDINGS))
+
+
+def files_below(folder: Path) -> Iterator[str]:
+    """Paths of the files in and below a folder, in no order; hidden ones and pipes are left out.
+
     Links are followed, and a folder that is met again on the way is not entered again.
 
     Raises:
@@ -194,8 +203,7 @@ def images_below(folder: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             path = os.path.join(parent, name)
-            is_image = name.lower().endswith(ENDINGS) and not name.startswith(".")
-            if is_image and not stat.S_ISFIFO(os.lstat(path).st_mode):
+            if not name.startswith(".") and not stat.S_ISFIFO(os.lstat(path).st_mode):
                 yield path
 
 

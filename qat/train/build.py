@@ -20,6 +20,7 @@ from qat.quantize.audit import Audit, audit
 from qat.quantize.plan import Plan, project_weights, resolve
 from qat.quantize.prepare import prepare
 from qat.spec.run import RunSpec
+from qat.storage.data_record import DataRecord
 from qat.train.weights import read_weights, restore
 
 _log = logging.getLogger(__name__)
@@ -55,8 +56,34 @@ class Built:
     example: Tensor
 
 
-def build(spec: RunSpec, parts: Parts) -> Built:
+def prepared_data(spec: RunSpec, *, before: DataRecord | None = None) -> ImageData:
+    """The data of a run, read.
+
+    Args:
+        spec: the run's options.
+        before: of a run that goes on, its record.
+
+    Raises:
+        QatError: data are missing, or a part is empty.
+    """
+    data = build_data(
+        spec.data,
+        seed=spec.seed,
+        labels=spec.uses_labels,
+        unlabelled=spec.unlabelled,
+        before=before,
+    )
+    data.prepare()
+    return data
+
+
+def build(spec: RunSpec, parts: Parts, data: ImageData | None = None) -> Built:
     """Data, network and module; the same weights for the same seed.
+
+    Args:
+        spec: the run's options.
+        parts: what its config names.
+        data: of the run, as `prepared_data` gives them; None reads them.
 
     Raises:
         QatError: data are missing, the model cannot be built, or `init_from` does not fit.
@@ -65,10 +92,7 @@ def build(spec: RunSpec, parts: Parts) -> Built:
     torch.compiler.reset()
     if spec.training.threads is not None:
         torch.set_num_threads(spec.training.threads)
-    data = build_data(
-        spec.data, seed=spec.seed, labels=spec.uses_labels, unlabelled=spec.unlabelled
-    )
-    data.prepare()
+    data = data or prepared_data(spec)
     teacher = parts.teacher(data) if parts.teacher is not None else None
     L.seed_everything(spec.seed, verbose=False)
     net = parts.model(data)

@@ -3,7 +3,8 @@
 import logging
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,17 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
-from qat.errors import CheckpointError, QatError, SpecError, shown
+from qat.errors import CheckpointError, DataError, QatError, SpecError, shown
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import FiniteGuard, StatelessRandomness
-from qat.lit.resume.run_checkpoint import RunCheckpoint
+from qat.lit.resume.run_checkpoint import RunCheckpoint, is_at_end
 from qat.lit.resume.signals import Signals
 from qat.lit.resume.warm_start import KeepWarmStart
 from qat.quantize.audit import Audit
 from qat.spec.run import RunSpec
 from qat.storage.checkpoint import last_good, load
-from qat.storage.reading import reason_of
+from qat.storage.reading import parsing, reason_of
 from qat.train.build import Built, Parts
 from qat.train.summary import summarized
 
@@ -59,7 +60,19 @@ def train(
         print(
             f"resume: {shown(begin)}" if begin else "resume: no checkpoint was saved; from step 0"
         )
+    if begin is not None and is_trained(begin, spec):
+        print("resume: the run is trained; what is left is its test", flush=True)
     start = time.monotonic()
+    with _saying_how_to_go_on(folder, "goes on from its last checkpoint"):
+        _fit(trainer, built, begin, keeper)
+    seconds = time.monotonic() - start
+    with _saying_how_to_go_on(folder, "tests what is trained"):
+        summary, found = summarized(built, spec, trainer, keeper, checkpoints)
+    return summary | {"fit_seconds": seconds}, found
+
+
+def _fit(trainer: L.Trainer, built: Built, begin: Path | None, keeper: RunCheckpoint) -> None:
+    """Train from a checkpoint on; what others raise becomes one line."""
     try:
         trainer.fit(built.lit, datamodule=built.data, ckpt_path=begin, weights_only=True)
     except MisconfigurationException as error:
@@ -75,15 +88,27 @@ def train(
             f"checkpoint {begin} is none of this run ({reason_of(error)}); delete it, or start a "
             "new run"
         ) from error
-    seconds = time.monotonic() - start
     if built.lit.spec.has_quantizers and not built.lit.is_quantized:
         raise QatError(
             f"the run ended after {trainer.global_step} steps, in its float warm start of "
             f"{built.lit.warm_steps}: nothing was quantized; let it run longer, or shorten "
             "warm_start.epochs"
         )
-    summary, found = summarized(built, spec, trainer, keeper, checkpoints)
-    return summary | {"fit_seconds": seconds}, found
+
+
+@contextmanager
+def _saying_how_to_go_on(folder: Path, what: str) -> Iterator[None]:
+    """A block that reads images: if one is damaged, what was trained before is not lost."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{error}; then resume={folder} {what}") from error
+
+
+def is_trained(checkpoint: Path, spec: RunSpec) -> bool:
+    """Whether a checkpoint is that of a run's end, so that only its test is left."""
+    with parsing(f"checkpoint {checkpoint}", "delete it, or start a new run"):
+        return is_at_end(load(checkpoint), spec.trainer["max_epochs"])
 
 
 def _trainer(spec: RunSpec, parts: Parts, folder: Path, first: Sequence[L.Callback]) -> L.Trainer:

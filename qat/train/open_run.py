@@ -63,6 +63,7 @@ class Trained:
             architecture=architecture_of(self.spec.model),
             preprocessing=self.preprocessing,
             data=self.spec.data.name,
+            split=self.spec.data.split,
             versions=versions(),
         )
 

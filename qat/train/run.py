@@ -11,6 +11,7 @@ from qat.spec.check import config_hash
 from qat.spec.run import RunSpec
 from qat.storage.atomic import discard_parts
 from qat.storage.checkpoint import checkpoints_by_step
+from qat.storage.data_record import write_record
 from qat.storage.lock import only_process
 from qat.storage.status import Status, is_finished, validation_score
 
@@ -68,6 +69,7 @@ def _run(
     from qat.report.page.run_page import write_run_report
     from qat.train.build import audit_untrained, build
     from qat.train.fit import train
+    from qat.train.run_data import data_of_run, has_begun
     from qat.train.teacher import teacher_of
 
     parts = _parts(config, spec, folder)
@@ -78,7 +80,9 @@ def _run(
         parts = replace(parts, teacher=teacher)
         status.restart_clock()
     with Signals() as signals:
-        built = build(spec, parts)
+        data = data_of_run(spec, folder)
+        print(*(f"data: {line}" for line in data.examined()), sep="\n", flush=True)
+        built = build(spec, parts, data)
         if spec.audit_only:
             print(audit_table(audit_untrained(built)))
             return None
@@ -88,6 +92,8 @@ def _run(
         if not sys.stderr.isatty():
             spec = replace(spec, trainer={**spec.trainer, "enable_progress_bar": False})
         print(f"run folder: {shown(folder)}", flush=True)
+        if not has_begun(folder):
+            write_record(folder, built.data.record())
         summary, found = train(built, spec, parts, folder, signals=signals)
         print("\n" + audit_table(found) + "\n")
         summary = status.write_summary(summary)

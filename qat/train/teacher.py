@@ -1,5 +1,6 @@
 """Teacher networks: from a run folder, a checkpoint, or a pretrained name."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,8 @@ from qat.data.module import ImageData
 from qat.errors import CheckpointError, SpecError
 from qat.models.pretrained import Norm, pretrained
 from qat.spec.run import RunSpec
+from qat.storage.data_changes import data_changes, sentence
+from qat.storage.data_record import read_record
 from qat.storage.status import is_run_folder
 from qat.train.build import Parts, build
 from qat.train.fit import recorded_teacher
@@ -19,6 +22,7 @@ from qat.train.targets import build_network
 from qat.train.teacher_training import Train, ensure_teacher
 from qat.train.weights import load_checkpoint, read_weights
 
+_log = logging.getLogger(__name__)
 FromData = Callable[[ImageData], tuple[nn.Module, str]]
 
 
@@ -59,6 +63,7 @@ def load_teacher(
         key="distill.teacher",
     )
     _check_task(trained, data, source)
+    _tell_changes(folder, data, source)
     return trained.net, str(trained.checkpoint)
 
 
@@ -104,6 +109,15 @@ def _check_task(trained: Trained, data: ImageData, source: str) -> None:
                 f"data={data.options.name} with {_short(now)}; train a teacher on the student's "
                 "data (distill.teacher=null does), or change data"
             )
+
+
+def _tell_changes(folder: Path, data: ImageData, source: str) -> None:
+    """Say where the images that the student holds out are not those that the teacher did."""
+    before = read_record(folder)
+    if before is not None and before.name == data.options.name:
+        changes = data_changes(before, data.record(), parts=("validation", "test"))
+        if changes:
+            _log.warning("distill.teacher=%s held out other images: %s", source, sentence(changes))
 
 
 def _check_norm(norm: Norm, data: ImageData, source: str) -> None:

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from qat.commands.answers import Answers, check_fits, latencies
+from qat.commands.predict import _images
 from qat.compose import composed_data, conf_folder
 from qat.data.folders import ImageNet
 from qat.data.module import preprocessing_of
@@ -14,6 +15,7 @@ from qat.data.transforms import from_file
 from qat.errors import DataError, SpecError
 from qat.spec.data import DataSpec
 from qat.spec.header import Preprocessing
+from support.image_folders import write_pictures
 
 
 def digits(**options):
@@ -50,11 +52,15 @@ def test_image_files_meet_the_transform_of_their_data(size):
         assert not torch.equal(whole, crop(image))
 
 
-def test_options_of_the_data_are_kept_unless_said_otherwise():
+def test_options_of_the_data_are_kept_unless_said_otherwise(tmp_path):
+    write_pictures(tmp_path, {"cat": 1, "dog": 1})
     base = DataSpec(image_size=12, batch_size=33, root="a folder, of mine")
     found = composed_data(conf_folder(), ["data.batch_size=7"], base)
     assert (found.image_size, found.batch_size, found.root) == (12, 7, "a folder, of mine")
     assert composed_data(conf_folder(), ["data=digits"], base).image_size is None
+    own = DataSpec(name="image_folder", root=str(tmp_path), image_size=12)  # an old run's
+    found = composed_data(conf_folder(), ["data=image_folder", f"data.root={own.root}"], own)
+    assert (found.split, found.upright, found.image_size) == ("index", False, None)
     with pytest.raises(DataError, match="MNIST"):
         composed_data(conf_folder(), [], DataSpec(name="mnist", root="/nowhere"))
     with pytest.raises(SpecError, match=r"data\.batch_size"):
@@ -74,3 +80,18 @@ def test_answers_and_latencies():
     found = latencies({"a": network, "b": network}, (1, 2, 2), batch=3, rounds=4)
     assert calls == [(3, 1, 2, 2)] * 2 * (4 + 2)
     assert 0 < found["a"].fastest <= found["a"].median
+
+
+def test_predict_lists_the_files_that_training_would(tmp_path):
+    write_pictures(tmp_path / "real", {"cat": 1, "dog": 1})
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "link").symlink_to(tmp_path / "real")
+    for name in ("a.GIF", "b.webp", ".hidden.png", "c.txt", "d.pfm"):
+        (tmp_path / "t" / name).touch()
+    (tmp_path / "t" / ".folder").mkdir()
+    (tmp_path / "t" / ".folder" / "e.png").touch()
+    found = [str(path.relative_to(tmp_path / "t")) for path in _images([tmp_path / "t"])]
+    assert found == ["a.GIF", "b.webp", "link/cat/000.png", "link/dog/000.png"]
+    (tmp_path / "none").mkdir()
+    with pytest.raises(DataError, match=r"none holds no image file \(\.jpg .*\); give another"):
+        list(_images([tmp_path / "none"]))

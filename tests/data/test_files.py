@@ -4,9 +4,10 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from qat.data.image_files import read_image
+from qat.data.module import preprocessing_of
 from qat.data.registry import build_data
 from qat.errors import DataError
 from qat.spec.data import DataSpec
@@ -24,6 +25,12 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path, ending):
     pixels = np.asarray(read_image(str(tmp_path / f"a.{ending}")))
     assert pixels.shape == (8, 8, 3)
     assert np.array_equal(pixels, np.repeat(expected[..., None], 3, axis=2))
+
+
+def test_sixteen_bit_pgm_is_scaled_too(tmp_path):
+    ramp = np.linspace(0, 65535, 64).astype(">u2").reshape(8, 8)
+    (tmp_path / "a.pgm").write_bytes(b"P5 8 8 65535\n" + ramp.tobytes())
+    assert np.array_equal(np.asarray(read_image(str(tmp_path / "a.pgm")))[..., 0], ramp >> 8)
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
@@ -59,6 +66,22 @@ def truncated_png(path):
     path.write_bytes(buffer.getvalue()[:3000])
 
 
+def postscript(path):
+    path.write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\nshowpage\n"
+    )
+
+
+def integers(dtype, kind="TIFF"):
+    return lambda path: Image.fromarray(np.arange(256, dtype=dtype).reshape(16, 16)).save(
+        path, kind
+    )
+
+
+def foreign(kind):
+    return lambda path: Image.new("RGB", (9, 9)).save(path, kind)
+
+
 BAD = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("this is no image"),
@@ -67,6 +90,12 @@ BAD = {
     "broken_link": lambda path: path.symlink_to(path.parent / "nowhere"),
     "folder": lambda path: path.mkdir(),
     "float": lambda path: Image.fromarray(np.ones((3, 3), np.float32)).save(path, "TIFF"),
+    "integers_of_32_bits": integers(np.int32),
+    "signed_integers_of_16_bits": integers(np.int16),
+    "postscript": postscript,
+    "pdf": foreign("PDF"),
+    "icon": foreign("ICO"),
+    "jpeg_2000": foreign("JPEG2000"),
     "bomb": lambda path: path.write_bytes(
         b"P6 40000 40000 255\n" + bytes(100)  # 1.6 gigapixels claimed
     ),
@@ -95,3 +124,46 @@ def test_a_bad_file_stops_the_loader_in_one_line(tmp_path, workers):
     with pytest.raises(DataError, match=r"^/.*zz\.jpg is not a readable image") as caught:
         _ = [list(loader) for loader in loaders]
     assert "\n" not in str(caught.value)
+
+
+def test_postscript_starts_no_ghostscript(tmp_path, monkeypatch):
+    told = tmp_path / "told"
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {told}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    postscript(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"x\.png is not a readable image \(it begins like none of"):
+        read_image(str(tmp_path / "x.png"))
+    assert not told.exists()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("deep", [False, True])
+def test_upright_images_are_turned_as_viewers_do(tmp_path, orientation, deep):
+    exif, path = Image.Exif(), tmp_path / "a.png"
+    exif[ExifTags.Base.Orientation] = orientation
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 65536, (4, 6)).astype(np.uint16)
+    image = Image.fromarray(pixels) if deep else Image.fromarray(pixels.astype(np.uint8))
+    image.save(path, exif=exif)
+    stored = read_image(str(path))
+    assert stored.size == (6, 4)
+    with Image.open(path) as image:
+        turned = ImageOps.exif_transpose(image)
+    expected = np.asarray(turned).astype(np.int64) >> (8 if deep else 0)
+    assert np.array_equal(np.asarray(read_image(str(path), is_upright=True))[..., 0], expected)
+
+
+def test_an_image_folder_is_upright_where_its_option_says_so(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            Image.new("RGB", (9, 5)).save(tmp_path / name / f"{number}.png", exif=exif)
+    for upright, size in ((True, (5, 9)), (False, (9, 5))):
+        options = DataSpec(name="image_folder", root=str(tmp_path), upright=upright)
+        data = build_data(options)
+        parts = data.parts
+        assert {part[0][0].size for part in (parts.train, parts.validation, parts.test)} == {size}
+        assert preprocessing_of(data, data.classes).upright == upright

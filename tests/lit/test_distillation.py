@@ -1,6 +1,7 @@
 """Students and teachers that do not fit together are refused before the first step."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -169,6 +170,7 @@ def test_a_resume_with_another_teacher_is_refused(recorded, words):
 def test_a_resume_with_other_images_is_refused(monkeypatch):
     lit = pair(net("resnet32"))
     monkeypatch.setattr(lit, "_fingerprint", lambda: "those of now")
+    monkeypatch.setattr(lit, "_trainer", SimpleNamespace(max_epochs=3))
     began = {"teacher": {"sha256": lit.teacher.sha256, "origin": "here"}, "images": "others"}
     with pytest.raises(CheckpointError, match=r"images \(others\), now there are \(those of now\)"):
         lit.on_load_checkpoint({"qat": began})

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from qat.data.image_files import read_image
 from qat.data.reading import reading
 from qat.data.unlabelled.form import Form
 from qat.errors import DataError, SpecError
@@ -60,6 +62,9 @@ def torchvision_images(options: TorchvisionImages, form: Form) -> FirstOfEach:
         except TypeError as error:
             reason = str(error).partition("() ")[2] or str(error)
             raise SpecError(f"{_GROUP}.options={given} do not fit {name}: {reason}") from error
+        if hasattr(dataset, "loader"):
+            # its own would take files of any format, PostScript too
+            dataset.loader = partial(read_image, is_upright=form.is_upright)
         if len(dataset) == 0:
             raise DataError(f"{_GROUP}.name={name} is empty; use another data set or other options")
         _check_item(name, dataset[0])

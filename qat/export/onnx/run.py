@@ -74,6 +74,7 @@ def onnx_metadata(header: Header, form: str) -> dict[str, str]:
             "std": json.dumps(p.std),
             "crop": p.crop,
             "classes": json.dumps(p.classes),
+            **({"orientation": "EXIF"} if p.upright else {}),
         }
     return texts
 

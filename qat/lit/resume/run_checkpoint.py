@@ -7,7 +7,7 @@ counters are put to rest in a checkpoint; checked against Lightning 2.6.6, whose
 `ready`, `started`, `processed` and `completed`, each as `total` and as `current` (this epoch).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -210,6 +210,13 @@ class RunCheckpoint(Callback):
         self._saved_step = checkpoint["global_step"]
         for logger, rows in zip(_csv_loggers(trainer), checkpoint[_KEY]["metrics"], strict=False):
             logger.rewind(rows)
+
+
+def is_at_end(checkpoint: Mapping[str, Any], epochs: int | None) -> bool:
+    """Whether a checkpoint was taken after the last of `epochs` epochs; None stands for no end."""
+    loops = checkpoint.get("loops", {}).get("fit_loop", {})
+    done: int = loops.get("epoch_progress", {}).get("current", {}).get("completed", 0)
+    return epochs is not None and 0 < epochs <= done
 
 
 def _csv_loggers(trainer: Trainer) -> list[RunCsvLogger]:

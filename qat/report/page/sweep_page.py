@@ -16,6 +16,7 @@ from qat.report.page.pictures import Pictures
 from qat.report.page.tables import problem_table
 from qat.report.runs.grouping import Family, families_of
 from qat.report.runs.labels import quant_name
+from qat.report.runs.other_data import other_data
 from qat.report.runs.runs import Run
 from qat.storage.atomic import write_whole
 from qat.storage.csv_table import write_csv
@@ -112,6 +113,8 @@ def _lead(runs: Sequence[Run], families: Sequence[Family], tuned_key: str | None
             "reasons and enter no number."
         )
         lead.append(Paragraph(words, "warning"))
+    others = filter(None, map(other_data, families))
+    lead += [Paragraph(words, "warning") for words in others]
     if tuned_key:
         words = (
             f"Of each network the {tuned_key} with the highest mean validation accuracy at the "

@@ -60,6 +60,8 @@ def judged_on(config: Mapping[str, Any]) -> dict[str, Any]:
         for key, value in config.items()
         if key.startswith("data.glyphs.")
         or (key == "data.root" and config.get("data.name") == "image_folder")
+        # the rule before is that of runs without the key
+        or (key == "data.split" and value != "index")
     }
     share = config.get("trainer.limit_test_batches", _ALL_BATCHES)
     # 1 is one batch, 1.0 are all of them

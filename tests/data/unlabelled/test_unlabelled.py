@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
 from qat.data.digits import Digits
 from qat.data.image_files import UnreadableImageError
@@ -90,10 +90,32 @@ def broken(root):
 
 def test_an_unreadable_file_is_refused_by_name(tmp_path):
     broken(folder(tmp_path))
-    images = folder_images(FolderImages(root=str(tmp_path)), SMALL_GREY)
-    assert len(images) == 6
-    with pytest.raises(UnreadableImageError, match=r"m\.png is not a readable image"):
+    with pytest.raises(DataError, match=r"2 of 6 image files cannot be read: .*m\.png \(.*") as e:
+        folder_images(FolderImages(root=str(tmp_path)), SMALL_GREY)
+    assert "n.jpg (it is empty); replace or remove them, or leave" in str(e.value)
+    assert str(e.value).endswith("by unlabelled.folder.unreadable=skip")
+
+
+def test_a_file_that_gets_damaged_later_is_refused_by_name(tmp_path):
+    images = folder_images(FolderImages(root=str(folder(tmp_path))), SMALL_GREY)
+    os.truncate(images.paths[0], 9)
+    with pytest.raises(UnreadableImageError, match=r"is not a readable image"):
         as_tensor(images)
+
+
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int32, torch.int64, torch.float32])
+def test_tensors_of_an_unknown_range_are_refused(dtype):
+    with pytest.raises(ValueError, match=r"pixels of torch\..* in 0\.\.255 have no known range"):
+        Form(3, 8)(torch.tensor([0, 255]).to(dtype).repeat(3, 8, 4))
+
+
+def test_files_stand_upright_where_those_of_the_task_do(tmp_path):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (8, 4)).save(tmp_path / "a.png", exif=exif)
+    for is_upright, size in ((True, (4, 8)), (False, (8, 4))):
+        form = Form(3, None, is_upright=is_upright)
+        assert folder_images(FolderImages(root=str(tmp_path)), form)[0].size == size
 
 
 def test_unreadable_files_are_counted_and_left_out(tmp_path, caplog):
@@ -403,3 +425,13 @@ def test_the_fingerprint_is_that_of_the_names(tmp_path):
     (one / "z.bmp").rename(one / "y.bmp")
     assert mark(one) != before
     assert fingerprint(only().parts.train) == "1079"
+
+
+def test_a_folder_set_of_torchvision_opens_no_foreign_format(tmp_path):
+    for name in ("a/1.png", "b/2.png"):
+        picture(tmp_path / name, 9)
+    options = TorchvisionImages(name="ImageFolder", root=str(tmp_path))
+    assert torchvision_images(options, Form(3, None))[1].mode == "RGB"
+    (tmp_path / "a" / "1.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
+    with pytest.raises(DataError, match=r"1\.png is not a readable image \(it begins like none of"):
+        torchvision_images(options, Form(3, None))

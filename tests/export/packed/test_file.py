@@ -129,7 +129,7 @@ def test_a_file_on_disk_is_read_and_recognised(tmp_path):
     assert read_packed(path).header == from_bytes(data).header
     for other in (tmp_path, tmp_path / "absent"):
         assert not is_packed(other)
-        with pytest.raises(CheckpointError, match="is missing|Is a directory") as error:
+        with pytest.raises(CheckpointError, match=r"is missing|Is a directory") as error:
             read_packed(other)
         assert str(other) in str(error.value)
         assert "\n" not in str(error.value)
