@@ -2,6 +2,7 @@
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -16,6 +17,7 @@ from qat.storage.provenance import code_version, machine
 from qat.storage.run_files import read_json
 
 _BLOCK = 4096  # bytes
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Status:
@@ -194,11 +196,19 @@ def _seconds(folder: Path, status: Mapping[str, Any]) -> float:
 @contextmanager
 def no_signals() -> Iterator[None]:
     """A block that SIGTERM and SIGINT do not cut; they come behind it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))
+    if threading.current_thread() is not threading.main_thread():
+        yield  # they reach the main thread only
+        return
+    # a mask would not do: any other thread of torch's takes the signal for the process
+    pending: list[int] = []
+    handlers = {s: signal.signal(s, lambda n, _: pending.append(n)) for s in _SIGNALS}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for signum, handler in handlers.items():
+            signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+        if pending:
+            signal.raise_signal(pending[0])
 
 
 def _padded(text: str) -> bytes:

@@ -18,6 +18,7 @@ from qat.export.packed.network import load_packed, save_packed
 from qat.models.by_name import built_network
 from qat.spec.header import Architecture, Header, Preprocessing
 from support.exported import SPECS, exported, resnet8
+from support.products import mostly_slow
 
 PIXELS = Preprocessing(channels=3, size=8, mean=(0.0,) * 3, std=(1.0,) * 3, classes=tuple("abcde"))
 
@@ -166,7 +167,7 @@ HUGE = {
 }
 
 
-@pytest.mark.parametrize("name", HUGE)
+@pytest.mark.parametrize("name", mostly_slow(HUGE, day={1, 2, 3, 4, 5}))
 def test_an_architecture_without_end_is_stopped_while_it_is_built(name):
     odd = Architecture(family="timm", options=HUGE[name])
     begin, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

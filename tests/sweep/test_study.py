@@ -1,5 +1,6 @@
 """A study: its verdicts outlive the process that reached them."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ pytest.importorskip("optuna")
 
 from qat.spec.sweep import SweepSpec
 from qat.sweep.study import Study
+from support.products import mostly_slow
 
 SPEC = SweepSpec(
     method="tpe", parameters={"optimizer.lr": {"low": 0.01, "high": 0.1}}, prune_after=2
@@ -108,8 +110,15 @@ def test_failed_trials_are_known_until_they_were_asked_for_again(study):
     assert study.asked == before
 
 
-@pytest.mark.parametrize("name", ["a?b", "a%20b", "a#b", "a&b=c", "a{b}", "a b", "名前", "a@b:c"])
-@pytest.mark.parametrize("is_relative", [False, True])
+@pytest.mark.parametrize(
+    ("name", "is_relative"),
+    mostly_slow(
+        list(
+            product(["a?b", "a%20b", "a#b", "a&b=c", "a{b}", "a b", "名前", "a@b:c"], [False, True])
+        ),
+        day={0, 3, 12},
+    ),
+)
 def test_a_study_lies_in_its_folder_whatever_that_is_called(
     tmp_path, monkeypatch, name, is_relative
 ):

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from support.products import mostly_slow
 from support.real_run import SMALL, start, train
 
 LONG = [*SMALL, "trainer.max_epochs=300", "callbacks.diagnostics=null", "callbacks.records=null"]
@@ -29,8 +30,7 @@ def running(tmp_path):
     return folder, process
 
 
-@pytest.mark.parametrize("part", [".", pytest.param("checkpoints", marks=pytest.mark.slow),
-                                  "metrics.csv"])  # fmt: skip
+@pytest.mark.parametrize("part", mostly_slow([".", "checkpoints", "metrics.csv"], day={0}))
 def test_what_is_deleted_under_a_run_ends_it(part, tmp_path):
     folder, process = running(tmp_path)
     if part == "metrics.csv":
@@ -59,7 +59,7 @@ STAGES = {
 
 @pytest.mark.parametrize(
     ("stage", "times"),
-    [("set-up", 1), pytest.param("training", 3, marks=pytest.mark.slow), ("report", 2)],
+    mostly_slow([("report", 2), ("training", 3), ("set-up", 1)], day={0}),
 )
 def test_a_signal_at_any_stage_leaves_a_true_state(stage, times, tmp_path):
     folder = tmp_path / "run"
