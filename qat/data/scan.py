@@ -71,7 +71,7 @@ def scan(paths: Sequence[str], depth: Depth | Literal["auto"], *, workers: int =
     """Look at image files; about 1 ms to decode one of 100 kB, 0.1 ms for a header.
 
     What took more than a second is kept below ~/.cache/qat, and a file that has the size and the
-    time of change that it had is not read again.
+    time of change that it had is not read again, unless it was unreadable.
 
     Args:
         paths: of the files.
@@ -93,7 +93,9 @@ def scan(paths: Sequence[str], depth: Depth | Literal["auto"], *, workers: int =
     found = known | dict(zip(new, _looked_at(new, depth, workers), strict=True))
     seconds = time.monotonic() - start
     if new and seconds > _WORTH_KEEPING:
-        _write_cache(place, {path: (stamps[path], *found[path]) for path in stamps})
+        # not the unreadable ones: permissions and disks are mended without a trace in the stamp
+        sound = (path for path in stamps if not found[path][1])
+        _write_cache(place, {path: (stamps[path], *found[path]) for path in sound})
     return Scan({path: found[path] for path in stamps}, depth, seconds, len(known))
 
 

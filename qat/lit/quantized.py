@@ -132,12 +132,14 @@ class LitQuantized(L.LightningModule):
         total = self.total_steps = per_epoch * (self.trainer.max_epochs or 1)
         self.warm_steps = min(total, self.warm_start_epochs * per_epoch)
         keywords = self._make_base.keywords
+        projections = weight_projections(self.net, self.plan)
         groups = parameter_groups(
             self.learned_parameters(),
             lr=keywords["lr"],
             weight_decay=keywords.get("weight_decay"),
             step_rate=self.spec.activation.step_rate,
             decay=self.training_spec.decay,
+            projected=projections,
         )
         number = self.spec.rule
         rule = rule_from_numbers(
@@ -148,7 +150,6 @@ class LitQuantized(L.LightningModule):
             final=number.final,
             hard_from=number.hard_from,
         ).after_warm_start(self.warm_steps)
-        projections = weight_projections(self.net, self.plan)
         self.quant_optimizer = QuantOptimizer(self._make_base(groups), projections, rule)
         factor = phase_factor(self.scheduler_spec, self.warm_steps, total)
         scheduler = LambdaLR(self.quant_optimizer, factor)

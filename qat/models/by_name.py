@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.modules.module import (
+    register_module_buffer_registration_hook,
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
@@ -24,6 +25,7 @@ _FACTORIES: dict[Family, Callable[..., nn.Module]] = {
     "torchvision": torchvision_resnet,
     "timm": timm_model,
 }
+_MOST_IN_BUFFERS = 50_000_000
 _MOST_MODULES = 20_000  # the largest of timm have some thousands
 _LARGEST_NUMBER = 1_000_000  # a list of so many entries is still made in no time
 # where first weights came from is not part of what a network is
@@ -70,7 +72,7 @@ def _counted(largest: int) -> Iterator[None]:
 
     They are counted while they are built: a network of a million layers would never be done.
     """
-    weights = modules = 0
+    weights = modules = buffers = 0
 
     def count_weights(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
         nonlocal weights
@@ -86,7 +88,16 @@ def _counted(largest: int) -> Iterator[None]:
         if modules > _MOST_MODULES:
             raise CheckpointError(f"the architecture has more than {_MOST_MODULES:,} modules")
 
+    def count_buffers(module: nn.Module, name: str, buffer: torch.Tensor | None) -> None:
+        nonlocal buffers
+        buffers += 0 if buffer is None else buffer.numel()
+        if buffers > _MOST_IN_BUFFERS:
+            raise CheckpointError(
+                f"the architecture has more than {_MOST_IN_BUFFERS:,} values in buffers"
+            )
+
     hooks = (
+        register_module_buffer_registration_hook(count_buffers),
         register_module_parameter_registration_hook(count_weights),
         register_module_module_registration_hook(count_modules),
     )

@@ -1,11 +1,9 @@
 """Parameter groups of a base optimizer: steps, vectors, weights; the first match wins."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, Literal
 
 from torch import Tensor
-
-_OF_LAYERS = ("weight", ".parametrizations.weight.original")  # ends of the names of their weights
 
 Decay = Literal["all", "weights"]
 
@@ -17,6 +15,7 @@ def parameter_groups(
     weight_decay: float | None,
     step_rate: float,
     decay: Decay = "all",
+    projected: Collection[Tensor] = (),
 ) -> list[dict[str, Any]]:
     """Groups "step" (alphas), "vector" (biases, normalisation, clips, scales) and "weight".
 
@@ -26,14 +25,15 @@ def parameter_groups(
     alphas as well.
 
     Args:
-        named_parameters: of the prepared network. Those without requires_grad are left out, but
-            for the weights of layers: nothing moves these, but they are to lie on their grids, and
-            a state keeps them by name. A parameter named `step` of dimension 0 is the alpha of an
+        named_parameters: of the prepared network; those without requires_grad are left out, but
+            for the projected ones. A parameter named `step` of dimension 0 is the alpha of an
             activation quantizer.
         lr: learning rate of the weights.
         weight_decay: decay of the weights; None leaves it to the optimizer's own default.
         step_rate: fraction of lr for the alphas, > 0 if any of them is learned.
         decay: "all" decays every group, as the papers' code does; "weights" only the third.
+        projected: parameters that stay when they are frozen: nothing moves their latent values,
+            which the optimizer's state then keeps by name beside the others'.
 
     Returns:
         Non-empty groups for a torch optimizer, each with "group", "lr", "weight_decay" and
@@ -51,10 +51,10 @@ def parameter_groups(
     if step_rate > 0:
         groups["step"]["grad_clip"] = 1 / step_rate
     members: dict[str, list[tuple[str, Tensor]]] = {name: [] for name in groups}
+    kept = {id(parameter) for parameter in projected}  # a tensor compares by value
     for name, p in named_parameters:
-        kind = _kind(name, p)
-        if p.requires_grad or (kind == "weight" and name.endswith(_OF_LAYERS)):
-            members[kind].append((name, p))
+        if p.requires_grad or id(p) in kept:
+            members[_kind(name, p)].append((name, p))
     return [
         {"group": kind, "params": members[kind], **options}
         for kind, options in groups.items()

@@ -15,9 +15,6 @@ from typing import BinaryIO
 
 from qat.errors import CheckpointError
 
-# of the memory of this machine: what is read is copied at least once by its parser
-_SHARE = 0.5
-
 
 @contextmanager
 def regular_file(path: str | Path, name: str | None = None) -> Iterator[BinaryIO]:
@@ -66,12 +63,11 @@ def read_regular(path: str | Path, name: str | None = None, *, most: int | None 
     """
     with regular_file(path, name) as file:
         size = os.fstat(file.fileno()).st_size
-        most = _most() if most is None else most
-        content = file.read(most + 1) if size <= most else b""
-        if max(size, len(content)) > most:
-            raise CheckpointError(
-                f"{name or path} has more than {most:,} bytes, as none of ours has"
-            )
+        limit, whose = (_memory(), "this machine holds") if most is None else (most, "ours have")
+        # never more than it says it has: what is asked for is allocated at once
+        content = file.read(size + 1) if size <= limit else b""
+        if max(size, len(content)) > limit:
+            raise CheckpointError(f"{name or path} has more than the {limit:,} bytes that {whose}")
         return content
 
 
@@ -89,9 +85,9 @@ def is_there(path: Path) -> bool:
     raise CheckpointError(f"{path.name} cannot be read: it is no regular file")
 
 
-def _most() -> int:
+def _memory() -> int:
     try:
-        return int(_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError):  # not told here
         return sys.maxsize
 

@@ -15,6 +15,8 @@ _MAX_VALUES, _MAX_DEPTH = 10_000, 30
 # of files that are read whole before their values are counted; YAML takes 6 s for a megabyte
 _MAX_YAML, _MAX_JSON = 500_000, 50_000_000
 _CURE = "restore the file, or use another run"
+_MAX_DIGITS = 100
+_NUMBER = re.compile(r"[-+]?[0-9][0-9a-fA-FxXoO_:.+-]*")
 _LOOKED_UP = re.compile(r"\$\\*\{")  # ${...}, and what unescaping would make of it
 
 
@@ -98,12 +100,16 @@ def _yaml(path: Path) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     content = read_regular(path, path.name, most=_MAX_YAML)
     with parsing(path.name, _CURE):
-        _check_depth(yaml.parse(content, Loader=loader), path.name)
+        _check_events(yaml.parse(content, Loader=loader), path.name)
         return yaml.load(content, Loader=loader)
 
 
-def _check_depth(events: Iterable[Any], file: str) -> None:
-    """Refuse deep nesting before it is built: the builder recurses in C until the stack is gone."""
+def _check_events(events: Iterable[Any], file: str) -> None:
+    """Refuse before it is built what would be large: deep nesting, merged keys, long numbers.
+
+    The builder recurses in C until the stack is gone; merging doubles with each line that merges
+    the one before twice; and 1:59:59:... is a number of any size in YAML.
+    """
     import yaml
 
     depth = 0
@@ -112,6 +118,13 @@ def _check_depth(events: Iterable[Any], file: str) -> None:
         depth -= isinstance(event, yaml.CollectionEndEvent)
         if depth > _MAX_DEPTH:
             raise CheckpointError(_too_large(file))
+        if isinstance(event, yaml.ScalarEvent) and event.implicit[0]:
+            if event.value == "<<":
+                raise CheckpointError(
+                    f"{file} merges keys by <<, which is not read; write them out"
+                )
+            if len(event.value) > _MAX_DIGITS and _NUMBER.fullmatch(event.value):
+                raise CheckpointError(f"{file} holds a number of {len(event.value):,} digits")
 
 
 def _too_large(file: str) -> str:

@@ -50,7 +50,8 @@ def _holds_tensors(part: Any) -> bool:
     return (
         isinstance(part, Mapping)
         and bool(part)
-        and all(isinstance(key, str) and isinstance(value, Tensor) for key, value in part.items())
+        and all(isinstance(key, str) for key in part)
+        and any(isinstance(value, Tensor) for value in part.values())
     )
 
 

@@ -98,6 +98,15 @@ def test_an_onnx_file_may_not_grow(kind):
     refused(large(kind), [f"the operator '{kind}'" if foreign else "'grown' would hold more"])
 
 
+def test_an_onnx_file_may_not_hold_sparse_weights():
+    """A kilobyte of them is made dense to any size."""
+    proto = model()
+    values = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    places = helper.make_tensor("i", TensorProto.INT64, [1], [0])
+    proto.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [2**40]))
+    refused(proto.SerializeToString(), ["sparse weights"])
+
+
 def test_an_onnx_file_that_fails_while_it_runs_is_one_line():
     network = OnnxNetwork(model().SerializeToString(), "f.onnx")
     with pytest.raises(CheckpointError, match=r"^f\.onnx cannot be read"):
@@ -163,11 +172,12 @@ HUGE = {
     "depth": {"name": "vit_tiny_patch16_224", "kwargs": {"depth": 100_000}},
     "more depth": {"name": "vit_tiny_patch16_224", "kwargs": {"depth": 10**10}},
     "width": {"name": "vit_tiny_patch16_224", "kwargs": {"embed_dim": 999_000, "num_heads": 1}},
+    "buffers": {"name": "beit_base_patch16_224", "kwargs": {"img_size": 1536}},
     "nan": {"name": "resnet18", "kwargs": {"drop_rate": float("nan")}},
 }
 
 
-@pytest.mark.parametrize("name", mostly_slow(HUGE, day={1, 2, 3, 4, 5}))
+@pytest.mark.parametrize("name", mostly_slow(HUGE, day={1, 2, 3, 4, 5, 6}))
 def test_an_architecture_without_end_is_stopped_while_it_is_built(name):
     odd = Architecture(family="timm", options=HUGE[name])
     begin, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -44,14 +44,15 @@ def test_decay_of_weights_only():
     assert groups["weight"]["weight_decay"] == 1e-3
 
 
-def test_frozen_parameters_and_empty_groups_are_left_out_but_for_weights_of_layers():
+def test_frozen_parameters_and_empty_groups_are_left_out():
     net = network()
-    net.register_parameter("places", nn.Parameter(torch.zeros(2, 3)))
-    for frozen in (net[2].step, net[0].bias, net[1].weight, net[4].weight, net.places):
-        frozen.requires_grad_(False)
+    net[2].step.requires_grad_(False)
+    net[4].weight.requires_grad_(False)
     groups = by_name(parameter_groups(net.named_parameters(), **OPTIONS | {"step_rate": 0.0}))
     assert list(groups) == ["vector", "weight"]
-    assert names(groups["vector"]) == ["1.bias", "4.bias"]
+    assert names(groups["weight"]) == ["0.weight"]
+    options = OPTIONS | {"step_rate": 0.0, "projected": [net[4].weight]}
+    groups = by_name(parameter_groups(net.named_parameters(), **options))
     assert names(groups["weight"]) == ["0.weight", "4.weight"]
 
 

@@ -1,6 +1,8 @@
 """Every reader looks first: pipes, devices, links, files without end, paths of no file."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from qat.storage.reading import parsing, read_regular
 from qat.storage.run_files import read_config, read_json, read_yaml
 from qat.storage.status import read_status
 from qat.train.weights import read_weights
+from support import environment
 
 SPARSE = 1 << 50  # bytes; takes no space on the disk
 
@@ -95,11 +98,22 @@ def test_a_file_may_be_as_large_as_it_says(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"12345")
     assert read_regular(path, most=5) == b"12345"
-    with pytest.raises(CheckpointError, match="more than 4 bytes"):
+    with pytest.raises(CheckpointError, match="more than the 4 bytes that ours have"):
         read_regular(path, most=4)
-    monkeypatch.setattr(reading, "_most", lambda: 3)
-    with pytest.raises(CheckpointError, match="more than 3 bytes"):
+    monkeypatch.setattr(reading, "_memory", lambda: 3)
+    with pytest.raises(CheckpointError, match="more than the 3 bytes that this machine holds"):
         read_regular(path)
+
+
+def test_a_small_file_takes_little_memory(tmp_path):
+    """Under a limit, as of a job on a cluster, no more is asked for than the file has."""
+    (tmp_path / "file").write_bytes(b"123")
+    code = (
+        "import resource; from qat.storage.reading import read_regular\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
+        f"assert read_regular({str(tmp_path / 'file')!r}) == b'123'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment())
 
 
 def test_a_table_that_is_to_grow_says_what_it_is(tmp_path):
@@ -132,6 +146,11 @@ def struct_error():
     [
         b"\xff\xfe", b"a: !!python/object/apply:os.getcwd []", b"a: \x00", b"a: \x1b", b"- 1",
         b"a: {", b"[" * 100_000, b"a: &a [*a]", b"? {a: b}\n: 1", b"a: !x 1",
+        b"a: " + b":".join([b"59"] * 50_000), b"a: 0x" + b"f" * 50_000, b"a: " + b"9" * 50_000,
+        b"a0: &a0 {x: 1}\n" + b"".join(
+            b"a%d: &a%d {<<: [*a%d, *a%d], y%d: 1}\n" % (i, i, i - 1, i - 1, i)
+            for i in range(1, 40)
+        ),
     ],
 )  # fmt: skip
 def test_strange_yaml_is_one_line(tmp_path, content):

@@ -151,6 +151,8 @@ def _check_model(data: bytes, origin: str) -> None:
     tensors = external_data_helper._get_all_tensors(model)
     if any(external_data_helper.uses_external_data(tensor) for tensor in tensors):
         raise CheckpointError(f"{origin} reads weights from other files, which ours never do")
+    if model.graph.sparse_initializer:
+        raise CheckpointError(f"{origin} has sparse weights, as none of ours has; {_CURE}")
     others = {opset.domain for opset in model.opset_import} - {"", "ai.onnx"}
     if others:
         raise CheckpointError(
