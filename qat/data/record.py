@@ -92,7 +92,8 @@ def held(parts: Parts, record: DataRecord) -> Parts:
     """The files that a record has in each part, in its order: those that still exist.
 
     New files are left out, and none changes its part because others came or went. Parts that are
-    no files, or too many to be recorded by name, stay as they are.
+    no files, or too many to be recorded by name, stay as they are, but for files of the others: so
+    does the training part of a run that learned from other images.
 
     Raises:
         DataError: none of the files of a part is there.
@@ -102,7 +103,7 @@ def held(parts: Parts, record: DataRecord) -> Parts:
         return parts
     files = cast(list[FileImages], own)
     known = [record.parts[name].files for name in PARTS]
-    if not all(known):
+    if not any(known):
         return parts
     every = replace(
         files[0],
@@ -110,11 +111,16 @@ def held(parts: Parts, record: DataRecord) -> Parts:
         labels=torch.cat([part.labels for part in files]),
     )
     place = {os.fsdecode(name): index for index, name in enumerate(every.names)}
-    chosen = [[place[name] for name in names if name in place] for names in known]
+    chosen = [[place[name] for name in names or () if name in place] for names in known]
+    taken = {index for indices in chosen for index in indices}
+    for number, (part, names) in enumerate(zip(files, known, strict=True)):
+        if not names:
+            own_files = (place[os.fsdecode(name)] for name in part.names)
+            chosen[number] = [index for index in own_files if index not in taken]
     for title, indices in zip(PARTS, chosen, strict=True):
         if not indices:
             raise DataError(
-                f"{every.home} holds none of the {len(record.parts[title].files)} images of the "
+                f"{every.home} holds none of the {record.parts[title].count} images of the "
                 f"run's {title} part; bring them back, or give their folder by data.root"
             )
     return Parts(*(every.select(np.array(indices, dtype=np.int64)) for indices in chosen))

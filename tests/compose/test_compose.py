@@ -95,6 +95,7 @@ def teachers(tmp_path, *students_of_it):
     return folders, len(asked)
 
 
+@pytest.mark.slow  # by day test_distill_run.py finds a teacher again
 def test_students_share_a_teacher(tmp_path):
     folders, trained = teachers(
         tmp_path,

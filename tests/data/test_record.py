@@ -75,6 +75,18 @@ def test_parts_are_held_to_a_record(root):
     assert len(without.parts.train) == 12
 
 
+def test_held_out_parts_stay_where_other_images_are_learned_from(root):
+    own = {"labels": False, "unlabelled": UnlabelledSpec(photographs=Photographs(patches=5))}
+    record = data_of(root, **own).record()
+    for number in range(6):
+        (root / "cat" / f"new{number}.png").symlink_to(root / "dog" / "001.png")
+    assert data_changes(record, data_of(root, **own).record())
+    held = data_of(root, **own, before=record)
+    assert not data_changes(record, held.record())
+    train, validation, test = (set(part.names) for part in held.labelled_parts)
+    assert not train & (validation | test)
+
+
 def test_a_part_of_which_nothing_is_left(root):
     record = data_of(root).record()
     for name in record.parts["validation"].files:

@@ -32,7 +32,7 @@ VALUES = {
 }  # fmt: skip
 # of a machine that has psutil; functions, which no command line can give; nothing to be seen
 NOT_HERE = {"DeviceStatsMonitor", "RichModelSummary", "RichProgressBar"}
-BY_DAY = {"EarlyStopping", "TQDMProgressBar", "overfit_batches"}
+BY_DAY = {"EarlyStopping"}
 
 
 def named(name, arguments=""):
