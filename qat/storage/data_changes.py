@@ -74,7 +74,8 @@ def _part(
         here: files of all parts of today.
     """
     if before.source != now.source:
-        return f"other images from elsewhere ({now.count} instead of {before.count})"
+        counts = "as many" if now.count == before.count else f"{now.count}, not {before.count}"
+        return f"other images without labels ({counts})"
     if before.hashes and now.hashes:
         keys = sorted(before.hashes.keys() | now.hashes.keys())
         others = [key for key in keys if before.hashes.get(key) != now.hashes.get(key)]

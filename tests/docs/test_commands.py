@@ -186,9 +186,15 @@ def _shortened_run(words):
     return words if value_of(words, "debug") else [*words, "debug=quick"]
 
 
+# the seconds deal them to different tenths of the night, see support.products
+LONG = ("comparing", "distillation", "estimators", "shipping", "sweeps")
+
+
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.timeout(1300 if p in LONG else 700)) for p in PAGES],
+)
 def test_every_block_runs_in_the_order_of_its_page(page, tmp_path):
     Place(tmp_path)
     for block in blocks(page):

@@ -203,7 +203,7 @@ def test_a_resume_with_other_images_is_refused(teacher, home, tmp_path):
     kill_after(16, folder, *arguments, cwd=home)
     (images / "59.png").rename(images / "61.png")
     out = train(f"resume={folder}", cwd=home, code=1)
-    assert "the run began with the training images (60 files" in out
+    assert "the data are not those that the run began with: train: other images without" in out
 
 
 @pytest.mark.slow
