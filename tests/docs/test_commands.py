@@ -1,6 +1,7 @@
 """Every command block of README.md and docs/: composed and checked by day, run by night.
 
-The runs have few epochs, batches and seeds more than a page says (`shortened`); nothing else of a
+The runs have fewer epochs, batches and seeds than a page says (`shortened`), and on the pages that
+are not about the network (`ANY_NETWORK`) ResNet-20 in place of the default; nothing else of a
 command is changed. What a page marks `# needs ...` (a network, a GPU, a cluster, an extra, images)
 is composed and checked only.
 """
@@ -156,10 +157,14 @@ def test_every_command_is_composed_and_checked(page, tmp_path, monkeypatch):
         check_command(command, place)
 
 
-def shortened(kind, words):
+# these name no network, as what they show holds for each; the default one costs five times more
+ANY_NETWORK = ("estimators", "own_images", "sweeps")
+
+
+def shortened(page, kind, words):
     """A command's arguments with fewer epochs, batches and seeds."""
     if kind == "train":
-        return _shortened_run(words)
+        return _shortened_run(words, ["model=resnet20"] if page in ANY_NETWORK else [])
     added = {
         "theory": ["experiment=recurrence"],
         "affinity": ["full=false"],
@@ -169,11 +174,11 @@ def shortened(kind, words):
     return [*words, *added]
 
 
-def _shortened_run(words):
+def _shortened_run(words, network):
     whole = ("--help", "audit_only=true")
     if set(words) & set(whole) or value_of(words, "resume"):
         return words
-    words = [re.sub(r"^seed=1,2,.*", "seed=1,2", word) for word in words]
+    words = [*(re.sub(r"^seed=1,2,.*", "seed=1,2", word) for word in words), *network]
     method = value_of(words, "sweep")
     if method in ("random", "tpe"):
         words = [*words, "sweep.trials=2"]
@@ -187,7 +192,7 @@ def _shortened_run(words):
 
 
 # the seconds deal them to different tenths of the night, see support.products
-LONG = ("comparing", "distillation", "estimators", "shipping", "sweeps")
+LONG = ("comparing", "distillation", "shipping", "sweeps")
 
 
 @pytest.mark.slow
@@ -205,14 +210,14 @@ def test_every_block_runs_in_the_order_of_its_page(page, tmp_path):
             )  # fmt: skip
         elif block.language == "bash":
             for command in commands(page, f"```bash\n{block.text}```"):
-                run_command(command, tmp_path)
+                run_command(page, command, tmp_path)
 
 
-def run_command(command, folder):
+def run_command(page, command, folder):
     kind, words = kind_and_arguments(command)
     if not command.needs and kind not in ("venv", "pip", "pytest", "sphinx-build"):
         script = ROOT / ("train.py" if kind == "train" else f"scripts/{kind}.py")
-        process = start(*shortened(kind, words), cwd=folder, script=script)
+        process = start(*shortened(page, kind, words), cwd=folder, script=script)
         try:
             out, err = process.communicate(timeout=900)
         except subprocess.TimeoutExpired:
