@@ -4,21 +4,33 @@ python scripts/predict.py IMAGE... model=FILE
 
 IMAGE     image files, or folders of them
 model=    what scripts/export.py wrote, or a run folder
-top=3     classes to print of each image, with their probabilities
+top=3     classes to tell of each image, with their probabilities
+out=      a CSV file for them instead of lines: file, rank, class, probability, error
+
+A file that is no image is told and left out; the exit code is then 2.
 """
 
+import csv
+import io
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from qat.commands.options import check_path, read_arguments, run_command
-from qat.errors import DataError, SpecError, shown
+from qat.errors import DataError, SpecError, one_line, shown
+from qat.spec.header import Preprocessing
 from qat.spec.schema import check, option
 from qat.spec.unlabelled import ENDINGS, images_below
+from qat.storage.atomic import whole_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from qat.commands.network import Network
 
 _AT_ONCE = 64
-_MODES = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +39,31 @@ class PredictSpec:
 
     model: str = option(hint="give a file of scripts/export.py or a run folder")
     top: int = option(3, low=1)
+    out: str | None = None
 
     def __post_init__(self) -> None:
         check(self, "")
 
 
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a network says of an image file.
+
+    Attributes:
+        path: of the file.
+        named: (class, probability), the most probable first; empty of a file that is no image.
+        error: why there is none, otherwise empty.
+    """
+
+    path: Path
+    named: tuple[tuple[str, float], ...] = ()
+    error: str = ""
+
+
 def main(arguments: Sequence[str]) -> None:
-    """Print the classes of the images that the arguments name."""
-    options = [a for a in arguments if a.partition("=")[0] in ("model", "top") and "=" in a]
+    """Print or write the classes of the images that the arguments name."""
+    known = PredictSpec.__dataclass_fields__
+    options = [a for a in arguments if "=" in a and a.partition("=")[0] in known]
     spec = read_arguments(PredictSpec, options, example="model=FILE")
     places = [Path(a) for a in arguments if a not in options]
     if not places:
@@ -44,21 +73,20 @@ def main(arguments: Sequence[str]) -> None:
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         raise DataError(f"{missing} does not exist; give image files or folders of them")
+    if spec.out is not None:
+        _check_out(Path(spec.out), paths)
     from qat.commands.network import open_network
 
-    network = open_network(Path(spec.model))
-    width = max(len(shown(path)) for path in paths)
-    for begin in range(0, len(paths), _AT_ONCE):
-        some = paths[begin : begin + _AT_ONCE]
-        probabilities = network.logits(_batch(some, network.preprocessing)).softmax(dim=1)
-        count = min(spec.top, probabilities.shape[1])
-        for path, row in zip(some, probabilities, strict=True):
-            shares, labels = row.topk(count)
-            named = (
-                f"{network.preprocessing.classes[int(label)]} {float(share):.3f}"
-                for label, share in zip(labels, shares, strict=True)
-            )
-            print(f"{shown(path):{width}}  {'  '.join(named)}")
+    found = _predictions(open_network(Path(spec.model)), paths, spec.top)
+    if spec.out is None:
+        unread = _print(found, width=max(len(shown(path)) for path in paths))
+    else:
+        unread = _write(found, Path(spec.out))
+        print(f"{shown(spec.out)}: {len(paths) - unread} images")
+    if unread:
+        raise DataError(
+            f"{unread} of {len(paths)} files could not be read, as said above; the others were"
+        )
 
 
 def _images(paths: Sequence[Path]) -> Iterator[Path]:
@@ -75,19 +103,92 @@ def _images(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def _batch(paths: Sequence[Path], preprocessing: Any) -> Any:
-    """Images (N, C, H, W) as the network wants them."""
+def _check_out(path: Path, images: Sequence[Path]) -> None:
+    if path.is_dir() or not path.parent.is_dir():
+        raise SpecError(
+            f"out={path} must be a file in a folder that is there, e.g. out=answers.csv"
+        )
+    if any(path.resolve() == image.resolve() for image in images):
+        raise SpecError(f"out={path} is one of the images; choose another name")
+
+
+def _predictions(network: "Network", paths: Sequence[Path], top: int) -> Iterator[Prediction]:
+    """Of each file in turn; one that is no image does not stop the others."""
     import torch
 
-    from qat.data.image_files import read_image
+    for begin in range(0, len(paths), _AT_ONCE):
+        at_once = paths[begin : begin + _AT_ONCE]
+        some = [(path, pixels_of(path, network.preprocessing)) for path in at_once]
+        images = [pixels for _, pixels in some if not isinstance(pixels, str)]
+        answers = iter(_most_probable(network, torch.stack(images), top) if images else [])
+        for path, pixels in some:
+            if isinstance(pixels, str):
+                yield Prediction(path, error=pixels)
+            else:
+                yield Prediction(path, next(answers))
+
+
+def pixels_of(path: Path, preprocessing: Preprocessing) -> "Tensor | str":
+    """An image (C, H, W) as the network wants it, or why there is none."""
+    from qat.data.image_files import UnreadableImageError, read_image
     from qat.data.transforms import from_file
 
-    mode = _MODES.get(preprocessing.channels)
-    if mode is None:
+    if preprocessing.color == "none":
         raise SpecError(f"the network wants {preprocessing.channels} channels; files have 1 or 3")
-    transform = from_file(preprocessing)
-    images = (read_image(str(path), is_upright=preprocessing.upright) for path in paths)
-    return torch.stack([transform(image.convert(mode)) for image in images])
+    try:
+        image = read_image(str(path), is_upright=preprocessing.upright)
+    except UnreadableImageError as error:
+        return str(error)
+    return from_file(preprocessing)(image.convert(preprocessing.color))
+
+
+def _most_probable(
+    network: "Network", images: "Tensor", top: int
+) -> list[tuple[tuple[str, float], ...]]:
+    probabilities = network.logits(images).softmax(dim=1)
+    shares, labels = probabilities.topk(min(top, probabilities.shape[1]))
+    classes = network.preprocessing.classes
+    return [
+        tuple((classes[label], share) for label, share in zip(*row, strict=True))
+        for row in zip(labels.tolist(), shares.tolist(), strict=True)
+    ]
+
+
+def _print(found: Iterator[Prediction], *, width: int) -> int:
+    """A line for each file, as they come; returns how many could not be read."""
+    unread = 0
+    for prediction in found:
+        if prediction.error:
+            unread += 1
+            print(f"error: {one_line(prediction.error)}", file=sys.stderr)
+        else:
+            named = "  ".join(f"{name} {share:.3f}" for name, share in prediction.named)
+            print(f"{shown(prediction.path):{width}}  {named}")
+    return unread
+
+
+def _write(found: Iterator[Prediction], path: Path) -> int:
+    """A table with a row for each file and class; returns how many could not be read."""
+    unread = 0
+    try:
+        with whole_file(path) as file:
+            # names as the file system has them: what is no UTF-8 leaves as it came
+            text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
+            table = csv.writer(text)
+            table.writerow(["file", "rank", "class", "probability", "error"])
+            for prediction in found:
+                if prediction.error:
+                    unread += 1
+                    print(f"error: {one_line(prediction.error)}", file=sys.stderr)
+                    table.writerow([prediction.path, "", "", "", one_line(prediction.error)])
+                for rank, (name, share) in enumerate(prediction.named, 1):
+                    table.writerow([prediction.path, rank, name, f"{share:.9g}", ""])
+            text.detach()
+    except OSError as error:
+        raise DataError(
+            f"cannot write out={path}: {error.strerror or error}; free space or choose another"
+        ) from None
+    return unread
 
 
 def command() -> None:

@@ -8,7 +8,7 @@ import torch
 from torchvision.transforms import v2
 
 from qat.data.dataset import Transform
-from qat.spec.header import Preprocessing
+from qat.spec.header import Preprocessing, shorter_side
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +64,20 @@ def zoomed(pixels: Pixels) -> Transform:
 
 def centred(pixels: Pixels) -> Transform:
     """The middle 7/8 of the image: 256 pixels on the shorter side, then 224, and in proportion."""
-    shorter = round(pixels.size * 256 / 224)
-    return _compose([v2.Resize(shorter), v2.CenterCrop(pixels.size)], pixels)
+    return _middle(pixels, shorter_side(pixels.size))
 
 
 def from_file(preprocessing: Preprocessing) -> Transform:
     """What an image file of any size needs before it enters the network."""
-    native = 0 if preprocessing.crop == "whole" else preprocessing.size  # 0: resize always
-    pixels = Pixels(preprocessing.size, native, preprocessing.mean, preprocessing.std)
-    return plain(pixels) if preprocessing.crop == "whole" else centred(pixels)
+    # native 0: resize always
+    pixels = Pixels(preprocessing.size, 0, preprocessing.mean, preprocessing.std)
+    if preprocessing.crop == "whole":
+        return plain(pixels)
+    return _middle(pixels, preprocessing.resize_shorter)
+
+
+def _middle(pixels: Pixels, shorter: int) -> Transform:
+    return _compose([v2.Resize(shorter), v2.CenterCrop(pixels.size)], pixels)
 
 
 def _resize(pixels: Pixels) -> list[Any]:

@@ -32,6 +32,20 @@ class Architecture:
     options: Mapping[str, Any]
 
 
+def shorter_side(size: int) -> int:
+    """Pixels of the shorter side before the middle `size` are cut out: 256 for 224, in proportion.
+
+    >>> shorter_side(224), shorter_side(64)
+    (256, 73)
+    """
+    return round(size * 256 / 224)
+
+
+def color_of(channels: int) -> Literal["RGB", "L", "none"]:
+    """What so many channels of an image file are in Pillow's words; none if no file has so many."""
+    return {1: "L", 3: "RGB"}.get(channels, "none")  # type: ignore[return-value]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preprocessing:
     """What becomes of an image in front of the network, and how its answers are called.
@@ -39,8 +53,13 @@ class Preprocessing:
     Attributes:
         channels: 1 (grey) or 3 (colour), or any number for images that are no files.
         size: height and width in pixels.
-        crop: whole stretches the image to the size; centre scales the shorter side to 256/224 of
-            it and cuts out the middle.
+        crop: whole stretches the image to the size; centre scales it until its shorter side has
+            `resize_shorter` pixels and cuts out the middle.
+        resize_shorter: pixels; 0 if nothing is cut. Files without it mean `shorter_side`.
+        interpolation: of that scaling.
+        antialias: whether pixels that are made fewer are averaged first, as Pillow always does.
+        color: order of the channels, RGB or L (grey) in Pillow's words, or none for images that are
+            no files. Files without it mean what the number of channels says.
         mean: of each channel, of pixels in 0..1; subtracted.
         std: of each channel; divided by, > 0.
         classes: their names, by label.
@@ -50,6 +69,10 @@ class Preprocessing:
     channels: int = option(low=1, high=1024)
     size: int = option(low=1, high=2048)
     crop: Crop = "whole"
+    resize_shorter: int = option(0, low=0, high=4096)
+    interpolation: Literal["bilinear"] = "bilinear"
+    antialias: bool = True
+    color: Literal["RGB", "L", "none", ""] = ""
     mean: tuple[float, ...] = option()
     std: tuple[float, ...] = option(above=0)
     classes: tuple[str, ...] = option()
@@ -57,6 +80,12 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         check(self, "preprocessing")
+        set_field = object.__setattr__  # what older files leave out
+        if not self.color:
+            set_field(self, "color", color_of(self.channels))
+        if self.crop == "centre" and not self.resize_shorter:
+            set_field(self, "resize_shorter", shorter_side(self.size))
+        self._check_told()
         odd = next((name for name in self.classes if not name.isprintable()), None)
         if odd is not None:
             raise SpecError(f"preprocessing.classes: {odd!r:.50} cannot be printed; rename it")
@@ -66,6 +95,23 @@ class Preprocessing:
                     f"preprocessing.{name} must have one number per channel ({self.channels}); "
                     f"got {len(getattr(self, name))}"
                 )
+
+    def _check_told(self) -> None:
+        if self.color != color_of(self.channels):
+            raise SpecError(
+                f"preprocessing.color must be {color_of(self.channels)} for {self.channels} "
+                f"channels; got {self.color}"
+            )
+        if not self.antialias:
+            raise SpecError("preprocessing.antialias must be true, as Pillow always averages")
+        fits = (
+            self.resize_shorter >= self.size if self.crop == "centre" else not self.resize_shorter
+        )
+        if not fits:
+            raise SpecError(
+                f"preprocessing.resize_shorter must be at least size={self.size} with crop=centre "
+                f"and 0 with crop=whole; got {self.resize_shorter} with crop={self.crop}"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:

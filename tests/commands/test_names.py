@@ -1,7 +1,9 @@
 """Names of files, which may hold anything: they steer no terminal and break no line."""
 
+import csv
 import io
 import os
+import re
 import shutil
 import sys
 
@@ -10,7 +12,7 @@ import torch
 
 from qat.commands import evaluate, export, predict, report, train
 from qat.commands.options import let_print_anything
-from qat.errors import one_line, shown
+from qat.errors import DataError, SpecError, one_line, shown
 from qat.spec.header import Preprocessing
 from qat.spec.sweep import SweepSpec
 from qat.sweep.plan import plan_lines
@@ -64,6 +66,74 @@ def test_predict_prints_a_line_for_each_name(tmp_path, monkeypatch, capsys):
     assert all(line.isprintable() for line in lines)
     wanted = {f"{shown(tmp_path)}/{name}" for name in [*HOSTILE.values(), *PLAIN]}
     assert {line.partition("  ")[0].rstrip() for line in lines} == wanted
+
+
+def mixed_folder(folder):
+    """Two images, and between them one that is cut off and one that is none."""
+    pixels = (ROOT / "tests" / "images" / "digit_3.png").read_bytes()
+    for name, data in {"a": pixels, "b": pixels[:60], "c\xe9": pixels, "d": b"no image"}.items():
+        (folder / f"{name}.png").write_bytes(data)
+    model = folder / "x.safetensors"
+    model.touch()
+    return model
+
+
+def test_predict_goes_on_after_what_is_no_image(tmp_path, monkeypatch, capsys):
+    model = mixed_folder(tmp_path)
+    monkeypatch.setattr("qat.commands.network.open_network", lambda _: Network())
+    with pytest.raises(DataError, match=r"2 of 4 files could not be read.*the others were"):
+        predict.main([str(tmp_path), f"model={model}", "top=1"])
+    out, err = capsys.readouterr()
+    assert [line.split()[1:] for line in out.splitlines()] == [["two", "1.000"]] * 2
+    assert re.findall(r"^error: .*/(.)\.png is not a readable image", err, re.MULTILINE) == [
+        "b",
+        "d",
+    ]
+
+
+def test_predict_writes_a_table(tmp_path, monkeypatch, capsys):
+    model = mixed_folder(tmp_path)
+    shutil.copy(tmp_path / "a.png", tmp_path / os.fsdecode(b"e\xff.png"))
+    monkeypatch.setattr("qat.commands.network.open_network", lambda _: Network())
+    out = tmp_path / "answers.csv"
+    with pytest.raises(DataError, match="2 of 5 files"):
+        predict.main([str(tmp_path), f"model={model}", "top=2", f"out={out}"])
+    with out.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert "answers.csv: 3 images" in capsys.readouterr().out
+    names = ("a.png", "b.png", "c\xe9.png", "d.png", os.fsdecode(b"e\xff.png"))
+    by_file = {name: [row for row in rows if row["file"] == f"{tmp_path}/{name}"] for name in names}
+    assert sum(map(len, by_file.values())) == len(rows)
+    for name, own in by_file.items():
+        if name in ("b.png", "d.png"):
+            assert [(r["class"], "is not a readable image" in r["error"]) for r in own] == [
+                ("", True)
+            ]
+        else:
+            assert [(r["rank"], r["class"], r["error"]) for r in own] == [
+                ("1", "two", ""), ("2", "one", "")
+            ]  # fmt: skip
+            assert sum(float(r["probability"]) for r in own) == pytest.approx(1)
+
+
+def test_predict_leaves_no_table_where_it_cannot_go_on(tmp_path, monkeypatch):
+    model = mixed_folder(tmp_path)
+
+    def broken(_):
+        class Broken(Network):
+            def logits(self, images):
+                raise DataError("no logits")
+
+        return Broken()
+
+    monkeypatch.setattr("qat.commands.network.open_network", broken)
+    before = set(tmp_path.iterdir())
+    with pytest.raises(DataError, match="no logits"):
+        predict.main([f"{tmp_path}/a.png", f"model={model}", f"out={tmp_path}/answers.csv"])
+    for place in (tmp_path, tmp_path / "none" / "answers.csv", tmp_path / "a.png"):
+        with pytest.raises(SpecError, match="out="):
+            predict.main([f"{tmp_path}/a.png", f"model={model}", f"out={place}"])
+    assert set(tmp_path.iterdir()) == before
 
 
 COMMANDS = {

@@ -121,7 +121,11 @@ def test_every_operator_that_is_written_is_allowed():
 
 @pytest.mark.parametrize(
     "change",
-    [{"size": 1500}, {"channels": 1, "mean": (0.0,), "std": (1.0,)}, {"classes": ("one",)}],
+    [
+        {"size": 1500},
+        {"channels": 1, "color": "L", "mean": (0.0,), "std": (1.0,)},
+        {"classes": ("one",)},
+    ],
 )
 def test_an_onnx_header_must_tell_of_the_graphs_own_shapes(change):
     fields = {name: getattr(PIXELS, name) for name in Preprocessing.__dataclass_fields__}

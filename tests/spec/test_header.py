@@ -55,6 +55,13 @@ WRONG = [
     ("preprocessing", IMAGES | {"std": [0.1, 0.1]}),
     ("preprocessing", IMAGES | {"channels": 0}),
     ("preprocessing", IMAGES | {"crop": "left"}),
+    ("preprocessing", IMAGES | {"color": "RGB"}),
+    ("preprocessing", IMAGES | {"color": "BGR"}),
+    ("preprocessing", IMAGES | {"antialias": False}),
+    ("preprocessing", IMAGES | {"interpolation": "nearest"}),
+    ("preprocessing", IMAGES | {"resize_shorter": 9}),
+    ("preprocessing", IMAGES | {"crop": "centre", "resize_shorter": 7}),
+    ("preprocessing", IMAGES | {"crop": "centre", "resize_shorter": 10**9}),
     ("preprocessing", IMAGES | {"classes": [1, 2]}),
     ("preprocessing", IMAGES | {"classes": "ab"}),
     ("accuracy", 0.9),
@@ -151,3 +158,11 @@ def test_a_shape_is_in_the_file_where_it_is_told():
     assert "example" not in json.loads(Header(quant=SPEC).to_json())
     assert header_from(VALUES).shape == (3, 8, 8)
     assert header_from({**VALUES, "preprocessing": IMAGES}).shape == (1, 8, 8)
+
+
+def test_older_preprocessing_means_what_it_did():
+    told = {"size": 224, "mean": [0.5] * 3, "std": [0.1] * 3, "classes": ["a"], "channels": 3}
+    old = header_from(VALUES | {"preprocessing": told | {"crop": "centre"}}).preprocessing
+    assert (old.resize_shorter, old.color, old.interpolation) == (256, "RGB", "bilinear")
+    whole = header_from(VALUES | {"preprocessing": told | {"crop": "whole"}}).preprocessing
+    assert (whole.resize_shorter, whole.antialias) == (0, True)

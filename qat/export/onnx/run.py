@@ -70,9 +70,14 @@ def onnx_metadata(header: Header, form: str) -> dict[str, str]:
         texts |= {
             "image": f"float32 (batch, {p.channels}, {p.size}, {p.size}), (pixel - mean) / std, "
             "pixels in 0..1",
+            "color": p.color,
+            "size": str(p.size),
+            "crop": p.crop,
+            "resize_shorter": str(p.resize_shorter),
+            "interpolation": p.interpolation,
+            "antialias": json.dumps(p.antialias),
             "mean": json.dumps(p.mean),
             "std": json.dumps(p.std),
-            "crop": p.crop,
             "classes": json.dumps(p.classes),
             **({"orientation": "EXIF"} if p.upright else {}),
         }
