@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from qat.compose.errors import one_line
+from qat.compose.errors import explained
 from qat.compose.resume import resumed
 from qat.compose.session import composing, conf_folder, plain
 from qat.errors import SpecError
@@ -76,7 +76,7 @@ def checked(conf: Path, overrides: list[str]) -> Checked:
                 del cfg["hydra"]
             config = earlier.config if earlier else plain(cfg)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise SpecError(one_line(error, conf, overrides)) from None
+        raise SpecError(explained(error, conf, overrides)) from None
     spec = check_config(config)
     check_writable(Path(folder), "hydra.run.dir")
     return Checked(overrides, config, spec)
@@ -103,7 +103,7 @@ def combinations(overrides: list[str]) -> list[list[str]]:
         with composing(conf_folder()):
             return _combinations(overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        raise SpecError(one_line(error, conf_folder(), overrides)) from None
+        raise SpecError(explained(error, conf_folder(), overrides)) from None
 
 
 def group_option(conf: Path, group: str, name: str) -> Any:
@@ -156,7 +156,7 @@ def _composed_config(conf: Path, overrides: list[str]) -> dict[str, Any]:
         with composing(conf):
             return plain(compose("config", overrides))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise SpecError(one_line(error, conf, overrides)) from None
+        raise SpecError(explained(error, conf, overrides)) from None
 
 
 def _combinations(overrides: list[str]) -> list[list[str]]:

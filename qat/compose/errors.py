@@ -13,7 +13,7 @@ from qat.spec.keys import at, flat, join
 from qat.spec.overrides import quoted
 
 
-def one_line(error: Exception, conf: Path, overrides: Sequence[str]) -> str:
+def explained(error: Exception, conf: Path, overrides: Sequence[str]) -> str:
     """Hydra's message as one line that names key, value and what is allowed."""
     text = str(error.__cause__ or error) if "Error merging override" in str(error) else str(error)
     group = re.search(r"Could not find '([\w/]+)/([^/']+)'", text)

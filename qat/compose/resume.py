@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from qat.compose.errors import one_line
+from qat.compose.errors import explained
 from qat.compose.run_folder import saved_config
 from qat.compose.session import composing, plain
 from qat.errors import SpecError
@@ -69,7 +69,7 @@ def resumed(conf: Path, overrides: Sequence[str]) -> Resumed | None:
         with composing(conf):
             base, now = _applied(conf, before, [o for o in parsed if not _is_of_hydra(o)])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise SpecError(one_line(error, conf, overrides)) from None
+        raise SpecError(explained(error, conf, overrides)) from None
     check_places(before, given=[o.key_or_group for o in parsed])
     changes = _changes(base, now)
     _check_changes(folder, before, changes, now.get("resume_allow") or ())

@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from qat.compose.errors import one_line
+from qat.compose.errors import explained
 from qat.compose.session import composing, options_of, plain
 from qat.errors import CheckpointError, SpecError
 from qat.spec.check import typed
@@ -84,7 +84,7 @@ def recorded(conf: Path, folder: Path, config: Mapping[str, Any]) -> None:
         try:
             composed = plain(compose("config", overrides))
         except (HydraException, OmegaConfBaseException) as error:
-            raise SpecError(f"{folder}: {one_line(error, conf, overrides)}") from None
+            raise SpecError(f"{folder}: {explained(error, conf, overrides)}") from None
     if composed != config:
         raise SpecError(f"{folder}: this config cannot be composed from conf/")
     record(folder, overrides, config)

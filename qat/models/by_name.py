@@ -72,40 +72,31 @@ def _counted(largest: int) -> Iterator[None]:
 
     They are counted while they are built: a network of a million layers would never be done.
     """
-    weights = modules = buffers = 0
-
-    def count_weights(module: nn.Module, name: str, parameter: nn.Parameter | None) -> None:
-        nonlocal weights
-        weights += 0 if parameter is None else parameter.numel()
-        if weights > largest:
-            raise CheckpointError(
-                f"the architecture has more than {largest:,} weights, as its file cannot hold"
-            )
-
-    def count_modules(module: nn.Module, name: str, child: nn.Module | None) -> None:
-        nonlocal modules
-        modules += 1
-        if modules > _MOST_MODULES:
-            raise CheckpointError(f"the architecture has more than {_MOST_MODULES:,} modules")
-
-    def count_buffers(module: nn.Module, name: str, buffer: torch.Tensor | None) -> None:
-        nonlocal buffers
-        buffers += 0 if buffer is None else buffer.numel()
-        if buffers > _MOST_IN_BUFFERS:
-            raise CheckpointError(
-                f"the architecture has more than {_MOST_IN_BUFFERS:,} values in buffers"
-            )
-
     hooks = (
-        register_module_buffer_registration_hook(count_buffers),
-        register_module_parameter_registration_hook(count_weights),
-        register_module_module_registration_hook(count_modules),
+        register_module_parameter_registration_hook(
+            _counter(largest, "weights, as its file cannot hold")
+        ),
+        register_module_buffer_registration_hook(_counter(_MOST_IN_BUFFERS, "values in buffers")),
+        register_module_module_registration_hook(_counter(_MOST_MODULES, "modules")),
     )
     try:
         yield
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _counter(most: int, what: str) -> Callable[[nn.Module, str, Any], None]:
+    """A hook that counts what a module is given: the numbers of a tensor, or one."""
+    found = 0
+
+    def count(module: nn.Module, name: str, given: torch.Tensor | nn.Module | None) -> None:
+        nonlocal found
+        found += given.numel() if isinstance(given, torch.Tensor) else given is not None
+        if found > most:
+            raise CheckpointError(f"the architecture has more than {most:,} {what}")
+
+    return count
 
 
 def _built(architecture: Architecture, preprocessing: Preprocessing) -> nn.Module:

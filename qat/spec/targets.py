@@ -87,6 +87,11 @@ REFUSED_ARGUMENTS = frozenset(
 _PLACES = frozenset(
     {"dir", "dirpath", "filename", "log_dir", "root_dir", "save_dir", "tracking_uri"}
 )
+# arguments that send what is logged to an account or a server that the config names
+_ACCOUNTS = frozenset(
+    {"api_key", "artifact_location", "base_url", "entity", "experiment_key", "host"}
+    | {"project_key", "teamspace", "url_override", "workspace"}
+)
 # Hydra's own keys of a node that are obeyed; the others would call, or leave checks out
 _NODE_KEYS = frozenset({"_target_", "_partial_", "_convert_"})
 
@@ -154,24 +159,27 @@ def check_targets(config: Mapping[str, Any], allow: Sequence[str] = ()) -> None:
 
 
 def check_places(config: Mapping[str, Any], *, given: Sequence[str] = ()) -> None:
-    """Refuse callbacks and loggers of a run folder that write elsewhere; a folder is a stranger's.
+    """Refuse callbacks and loggers of a run folder that write or send elsewhere.
+
+    A folder may be a stranger's.
 
     Args:
         config: plain values, as the folder has them.
         given: keys that the command line names itself.
 
     Raises:
-        SpecError: an argument is a place for files, or a text that leads to one.
+        SpecError: an argument is a place for files, a text that leads to one, or an account.
     """
     nodes = {group: config.get(group) for group in ("callbacks", "logger")}
     for key, name, value in entries(nodes, ""):
         is_path = isinstance(value, str) and (value == ".." or "/" in value or "\\" in value)
-        is_place = name in _PLACES and value is not None
+        is_place = name in _PLACES | _ACCOUNTS and value is not None
         is_given = any(f"{key}.".startswith((f"{own}.", f"{own}[")) for own in given)
         if (is_path or is_place) and not is_given:
+            what = "an account" if name in _ACCOUNTS else "a place for files"
             raise SpecError(
-                f"{key}={value!r:.80} of the run folder is a place for files; if it is yours, give "
-                "it again on the command line"
+                f"{key}={value!r:.80} of the run folder is {what}; if it is yours, give it again "
+                "on the command line"
             )
 
 

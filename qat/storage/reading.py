@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from qat.errors import CheckpointError
+from qat.errors import CheckpointError, one_line
 
 
 @contextmanager
@@ -115,4 +115,4 @@ def parsing(name: str, cure: str, *, verb: str = "read") -> Iterator[None]:
 def reason_of(error: Exception) -> str:
     """Kind and text of another library's exception, for a message of ours."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return " ".join(text.split())[:200]
+    return one_line(text)[:200]

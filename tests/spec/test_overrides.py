@@ -16,8 +16,8 @@ def parsed(override):
 
 
 PATHS = [
-    "/tmp/p (2012)", "/tmp/#x", "/tmp/a&b", "/tmp/名前", "é.pt", "~/x", "a!b", "a;b", "a<b>",
-    "a^b`", "runs/step=00000042.ckpt", "a[1].pt", "/tmp/{a}", "it's/here", 'the "best"',
+    "/data/p (2012)", "/data/#x", "/data/a&b", "/data/名前", "é.pt", "~/x", "a!b", "a;b", "a<b>",
+    "a^b`", "runs/step=00000042.ckpt", "a[1].pt", "/data/{a}", "it's/here", 'the "best"',
     "p (2012)/x", "C:\\dir\\x=1", "ends#\\",
     'a\\"b', "p(1)", "a: b=c", "a\tb#", "str(a).png", "a)b",
 ]  # fmt: skip
@@ -49,10 +49,10 @@ def test_a_lookup_beside_what_must_be_quoted_is_still_one(name):
 
 
 def test_each_choice_is_quoted_by_itself():
-    found = parsed("init_from=runs/step=1.ckpt,runs/b.ckpt, /tmp/#c")
+    found = parsed("init_from=runs/step=1.ckpt,runs/b.ckpt, /data/#c")
     assert found.is_sweep_override()
     assert [unquoted(str(v)) for v in found.sweep_string_iterator()] == [
-        "runs/step=1.ckpt", "runs/b.ckpt", "/tmp/#c",
+        "runs/step=1.ckpt", "runs/b.ckpt", "/data/#c",
     ]  # fmt: skip
 
 

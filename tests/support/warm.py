@@ -48,6 +48,7 @@ class WarmCommand:
             self._said += os.read(self._status, 100) or server.fail()
         self.pid = int(self._said.partition(b"\n")[0])
         self.returncode = None
+        self.peak = None  # bytes of memory, once it has ended
 
     def poll(self):
         """Its exit code, None while it runs; negative for a signal."""
@@ -57,8 +58,9 @@ class WarmCommand:
                 said = os.read(self._status, 100)
                 self._said += said
                 if not said:
-                    status = int(self._said.split()[1])
+                    _, status, kilobytes = map(int, self._said.split())
                     self.returncode = os.waitstatus_to_exitcode(status)
+                    self.peak = kilobytes * 1024
         return self.returncode
 
     def wait(self, timeout=None):
@@ -173,8 +175,8 @@ def run_and_tell(request, out, err, status):
         for pipe in (out, err):
             os.close(pipe)
         os.write(status, f"{child}\n".encode())
-        _, code = os.waitpid(child, 0)
-        os.write(status, str(code).encode())
+        _, code, used = os.wait4(child, 0)
+        os.write(status, f"{code} {used.ru_maxrss}".encode())
         os._exit(0)
     os.close(status)
     signal.signal(signal.SIGINT, signal.default_int_handler)

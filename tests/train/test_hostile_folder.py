@@ -182,6 +182,8 @@ def test_resume_hears_no_folder_on_hydra_and_targets(words, hostile, tmp_path, m
         ("{_target_: lightning.pytorch.loggers.CSVLogger, name: '..', version: '..'}", "name"),
         ("{_target_: lightning.pytorch.loggers.WandbLogger, dir: x}", "dir"),
         ("{_target_: lightning.pytorch.loggers.WandbLogger, tags: [a, /b]}", "tags[1]"),
+        ("{_target_: lightning.pytorch.loggers.WandbLogger, entity: other}", "entity"),
+        ("{_target_: lightning.pytorch.loggers.CometLogger, api_key: other}", "api_key"),
     ],
 )
 def test_a_folder_names_no_place_for_files(node, word, hostile, tmp_path, monkeypatch, capsys):
