@@ -50,11 +50,12 @@ def main(arguments: Sequence[str]) -> None:
     """Print a table of latencies."""
     spec = read_arguments(LatencySpec, arguments, example="size=[224]")
     require_onnx()
-    import onnxruntime
     import torch
 
     from qat.commands.answers import latencies
+    from qat.export.onnx.run import imported_onnxruntime
 
+    onnxruntime = imported_onnxruntime()
     torch.set_num_threads(spec.threads)
     rows = [["pixels, batch", "float", "faithful", "fast"]]
     print(

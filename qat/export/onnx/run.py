@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,19 @@ def optimised_operators(model: bytes, folder: Path) -> Counter[str]:
     return Counter(node.op_type for node in graph.node)
 
 
+def imported_onnxruntime() -> Any:
+    """The package, which is kept from telling its maker of every session, as it does since 1.29.
+
+    Raises:
+        SpecError: it is not installed.
+    """
+    require_onnx()
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported
+    import onnxruntime
+
+    return onnxruntime
+
+
 def session(
     model: bytes, origin: str, *, threads: int | None = None, optimised: Path | None = None
 ) -> Any:
@@ -119,9 +133,7 @@ def session(
         CheckpointError: the runtime refuses the model.
         SpecError: onnxruntime is not installed.
     """
-    require_onnx()
-    import onnxruntime
-
+    onnxruntime = imported_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
     options.log_severity_level = 4  # errors come as exceptions

@@ -19,6 +19,7 @@ from qat.export.onnx.moved_codes import onnx_moved_codes
 from qat.export.onnx.run import optimised_operators
 from qat.models.small import LeNet5, Vgg11
 from qat.spec.quant import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
+from support import environment
 from support.exported import SPECS, exported, images, resnet8
 
 IMAGES = images(32, seed=5)
@@ -222,3 +223,18 @@ def test_the_network_in_integers_needs_no_onnx():
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
     assert onnx.__name__ in sys.modules  # and this process has both
+
+
+def test_onnxruntime_tells_nobody_of_a_session(tmp_path):
+    """Its reports leave a file in the home folder, if they are not turned off."""
+    code = (
+        "import sys; from qat.export.onnx.run import session\n"
+        "try: session(b'', 'x')\n"
+        "except Exception as error: assert 'x cannot be read' in str(error)\n"
+    )
+    env = environment(HOME=str(tmp_path))
+    told = ("ORT_DISABLE_TELEMETRY", "CI", "GITHUB_ACTIONS", "ORT_RUNNING_UNIT_TESTS")
+    for name in (*told, "XDG_CACHE_HOME"):
+        env.pop(name, None)
+    subprocess.run([sys.executable, "-c", code], check=True, env=env)
+    assert list(tmp_path.rglob("*onnxruntime*")) == []
