@@ -7,7 +7,7 @@
 Writes estimators.png, which needs no run, and copies cost.png, weights.png and diagnostics.png to
 docs/pictures/. report.png is the head of the report in a browser:
 
-    chromium --headless --hide-scrollbars --screenshot=docs/pictures/report.png --window-size=1200,800 sweeps/first/report/index.html
+    chromium --headless --hide-scrollbars --screenshot=docs/pictures/report.png --window-size=1200,1200 sweeps/first/report/index.html
 """  # noqa: E501
 
 import shutil

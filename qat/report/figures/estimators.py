@@ -65,8 +65,13 @@ def _draw_member(ax: Any, x: Tensor, name: Derivative, stairs: Stairs | None) ->
         if progress == 0:
             mu = _antiderivative(x, slope, *_anchor(name, stairs))
             ax.plot(x, mu, color=COLORS[1], label="its antiderivative mu")
-    top = 3.2 if stairs is None else stairs.high + 0.6
-    ax.set_ylim(-1.6 if stairs is None else stairs.low - 0.8, top)
+    _frame(ax, *((-1.6, 3.2) if stairs is None else (stairs.low - 0.8, stairs.high + 0.6)))
+
+
+def _frame(ax: Any, low: float, high: float) -> None:
+    """The same axis for every panel, longer where a curve goes beyond it: peaks are shown whole."""
+    data, margin = ax.dataLim, 0.03 * (high - low)
+    ax.set_ylim(min(low, data.ymin - margin), max(high, data.ymax + margin))
 
 
 def _forward(x: Tensor, stairs: Stairs | None) -> Tensor:

@@ -6,7 +6,7 @@ from qat.report.compare.bands import Axis, band_of
 from qat.report.compare.comparison import Row
 from qat.report.compare.pareto import Point
 from qat.report.figures.cost import draw_cost
-from qat.report.figures.curves import LINE_COLORS, MOST_LINES, draw_bands, limits_of
+from qat.report.figures.curves import LINE_COLORS, MOST_LINES, draw_bands, late_of, limits_of
 from qat.report.page.html import Picture
 from qat.report.page.pictures import Pictures
 from qat.report.runs.grouping import Group
@@ -14,20 +14,18 @@ from qat.report.runs.runs import Run, finite
 
 _SEEDS = "Lines are means over the seeds, bands ± one standard deviation."
 _WARM = "Before the dotted line the network is still float."
-# title, column, axis, y axis, scale, zoom, how to read it
-_CURVES: tuple[tuple[str, str, Axis, str, float, bool, str], ...] = (
-    ("Validation accuracy", "val/acc", "epoch", "accuracy (%)", 100.0, True, _WARM),
+_ENLARGED = "The lower panel enlarges the box in the upper one."
+# title, column, axis, y axis, scale, how to read it
+_CURVES: tuple[tuple[str, str, Axis, str, float, str], ...] = (
+    ("Validation accuracy", "val/acc", "epoch", "accuracy (%)", 100.0, _WARM),
+    ("Agreement with the teacher", "val/agreement", "epoch", "agreement (%)", 100.0, _WARM),
+    ("Training loss", "train/loss", "epoch", "loss", 1.0, f"Lower is better. {_WARM}"),
     (
-        *("Agreement with the teacher", "val/agreement", "epoch", "agreement (%)"),
-        *(100.0, True, _WARM),
-    ),
-    ("Training loss", "train/loss", "epoch", "loss", 1.0, False, "Lower is better."),
-    (
-        *("Flip rate", "quant/flip_rate", "step", "share of weights per step", 1.0, False),
+        *("Flip rate", "quant/flip_rate", "step", "share of weights per step", 1.0),
         "The share of weights that change their level in a step; training settles as it falls.",
     ),
     (
-        *("Distance to the grid", "quant/distance", "step", "||w - Q(w)|| / ||w||", 1.0, False),
+        *("Distance to the grid", "quant/distance", "step", "||w - Q(w)|| / ||w||", 1.0),
         "How far the latent weights lie from their levels; 0 is on the grid.",
     ),
 )
@@ -43,25 +41,29 @@ def curve_pictures(groups: Sequence[Group], pictures: Pictures, *, name: str) ->
     """
     tables = {group.label: [run.rows() for run in group.finished] for group in groups}
     found = []
-    for title, column, axis, ylabel, scale, zoom, reading in _CURVES:
+    for title, column, axis, ylabel, scale, reading in _CURVES:
         bands = {label: band_of(own, column, axis=axis) for label, own in tables.items()}
         known = {label: band for label, band in bands.items() if band and band.places}
         parts = [[lb for lb in part if lb in known] for part in _chunks(list(tables))]
         parts = [part for part in parts if part]
+        begin = _begin(groups) if axis == "epoch" else None
+        late = late_of(known.values(), begin) if known and axis == "epoch" else None
         for number, part in enumerate(parts, 1):
             figure = draw_bands(
                 {label: known[label] for label in part},
                 xlabel="optimizer step" if axis == "step" else axis,
                 ylabel=ylabel,
                 scale=scale,
-                begin=_begin(groups) if axis == "epoch" else None,
-                limits=limits_of(known.values(), zoom=zoom),
+                begin=begin,
+                limits=limits_of(known.values()),
+                late=late,
                 colors=_colors(list(tables)),
             )
             count = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
-            seeds = f"{_SEEDS} " if any(known[label].n > 1 for label in part) else ""
-            words = {"title": f"{title}{count}.", "reading": seeds + reading}
-            found.append(pictures.add(figure, f"{name}-{column}", **words))
+            seeds = [_SEEDS] if any(known[label].n > 1 for label in part) else []
+            words = " ".join([*seeds, reading, *([_ENLARGED] if late else [])])
+            own = {"title": f"{title}{count}.", "reading": words}
+            found.append(pictures.add(figure, f"{name}-{column}", **own))
     return found
 
 

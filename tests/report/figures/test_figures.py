@@ -8,6 +8,7 @@ from qat.report.figures.estimators import draw_estimators
 from qat.report.figures.style import panels, save_figure
 from qat.report.figures.theory import FIGURES
 from qat.theory.laboratory import EXPERIMENTS
+from support.figures import cut_axes
 
 
 @pytest.mark.parametrize("stairs", [None, relu_stairs(2), signed_stairs(3)])
@@ -17,6 +18,7 @@ def test_every_estimator_has_a_panel(stairs):
     assert titles == list(DERIVATIVES)
     legend = [text.get_text() for text in figure.axes[-1].get_legend().get_texts()]
     assert legend[:2] == ["forward pass", "coarse derivative"]
+    assert cut_axes(figure) == []  # the peaks of a schedule's end among them
 
 
 def test_every_experiment_has_a_figure():
