@@ -1,5 +1,6 @@
 """Confusion matrix: which class was taken for which."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,10 @@ if TYPE_CHECKING:
 Matrix = list[list[float]]
 # with more classes the numbers are too small to read
 _MOST_NUMBERS = 12
-_LONGEST_NAME = 10
+# letters of a name: whole names of two words; of longer ones both ends
+_LONGEST, _TAIL = 24, 9
+# from so many letters on they are small, and the figure grows by so many inches for each
+_WIDE, _LETTER = 8, 0.065
 
 
 def confusion_of(value: object) -> Matrix | None:
@@ -48,19 +52,42 @@ def draw_confusion(matrix: Matrix, names: Sequence[str]) -> "Figure":
         names: of the classes.
     """
     size = len(matrix)
-    with panels(width=WIDTH, height=WIDTH) as (figure, axes):
+    labels = tick_labels(names) if len(names) == size <= 2 * _MOST_NUMBERS else []
+    longest = max(map(len, labels), default=0)
+    side = WIDTH + _LETTER * max(0, longest - _WIDE)
+    with panels(width=side, height=side) as (figure, axes):
         ax = axes[0, 0]
         ax.imshow(_shades(matrix), interpolation="nearest")
-        labels = [plain(name[:_LONGEST_NAME]) for name in names]
-        if len(labels) == size and size <= 2 * _MOST_NUMBERS:
-            turn = 90 if max(map(len, labels)) > 2 else 0
-            ax.set_xticks(range(size), labels, rotation=turn)
-            ax.set_yticks(range(size), labels)
+        if labels:
+            letters = {"fontsize": 7 if longest > _WIDE else 9}
+            ax.set_xticks(range(size), labels, rotation=90 if longest > 2 else 0, **letters)
+            ax.set_yticks(range(size), labels, **letters)
         if size <= _MOST_NUMBERS:
             _write_numbers(ax, matrix)
         ax.set(xlabel="predicted", ylabel="true")
         ax.grid(visible=False)
         return figure
+
+
+def tick_labels(names: Sequence[str]) -> list[str]:
+    """Names of classes as ticks: whole, or cut in their middle; those that look alike get numbers.
+
+    >>> tick_labels(["rote Blüten", "Tinca tinca, a fish of Europe, ladies"])
+    ['rote Blüten', 'Tinca tinca, a…e, ladies']
+    >>> tick_labels(["a b", "a  b", "c"])
+    ['0 a b', '1 a b', 'c']
+    """
+    labels = [_cut(" ".join(name.split())) for name in names]
+    alike = Counter(labels)
+    return [f"{index} {label}" if alike[label] > 1 else label for index, label in enumerate(labels)]
+
+
+def _cut(name: str) -> str:
+    if len(name) <= _LONGEST:
+        return plain(name)
+    # what is between the ends counts as a letter
+    head = name[: _LONGEST - _TAIL - 1].rstrip()
+    return f"{plain(head)}…{plain(name[-_TAIL:].lstrip())}"
 
 
 def _shades(matrix: Matrix) -> list[list[tuple[float, ...]]]:

@@ -50,12 +50,13 @@ def panels(
         The figure, and its axes as an array of shape (rows, columns).
     """
     import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    with mpl.rc_context(_style()):
-        figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-        FigureCanvasAgg(figure)
+    from qat.report.figures.house_figure import HouseFigure
+
+    style = _style()
+    with mpl.rc_context(style):
+        size = width * columns, height * rows
+        figure = HouseFigure(style, figsize=size, layout="constrained")
         yield figure, figure.subplots(rows, columns, squeeze=False)
 
 

@@ -94,3 +94,36 @@ def test_what_is_no_matrix_is_not_drawn(value):
 def test_many_classes_are_drawn_without_numbers():
     matrix = [[float(i == j) for j in range(40)] for i in range(40)]
     assert not draw_confusion(matrix, [str(i) for i in range(40)]).axes[0].texts
+
+
+def test_names_of_classes_are_whole_or_cut_where_one_sees_it():
+    fish = "Tinca tinca, a fish of Europe, {}"
+    names = [
+        "rote Blüten",
+        "gelbe Blüten",
+        fish.format("ladies"),
+        fish.format("gentlemen"),
+        "日本",
+        "中国",
+    ]
+    names += ["a" * 24, "b" * 25, *(f"{end}{'c' * 30}{end}" for end in "xy"), "d" * 40, "d" * 41]
+    matrix = [[float(i == j) for j in range(len(names))] for i in range(len(names))]
+    (ax,) = draw_confusion(matrix, names).axes
+    for axis in (ax.xaxis, ax.yaxis):
+        shown = [label.get_text() for label in axis.get_ticklabels()]
+        assert len(set(shown)) == len(names)
+        assert shown[:2] == names[:2]
+        assert shown[6] == names[6]
+        assert all("…" in label and len(label) <= 27 for label in (*shown[2:4], *shown[7:]))
+
+
+def test_long_names_leave_the_matrix_its_size():
+    sides = []
+    for names in (["a", "b"], ["rote Blüten", "eine Blüte ohne Ende und Anfang"]):
+        figure = draw_confusion([[3.0, 1.0], [0.0, 4.0]], names)
+        figure.canvas.draw()
+        (ax,) = figure.axes
+        sides.append(ax.get_window_extent().width)
+        height = figure.get_window_extent().height
+        assert all(0 <= t.get_window_extent().y0 <= height for t in ax.get_xticklabels())
+    assert sides[1] > 0.9 * sides[0]
