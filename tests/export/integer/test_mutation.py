@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from qat import IntegerNetwork, QuantSpec, convert, network_graph, prepare, weight_projections
 from qat.errors import SpecError
+from qat.export.integer.mutation import _memory, overlap
 
 IMAGES = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -33,6 +34,18 @@ class Net(nn.Module):
 def first(*values):
     """The first of several values: the others are for what they do."""
     return values[0]
+
+
+def parts_by_turns(net, y, x):
+    even = y[:, :, ::2, ::2]
+    y[:, :, 1::2].zero_()
+    return even
+
+
+def half_of_the_read_part(net, y, x):
+    even = y[:, :, ::2, ::2]
+    y[:, :, :, :5].zero_()
+    return even
 
 
 def by_index(net, y, x):
@@ -65,6 +78,7 @@ RIGHT = {
     "its-own-input": lambda net, y, x: x.add_(y),
     "counter": lambda net, y, x: first(y, net.seen.add_(1)),
     "dropout": lambda net, y, x: first(y, F.dropout(y, 0.5, net.training, inplace=True)),
+    "another-part": parts_by_turns,
     "size-only": lambda net, y, x: y.add_(x).view(-1, 4, y.size(2), 8),
 }
 # somebody else reads what has changed: refused
@@ -82,6 +96,8 @@ WRONG = {
     "detached": (lambda net, y, x: first(y, y.detach().mul_(2)), "the function mul_ changes"),
     "data": (lambda net, y, x: first(y, y.data.mul_(2)), "the function mul_ changes"),
     "part": (lambda net, y, x: first(y, y[:, 0].zero_()), "the function zero_ changes"),
+    "same-part": (half_of_the_read_part, "the function zero_ changes"),
+    "part-taken-later": (lambda net, y, x: first(y, y[:, 1:].zero_())[:, :, ::2], "function zero_"),
     "copy_": (lambda net, y, x: first(y, y.copy_(x)), "the function copy_ changes"),
     "foreach": (lambda net, y, x: first(y, torch._foreach_mul_([y], 2)), "the function _foreach"),
     "earlier-view": (lambda net, y, x: first(y.view(-1, 4, 8, 8), y.relu_()), "function relu_"),
@@ -143,3 +159,28 @@ def test_the_answer_itself_and_the_images_left_as_they_are():
     with pytest.raises(SpecError, match="the function relu changes the network's answer in place"):
         network_graph(net, convert(net, spec), example)
     assert torch.equal(example, IMAGES)
+
+
+VIEWS = {
+    "chunks": (lambda x: x.chunk(2, 1)[0], lambda x: x.chunk(2, 1)[1], False),
+    "chunks-of-rows": (lambda x: x[:, :, :4], lambda x: x[:, :, 3:], True),
+    "by-turns": (lambda x: x[..., ::2], lambda x: x[..., 1::2], False),
+    "by-turns-that-meet": (lambda x: x[..., ::2], lambda x: x[..., ::3], True),
+    "expanded": (lambda x: x[:1, :1].expand(2, 4, 8, 8), lambda x: x[1:], False),
+    "unfolded": (lambda x: x.unfold(3, 3, 1), lambda x: x[..., 7:], True),
+    "other-type": (lambda x: x[:1].view(torch.int16), lambda x: x[1:], True),
+    "other-storage": (lambda x: x, lambda x: x.clone(), False),
+    "empty": (lambda x: x, lambda x: x[:0], False),
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_two_views_overlap_if_a_change_of_one_is_seen_in_the_other(name):
+    one, other, is_shared = VIEWS[name]
+    x = torch.zeros(2, 4, 8, 8)
+    changed, read = one(x), other(x)
+    assert overlap(_memory(changed), _memory(read)) == is_shared
+    assert overlap(_memory(read), _memory(changed)) == is_shared
+    if name not in ("expanded", "unfolded", "other-type"):  # torch refuses to change these
+        changed.fill_(1)
+        assert bool((read == 1).any()) == is_shared
