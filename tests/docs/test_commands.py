@@ -37,6 +37,7 @@ SPECS = {
     "theory": "theory:TheorySpec",
     "affinity": "affinity:AffinityOptions",
     "latency": "latency:LatencySpec",
+    "notebooks": "notebooks:NotebooksSpec",
     "pages": "pages:PagesSpec",
 }
 # what the pages' own images are called; a folder of the reader's, and one that holds a data set

@@ -31,7 +31,7 @@ def draw_affinity_maps(
     """
     with panels(len(images), 1 + len(maps), width=2.2, height=2.2) as (figure, axes):
         for row, image in zip(axes, images, strict=True):
-            row[0].imshow(_pixels(image), cmap="gray")
+            row[0].imshow(_pixels(image), cmap="gray", interpolation="nearest")
         cosines = {name: affinity(features.detach()).cpu() for name, features in maps.items()}
         colours = _colours(cosines.values())
         for column, (name, matrices) in enumerate(cosines.items(), start=1):
@@ -49,7 +49,11 @@ def draw_affinity_maps(
 
 def _colours(cosines: Iterable[Tensor]) -> dict[str, Any]:
     is_signed = min(float(matrices.min()) for matrices in cosines) < 0
-    return {"cmap": "RdBu_r" if is_signed else "viridis", "vmin": -1 if is_signed else 0, "vmax": 1}
+    # each cosine is a square of one colour; what is put between them tells nothing
+    return {
+        **{"cmap": "RdBu_r" if is_signed else "viridis", "vmin": -1 if is_signed else 0, "vmax": 1},
+        "interpolation": "nearest",
+    }
 
 
 def _draw(
