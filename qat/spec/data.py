@@ -157,6 +157,22 @@ def options_of(name: str) -> tuple[str, ...]:
     return tuple(field.name for field in fields(DataSpec) if field.name not in others)
 
 
+def images_by(name: object) -> tuple[str, ...]:
+    """Options by which the data set `name` has these images and no others.
+
+    They are its own, which say how its images are made, cut and shown, and its folder where there
+    is no usual one; elsewhere the name says it.
+
+    >>> images_by("image_folder"), images_by("glyphs"), images_by("mnist")
+    (('root', 'split', 'upright', 'unreadable', 'scan'), ('glyphs',), ())
+    """
+    family = FAMILIES.get(name) if isinstance(name, str) else None
+    if family is None:
+        return ()
+    root = ("root",) if family.layout is not None and family.layout.needs_root else ()
+    return root + _OWN_OPTIONS.get(str(name), ())
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSpec:
     """The config group `data`.

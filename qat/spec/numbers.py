@@ -47,6 +47,16 @@ def moves_nothing(key: str) -> bool:
     return bool(above & keys_that_move("nothing"))
 
 
+def is_as_before(key: str, value: object) -> bool:
+    """Whether a dotted key came later, and has the value that means what was done without it.
+
+    >>> is_as_before("data.split", "index"), is_as_before("data.split", "path")
+    (True, False)
+    """
+    added = _added()
+    return key in added and bool(value == added[key])
+
+
 def without_added(config: Mapping[str, Any]) -> dict[str, Any]:
     """A config without the options that came later, where they are at their defaults."""
     return _without(config, "", _added())

@@ -120,6 +120,10 @@ def overlap(one: Memory, other: Memory) -> bool:
 def _memory(tensor: Tensor) -> Memory:
     storage = tensor.untyped_storage()
     return Memory(
-        *(int(storage._cdata), storage.nbytes(), tensor.element_size(), tensor.storage_offset()),
-        *(tuple(tensor.shape), tensor.stride()),
+        storage=int(storage._cdata),
+        length=storage.nbytes(),
+        item=tensor.element_size(),
+        offset=int(tensor.storage_offset()),
+        shape=tuple(tensor.shape),
+        stride=tensor.stride(),
     )

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qat.report.runs.runs import Run, read_run
-from qat.spec.numbers import moves_nothing
+from qat.spec.data import images_by
+from qat.spec.numbers import is_as_before, moves_nothing
 from qat.spec.targets import first_name
 
 # a run's seed, and its threads, which move the last bits only
@@ -53,20 +54,21 @@ def title_of(config: Mapping[str, Any]) -> str:
 def judged_on(config: Mapping[str, Any]) -> dict[str, Any]:
     """The keys beside the data's name that decide which test images there are.
 
-    data.image_size is none of them: it shows the same images in another size.
+    Those that every data set has, as data.image_size, are none of them: they show the same images
+    in another size.
     """
+    images = tuple(f"data.{option}" for option in images_by(config.get("data.name")))
     own = {
         key: value
         for key, value in config.items()
-        if key.startswith("data.glyphs.")
-        or (key == "data.root" and config.get("data.name") == "image_folder")
-        # the rule before is that of runs without the key
-        or (key == "data.split" and value != "index")
+        if key.startswith(tuple(f"{option}." for option in images)) or key in images
+        if not moves_nothing(key) and not is_as_before(key, value)
     }
     share = config.get("trainer.limit_test_batches", _ALL_BATCHES)
     # 1 is one batch, 1.0 are all of them
     if share is not None and repr(share) != repr(_ALL_BATCHES):
         own["trainer.limit_test_batches"] = share
+        own |= {key: config[key] for key in ("data.batch_size",) if key in config}
     return own
 
 
@@ -78,9 +80,10 @@ def _identity(
         for key, value in run.config.items()
         if key not in _IGNORED
         and not moves_nothing(key)
+        and not is_as_before(key, value)
         and key.partition(".")[0] not in _IGNORED_SECTIONS
     }
-    if config.get("data.name") != "image_folder":  # elsewhere the name says what the images are
+    if "root" not in images_by(config.get("data.name")):  # the name says what the images are
         config.pop("data.root", None)
     for key in ORIGINS:
         if config.get(key) is not None:

@@ -1,11 +1,15 @@
 """Starts of runs that may be gone, hostile or circular; test images that make another family."""
 
 import shutil
+from dataclasses import fields
 
 import pytest
 
 from qat.report.runs.grouping import families_of, groups_of
 from qat.report.runs.runs import read_runs
+from qat.spec.data import FAMILIES, DataSpec, GlyphsSpec, images_by
+from qat.spec.numbers import moves_nothing
+from qat.spec.schema import declared
 
 
 @pytest.fixture
@@ -125,11 +129,63 @@ def test_other_test_images_are_another_family(make_run, tmp_path, one, two, told
     assert sorted(titles(tmp_path)) == [(f"{data}, lenet5, {words}", 2) for words in told]
 
 
+FOLDER = {"data.name": "image_folder", "data.root": "/a/x", "data.image_size": 32}
+# another value of each own option of a data set that moves numbers
+OTHERS = {
+    ("image_folder", "split"): "path",
+    ("image_folder", "upright"): True,
+    ("image_folder", "root"): "/a/y",
+    **{("glyphs", f"glyphs.{f.name}"): 99 for f in fields(GlyphsSpec)},
+}
+
+
+def test_every_option_that_makes_the_images_is_known():
+    known = {
+        (name, option.removeprefix("data."))
+        for name in FAMILIES
+        for own in images_by(name)
+        for option in [o.key for o in declared(DataSpec, "data") if not o.is_group]
+        if option == f"data.{own}" or option.startswith(f"data.{own}.")
+        if not moves_nothing(option)
+    }
+    assert known == set(OTHERS)
+
+
+@pytest.mark.parametrize(("name", "option"), OTHERS)
+def test_other_images_are_another_family_and_other_groups(make_run, tmp_path, sizes, name, option):
+    same = FOLDER if name == "image_folder" else {"data.name": name}
+    for run, changes in (("one", {}), ("two", {f"data.{option}": OTHERS[name, option]})):
+        make_run(run, changes=same | changes)
+    assert len(titles(tmp_path)) == len(sizes()) == 2
+    assert len({title for title, _ in titles(tmp_path)}) == 2
+
+
+def test_an_option_that_came_later_is_as_before_at_its_default(make_run, tmp_path, sizes):
+    make_run("older", seed=1, changes=FOLDER)
+    make_run("now", seed=2, changes=FOLDER | {"data.split": "index", "data.upright": False})
+    make_run("skip", seed=3, changes=FOLDER | {"data.unreadable": "skip", "data.scan": "headers"})
+    assert titles(tmp_path) == [("image_folder, lenet5", 1)]
+    assert list(sizes().values()) == [[1, 2, 3]]
+
+
+def test_so_many_batches_of_another_size_are_another_family(make_run, tmp_path):
+    for size in (64, 128):
+        make_run(f"all{size}", changes={"data.batch_size": size})
+        changes = {"data.batch_size": size, "trainer.limit_test_batches": 2}
+        make_run(f"two{size}", changes=changes)
+    share = "digits, lenet5, limit_test_batches=2, batch_size"
+    assert sorted(titles(tmp_path)) == [
+        ("digits, lenet5", 2),
+        (f"{share}=128", 1),
+        (f"{share}=64", 1),
+    ]
+
+
 def test_a_share_of_the_test_part_is_another_family(make_run, tmp_path):
     make_run("all", changes={"trainer.limit_test_batches": 1.0})
     make_run("older")
     make_run("one", changes={"trainer.limit_test_batches": 1})
-    share = ("digits, lenet5, limit_test_batches=1", 1)
+    share = ("digits, lenet5, limit_test_batches=1, batch_size=64", 1)
     assert sorted(titles(tmp_path)) == [("digits, lenet5", 2), share]
 
 
