@@ -4,11 +4,11 @@ import dataclasses
 import os
 import struct
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,6 +24,8 @@ FORMAT_OF = {ending: _NAMES.get(ending[1:], ending[1:].upper()) for ending in EN
 # others are not tried: Pillow would hand PostScript to Ghostscript, whatever the name of the file
 FORMATS = tuple(dict.fromkeys(FORMAT_OF.values()))
 _SIXTEEN_BITS = ("PNG", "PPM")  # what their deepest pixels have
+# values of the tags of TIFF
+_SIGNED, _WHITE_IS_ZERO = 2, 0
 
 # EXIF orientation -> what brings the stored pixels upright
 _TURNS = {
@@ -188,23 +190,43 @@ def check_image(path: str, *, decode: bool) -> str:
 
 
 def _check_range(image: Image.Image) -> None:
+    """Raise ValueError if it is unknown which values are black and white."""
+    kind = None
     if image.mode == "F":
-        raise ValueError("float pixels have no fixed range, convert it to 8 or 16 bits")
-    if image.mode == "I" and image.format not in _SIXTEEN_BITS:
-        raise ValueError("32-bit pixels have no fixed range, convert it to 8 or 16 bits")
+        kind = "float"
+    elif _SIGNED in _tags(image).get(ExifTags.Base.SampleFormat, ()):
+        kind = f"signed {_bits(image)}-bit"
+    elif image.mode == "I" and image.format not in _SIXTEEN_BITS:
+        kind = f"{_bits(image)}-bit"
+    if kind is not None:
+        raise ValueError(f"{kind} pixels have no fixed range, convert it to 8 or 16 bits unsigned")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB of an image of any mode, as `read_image` gives it.
 
     Raises:
-        ValueError: the range of the pixels is unknown: they are floats, or integers of 32 bits.
+        ValueError: the range of the pixels is unknown: they are floats, signed, or integers of 32
+            bits.
     """
     _check_range(image)
     if image.mode.startswith("I"):
-        # Pillow would clip 16-bit grey at 255 instead of scaling it
-        values = np.clip(np.asarray(image), 0, 2**16 - 1) >> 8
-        return Image.fromarray(values.astype(np.uint8)).convert("RGB")
+        # Pillow would clip grey of more than 8 bits at 255 instead of scaling it
+        top = 2 ** _bits(image) - 1 if image.format == "TIFF" else 2**16 - 1
+        values = np.clip(np.asarray(image), 0, top)
+        if _tags(image).get(ExifTags.Base.PhotometricInterpretation) == _WHITE_IS_ZERO:
+            values = top - values
+        return Image.fromarray((values >> (top.bit_length() - 8)).astype(np.uint8)).convert("RGB")
     if "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+def _tags(image: Image.Image) -> Mapping[int, Any]:
+    """What a TIFF file says of its pixels; nothing of others."""
+    return getattr(image, "tag_v2", {})
+
+
+def _bits(image: Image.Image) -> int:
+    """Bits of a grey value, as a TIFF file tells them; 32 of others in Pillow's mode of these."""
+    return int(_tags(image).get(ExifTags.Base.BitsPerSample, (32,))[0])

@@ -1,12 +1,13 @@
 """Single image files: all pixel modes become 8-bit RGB, damaged ones are named in one line."""
 
 import io
+import struct
 
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from qat.data.image_files import read_image
+from qat.data.image_files import UnreadableImageError, check_image, read_image
 from qat.data.module import preprocessing_of
 from qat.data.registry import build_data
 from qat.errors import DataError
@@ -31,6 +32,62 @@ def test_sixteen_bit_pgm_is_scaled_too(tmp_path):
     ramp = np.linspace(0, 65535, 64).astype(">u2").reshape(8, 8)
     (tmp_path / "a.pgm").write_bytes(b"P5 8 8 65535\n" + ramp.tobytes())
     assert np.array_equal(np.asarray(read_image(str(tmp_path / "a.pgm")))[..., 0], ramp >> 8)
+
+
+def tiff(path, values, *, bits, sample=1, photometric=1, order="<"):
+    """A grey TIFF file of 2 x 4 pixels, whose bytes are given; Pillow writes few kinds."""
+    entries = {256: 4, 257: 2, 258: bits, 259: 1, 262: photometric, 273: 134, 277: 1, 278: 2}
+    entries |= {279: len(values), 339: sample}
+    rows = [struct.pack(f"{order}HHIHH", tag, 3, 1, n, 0) for tag, n in entries.items()]
+    head = {"<": b"II", ">": b"MM"}[order] + struct.pack(f"{order}HIH", 42, 8, len(rows))
+    path.write_bytes(head + b"".join(rows) + bytes(4) + values)
+
+
+LEVELS = [0, 256, 2**12, 2**15, 2**15 + 300, 2**16 - 256, 2**16 - 255, 2**16 - 1]
+TWELVE = bytes.fromhex("000 0ff 100 3ff 800 9ff ff0 fff".replace(" ", ""))
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "expected"),
+    [
+        (np.array(LEVELS, "<u2").tobytes(), {"bits": 16}, [v >> 8 for v in LEVELS]),
+        (np.array(LEVELS, ">u2").tobytes(), {"bits": 16, "order": ">"}, [v >> 8 for v in LEVELS]),
+        (
+            np.array(LEVELS, "<u2").tobytes(),
+            {"bits": 16, "photometric": 0},
+            [(2**16 - 1 - v) >> 8 for v in LEVELS],
+        ),
+        (TWELVE, {"bits": 12}, [0, 15, 16, 63, 128, 159, 255, 255]),
+    ],
+    ids=["little-endian", "big-endian", "white-is-zero", "twelve-bits"],
+)
+def test_grey_tiff_of_more_than_8_bits_is_scaled(tmp_path, values, options, expected):
+    tiff(tmp_path / "a.tif", values, **options)
+    pixels = np.asarray(read_image(str(tmp_path / "a.tif")))
+    assert pixels[..., 0].ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("decode", [True, False])
+@pytest.mark.parametrize(
+    ("bits", "sample", "order", "words"),
+    [
+        (8, 2, "<", "signed 8-bit"),
+        (16, 2, "<", "signed 16-bit"),
+        (16, 2, ">", "signed 16-bit"),
+        (32, 2, "<", "signed 32-bit"),
+        (32, 1, "<", "32-bit"),
+        (32, 3, "<", "float"),
+    ],
+)
+def test_pixels_without_a_range_are_refused_by_their_kind(
+    tmp_path, bits, sample, order, words, decode
+):
+    path = tmp_path / "a.tif"
+    tiff(path, bytes(8 * bits // 8), bits=bits, sample=sample, order=order)
+    with pytest.raises(UnreadableImageError) as caught:
+        check_image(str(path), decode=decode)
+    cure = "convert it to 8 or 16 bits unsigned"
+    assert caught.value.reason == f"{words} pixels have no fixed range, {cure}"
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
