@@ -14,7 +14,7 @@ from qat.data.image_files import FileImages
 from qat.data.split import Parts
 from qat.data.unlabelled.mixed import LabelsRemoved, Mixed
 from qat.errors import DataError
-from qat.storage.data_record import MOST_FILES, PARTS, DataRecord, PartRecord
+from qat.storage.data_record import MOST_FILES, PARTS, DataRecord, PartRecord, class_hashes
 
 
 def record_of(
@@ -78,14 +78,9 @@ def _size(path: bytes) -> int:
 
 def _hashes(files: FileImages, classes: tuple[str, ...]) -> dict[str, str]:
     """Class -> hash of the names of its files, in no order; of all if there are no classes."""
-    groups: dict[str, list[bytes]] = {}
     labels = files.labels.tolist() if classes else [0] * len(files)
-    for name, label in zip(files.names, labels, strict=True):
-        groups.setdefault(classes[label] if classes else "", []).append(name)
-    return {
-        title: hashlib.sha256(b"\0".join(sorted(names))).hexdigest()[:16]
-        for title, names in groups.items()
-    }
+    titles = (classes[label] if classes else "" for label in labels)
+    return class_hashes(zip(files.names, titles, strict=True))
 
 
 def held(parts: Parts, record: DataRecord) -> Parts:

@@ -1,11 +1,13 @@
 """Data of a run and data of now, compared: what differs, in one sentence."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence, Set
 
-from qat.storage.data_record import PARTS, DataRecord, PartRecord
+from qat.storage.data_record import PARTS, DataRecord, PartRecord, class_hashes
 
 Files = Mapping[str, tuple[int | None, int]]
 
+_NO_CLASS = ""  # stands for all files where no label was read
 _NAMED = 3  # files or classes of one kind in a sentence
 _IN = {
     part: (f"was in the run's {title} part", f"were in the run's {title} part")
@@ -18,7 +20,8 @@ def data_changes(
 ) -> dict[str, str]:
     """What differs, in words: of `data`, else of `classes`, else of each part.
 
-    Files are told apart by name, label and size; of built-in sets the number of images is compared.
+    Files are told apart by name, label and size; where there are too many in one of the two, by the
+    names of each class; of built-in sets the number of images is compared.
 
     Args:
         before: of a run.
@@ -38,7 +41,7 @@ def data_changes(
         return {"classes": _classes(before.classes, now.classes)}
     was_in = {file: name for name, part in before.parts.items() for file in part.files}
     here = {file for part in now.parts.values() for file in part.files}
-    found = {n: _part(n, before.parts[n], now.parts[n], was_in, here) for n in parts}
+    found = {n: _part(n, before.parts[n], now.parts[n], was_in, here, now.classes) for n in parts}
     return {name: words for name, words in found.items() if words}
 
 
@@ -62,7 +65,12 @@ def _classes(before: Sequence[str], now: Sequence[str]) -> str:
 
 
 def _part(
-    name: str, before: PartRecord, now: PartRecord, was_in: Mapping[str, str], here: Set[str]
+    name: str,
+    before: PartRecord,
+    now: PartRecord,
+    was_in: Mapping[str, str],
+    here: Set[str],
+    classes: Sequence[str],
 ) -> str:
     """What differs in one part.
 
@@ -72,16 +80,15 @@ def _part(
         now: of today.
         was_in: file -> part of the run that it was in.
         here: files of all parts of today.
+        classes: their names, by label, the same for both.
     """
     if before.source != now.source:
         counts = "as many" if now.count == before.count else f"{now.count}, not {before.count}"
         return f"other images without labels ({counts})"
-    if before.hashes and now.hashes:
-        keys = sorted(before.hashes.keys() | now.hashes.keys())
-        others = [key for key in keys if before.hashes.get(key) != now.hashes.get(key)]
-        return _listed("class", others, "has other files", "have other files")
+    if before.hashes or now.hashes:
+        return _by_class(before, now, classes)
     if not (before.files and now.files):
-        return "" if before.count == now.count else f"{now.count} images instead of {before.count}"
+        return _count(before, now)
     gone = [file for file in before.files if file not in here]
     new = [file for file in now.files if file not in was_in]
     # one that was in another part is told of where it is now
@@ -96,6 +103,33 @@ def _part(
         *moved,
         *_altered(before.files, now.files),
     )
+
+
+def _by_class(before: PartRecord, now: PartRecord, classes: Sequence[str]) -> str:
+    """The classes that have other files, of two parts of which one is known by hashes only."""
+    has_labels = _NO_CLASS not in before.hashes and _NO_CLASS not in now.hashes
+    was, is_ = (_hashes(part, classes if has_labels else ()) for part in (before, now))
+    if not (was and is_) or (_NO_CLASS in was) != (_NO_CLASS in is_):  # nothing else is known
+        return _count(before, now)
+    others = [key for key in sorted(was.keys() | is_.keys()) if was.get(key) != is_.get(key)]
+    if others == [_NO_CLASS]:
+        return "other files"
+    return _listed("class", others, "has other files", "have other files")
+
+
+def _hashes(part: PartRecord, classes: Sequence[str]) -> Mapping[str, str]:
+    """A part's hashes, made of the names where it is known by these; of all without classes."""
+    if part.hashes or not part.files:
+        return part.hashes
+    labels = [label for label, _ in part.files.values()]
+    if classes and not all(label is not None and 0 <= label < len(classes) for label in labels):
+        return {}
+    titles = [classes[label or 0] for label in labels] if classes else [_NO_CLASS] * len(labels)
+    return class_hashes(zip(map(os.fsencode, part.files), titles, strict=True))
+
+
+def _count(before: PartRecord, now: PartRecord) -> str:
+    return "" if before.count == now.count else f"{now.count} images instead of {before.count}"
 
 
 def _altered(before: Files, now: Files) -> Iterator[str]:

@@ -1,9 +1,10 @@
 """Data record of a run, RUN/data.json.gz: the images of its parts when it began."""
 
 import gzip
+import hashlib
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,24 @@ class DataRecord:
     split: str
     classes: tuple[str, ...]
     parts: Mapping[str, PartRecord]
+
+
+def class_hashes(files: Iterable[tuple[bytes, str]]) -> dict[str, str]:
+    """Class -> hash of the names of its files, in whatever order these come.
+
+    >>> class_hashes([(b"a/1.png", "a"), (b"a/2.png", "a")])
+    {'a': 'd58a42c8cb105c16'}
+
+    Args:
+        files: name below the home of the data set, and class; "" for all where none is known.
+    """
+    names: dict[str, list[bytes]] = {}
+    for name, title in files:
+        names.setdefault(title, []).append(name)
+    return {
+        title: hashlib.sha256(b"\0".join(sorted(own))).hexdigest()[:16]
+        for title, own in names.items()
+    }
 
 
 def write_record(folder: Path, record: DataRecord) -> None:

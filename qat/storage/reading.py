@@ -7,13 +7,13 @@ damaged bytes becomes one sentence. Standard library only.
 
 import os
 import stat
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from qat.errors import CheckpointError, one_line
+from qat.storage.memory import memory_limit
 
 
 @contextmanager
@@ -63,7 +63,9 @@ def read_regular(path: str | Path, name: str | None = None, *, most: int | None 
     """
     with regular_file(path, name) as file:
         size = os.fstat(file.fileno()).st_size
-        limit, whose = (_memory(), "this machine holds") if most is None else (most, "ours have")
+        limit, whose = (
+            (memory_limit(), "fit into memory here") if most is None else (most, "ours have")
+        )
         # never more than it says it has: what is asked for is allocated at once
         content = file.read(size + 1) if size <= limit else b""
         if max(size, len(content)) > limit:
@@ -83,13 +85,6 @@ def is_there(path: Path) -> bool:
     except OSError as error:
         raise CheckpointError(f"{path.name} cannot be read: {error.strerror}") from None
     raise CheckpointError(f"{path.name} cannot be read: it is no regular file")
-
-
-def _memory() -> int:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError):  # not told here
-        return sys.maxsize
 
 
 @contextmanager

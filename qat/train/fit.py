@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 
 from qat.errors import CheckpointError, DataError, QatError, SpecError, shown
+from qat.lit.progress import EpochBar, EpochLines
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import FiniteGuard, StatelessRandomness
@@ -24,7 +25,6 @@ from qat.spec.run import RunSpec
 from qat.storage.checkpoint import last_good, load
 from qat.storage.reading import parsing, reason_of
 from qat.train.build import Built, Parts
-from qat.train.progress import EpochBar, EpochLines
 from qat.train.summary import summarized
 
 _QUIET = (

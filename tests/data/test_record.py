@@ -1,6 +1,7 @@
 """What is written down of the images of a run, and parts that are held to it."""
 
 import os
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,47 @@ def test_of_many_files_each_class_has_a_hash(root):
     now = record_of(data_of(root).parts, **own, most=19)
     assert "class dog has other files" in sentence(data_changes(few, now))
     assert "cat" not in sentence(data_changes(few, now))
+
+
+@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("is_turned", [True, False])
+def test_names_and_hashes_are_compared_by_the_names_of_each_class(root, labels, is_turned):
+    own = {"name": "x", "split": "path", "classes": ("cat", "dog")}
+
+    def told(names, hashes):
+        pair = (hashes, names) if is_turned else (names, hashes)
+        return data_changes(*pair)
+
+    names, hashes = (record_of(data_of(root, labels=labels).parts, **own, most=m) for m in (20, 19))
+    assert names.parts["test"].files
+    assert hashes.parts["test"].hashes
+    assert told(names, hashes) == {}
+    # as many files of each class, one of them under another name
+    part = names.parts["test"]
+    gone = next(file for file in part.files if file.startswith("dog"))
+    files = {("dog/z.png" if file == gone else file): known for file, known in part.files.items()}
+    renamed = replace(names, parts=names.parts | {"test": replace(part, files=files)})
+    assert told(renamed, hashes) == {"test": "class dog has other files"}
+
+
+def test_hashes_without_labels_are_compared_as_one(root):
+    own = {"name": "x", "split": "path", "classes": ("cat", "dog")}
+    names = record_of(data_of(root).parts, **own)  # with labels
+    hashes = record_of(data_of(root, labels=False).parts, **own, most=19)
+    assert set(hashes.parts["train"].hashes) == {""}
+    assert data_changes(names, hashes) == {}
+    other = replace(hashes.parts["train"], hashes={"": "0" * 16})
+    now = replace(hashes, parts=hashes.parts | {"train": other})
+    assert sentence(data_changes(names, now)) == "train: other files"
+
+
+def test_labels_that_nobody_read_leave_the_count(root):
+    own = {"name": "x", "split": "path", "classes": ("cat", "dog")}
+    names = record_of(data_of(root, labels=False).parts, **own)
+    hashes = record_of(data_of(root).parts, **own, most=19)
+    assert data_changes(names, hashes) == {}
+    less = replace(hashes, parts=hashes.parts | {"train": replace(hashes.parts["train"], count=11)})
+    assert sentence(data_changes(names, less)) == "train: 11 images instead of 12"
 
 
 def test_built_in_sets_are_known_by_name_and_counts():

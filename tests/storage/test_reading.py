@@ -100,8 +100,8 @@ def test_a_file_may_be_as_large_as_it_says(tmp_path, monkeypatch):
     assert read_regular(path, most=5) == b"12345"
     with pytest.raises(CheckpointError, match="more than the 4 bytes that ours have"):
         read_regular(path, most=4)
-    monkeypatch.setattr(reading, "_memory", lambda: 3)
-    with pytest.raises(CheckpointError, match="more than the 3 bytes that this machine holds"):
+    monkeypatch.setattr(reading, "memory_limit", lambda: 3)
+    with pytest.raises(CheckpointError, match="more than the 3 bytes that fit into memory here"):
         read_regular(path)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from qat.train.progress import EpochBar, EpochLines
+from qat.lit.progress import EpochBar, EpochLines
 
 IMAGES = TensorDataset(torch.zeros(4, 3))
 
