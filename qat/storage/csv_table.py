@@ -23,7 +23,8 @@ class GrowingCsv:
     already there is continued, never wiped, until `rewind` is called.
 
     Args:
-        path: The file; its folder is made on the first write, and must stay from then on.
+        path: The file. Its folder, if there is none yet, is made on the first write; once there it
+            must stay, and so must the file.
         columns: The header of a new file.
     """
 
@@ -33,12 +34,13 @@ class GrowingCsv:
         self._columns: list[str] | None = None
         self._rows = 0
         self._is_on_disk = False
+        self._has_folder = path.parent.is_dir()
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows, each by column; what a row lacks is left empty.
 
         Raises:
-            QatError: The file cannot be written.
+            QatError: The file cannot be written, or was deleted.
         """
         columns = self._known_columns()
         new = [key for key in dict.fromkeys(k for row in rows for k in row) if key not in columns]
@@ -98,9 +100,12 @@ class GrowingCsv:
         return (lines[0], lines[1:]) if lines else (list(self._first), [])
 
     def _write_all(self, columns: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-        if self._rows == 0:
+        if not self._has_folder:
             with suppress(OSError):  # told when the file cannot be written
                 self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._has_folder = True
+        else:  # or it would be made anew, with nothing in it but this table
+            self._expect(self._path if self._rows else self._path.parent)
         padded = [[*line, *[""] * (len(columns) - len(line))] for line in lines]
         with replacing(self._path) as file:
             file.write(_csv([columns, *padded]).encode())
@@ -109,15 +114,25 @@ class GrowingCsv:
 
     def _write(self, lines: Sequence[Sequence[Any]]) -> None:
         self._is_on_disk = False
+        self._expect(self._path)  # "a" would make another one
         try:
-            self._path.stat()  # "a" would make another one
             with self._path.open("ab") as file:
                 file.write(_csv(lines).encode())
         except OSError as error:
-            raise QatError(
-                f"cannot write {self._path}: {error.strerror}; free space and resume the run"
-            ) from error
+            raise self._unwritable(error) from error
         self._rows += len(lines)
+
+    def _expect(self, path: Path) -> None:
+        """Raise QatError unless what was there is there."""
+        try:
+            path.stat()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: OSError) -> QatError:
+        return QatError(
+            f"cannot write {self._path}: {error.strerror}; free space and resume the run"
+        )
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], *, newline: str = "\n") -> None:
