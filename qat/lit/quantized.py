@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import lightning as L
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -18,7 +19,7 @@ from qat.data.module import ImageData, first_batches
 from qat.errors import CheckpointError
 from qat.lit.epoch_means import EpochMeans
 from qat.lit.learning_rate import phase_factor
-from qat.lit.resume.guards import refuse_unsupported
+from qat.lit.resume.guards import TeardownOnError, refuse_unsupported
 from qat.lit.resume.run_checkpoint import is_at_end
 from qat.optim.groups import parameter_groups
 from qat.optim.quant_optimizer import QuantOptimizer
@@ -181,6 +182,10 @@ class LitQuantized(L.LightningModule):
         enable_quantizers(self.net, self.is_quantized)
         if self.training_spec.compile:
             self.net.compile(fullgraph=True)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What every trainer of this module needs."""
+        return [TeardownOnError()]
 
     def teardown(self, stage: str) -> None:
         """Show the forward weights again, also after an exception in an evaluation."""

@@ -22,17 +22,23 @@ def wait_for(condition, process, seconds=120):
         time.sleep(0.005)
 
 
-def running(tmp_path):
-    """A run that has saved its first checkpoint."""
+def running(tmp_path, *words, until="checkpoints/last/*.ckpt"):
+    """A run that has saved its first checkpoint, or made another of its files."""
     folder = tmp_path / "run"
-    process = start(*LONG, f"hydra.run.dir={folder}", cwd=tmp_path)
-    wait_for(lambda: list(folder.glob("checkpoints/last/*.ckpt")), process)
+    process = start(*LONG, *words, f"hydra.run.dir={folder}", cwd=tmp_path)
+    wait_for(lambda: list(folder.glob(until)), process)
     return folder, process
 
 
-@pytest.mark.parametrize("part", mostly_slow([".", "checkpoints", "metrics.csv"], day={0}))
+@pytest.mark.parametrize(
+    "part", mostly_slow([".", "checkpoints", "metrics.csv", ". at once"], day={0})
+)
 def test_what_is_deleted_under_a_run_ends_it(part, tmp_path):
-    folder, process = running(tmp_path)
+    if part == ". at once":  # before the first row of metrics.csv
+        part, words = ".", ["training.checkpoint_every=100000"]
+        folder, process = running(tmp_path, *words, until="checkpoints")
+    else:
+        folder, process = running(tmp_path)
     if part == "metrics.csv":
         (folder / part).unlink()
     else:

@@ -142,3 +142,18 @@ def refuse_unsupported(trainer: L.Trainer) -> None:
             f"{type(trainer.strategy).__name__} shards weights, and a scale needs whole "
             "tensors; use trainer.strategy=auto or ddp"
         )
+
+
+class TeardownOnError(Callback):
+    """Tears the module down after an error too; Lightning does so at a normal end only.
+
+    An evaluation that is left open would be closed by the interpreter's end, which then changes
+    weights that it has let go already: the process aborts.
+    """
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Call the module's own teardown."""
+        pl_module.teardown(str(trainer.state.fn))
