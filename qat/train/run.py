@@ -64,6 +64,7 @@ def _run(
     config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status
 ) -> dict[str, Any] | None:
     """The run's summary; None if only its audit was asked for."""
+    from qat.lit.resume.selection import keep_only
     from qat.lit.resume.signals import Signals
     from qat.quantize.audit_table import audit_table
     from qat.report.page.run_page import write_run_report
@@ -99,6 +100,8 @@ def _run(
         summary = status.write_summary(summary)
         write_run_report(folder)
         status.finish(summary)
+        # it has just been read whole, to be tested; should the run go on, then from there
+        keep_only(folder / "checkpoints" / "last", [summary["last"]["global_step"]])
     return summary
 
 
