@@ -8,6 +8,7 @@ counters are put to rest in a checkpoint; checked against Lightning 2.6.6, whose
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-from qat.errors import SpecError
+from qat.errors import CheckpointError, SpecError
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO, checkpoint_name, checkpoints_by_step
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import refuse_non_finite
@@ -36,7 +37,7 @@ class RunCheckpoint(Callback):
     A run goes on from `last`, which holds all of it. `best` holds the weights of the selected
     epoch alone. They wait in memory for the next checkpoint of `last`, the first to name them:
     so there is one such file, however often the best epoch is a new one, and what `last` names is
-    there. A run that is killed in between comes by that epoch again.
+    there. A run that fails in between writes them, one that is killed comes by that epoch again.
 
     It must be the first callback, so that no other one has begun the next batch when it saves;
     the Trainer needs `enable_checkpointing=False` and `SafeCheckpointIO`.
@@ -186,6 +187,14 @@ class RunCheckpoint(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end of the run."""
         self.save(trainer, "end")
+
+    @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the selected weights of a run that ends before they were due."""
+        with suppress(CheckpointError):  # what is told is why the run ended
+            self._write_best()
 
     @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
