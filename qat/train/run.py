@@ -14,6 +14,7 @@ from qat.storage.checkpoint import checkpoints_by_step
 from qat.storage.data_record import write_record
 from qat.storage.lock import only_process
 from qat.storage.status import Status, is_finished, validation_score
+from qat.train.wandb_id import continued
 
 
 def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
@@ -121,8 +122,13 @@ def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:
             if node
         ],
         loggers=[
-            instantiated(node, "logger", allow=allow, key=f"logger.{name}", save_dir=str(folder))
-            for name, node in config["logger"].items()
-            if node
+            _logger(name, node, folder, allow) for name, node in config["logger"].items() if node
         ],
     )
+
+
+def _logger(name: str, node: Mapping[str, Any], folder: Path, allow: tuple[str, ...]) -> Any:
+    from qat.train.targets import instantiated
+
+    own = {"save_dir": str(folder), **continued(node, folder)}
+    return instantiated(node, "logger", allow=allow, key=f"logger.{name}", **own)
