@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from qat.errors import CheckpointError, DataError, QatError, SpecError, shown
@@ -25,6 +24,7 @@ from qat.spec.run import RunSpec
 from qat.storage.checkpoint import last_good, load
 from qat.storage.reading import parsing, reason_of
 from qat.train.build import Built, Parts
+from qat.train.progress import Clock, RunLines, Timing, show_left
 from qat.train.summary import summarized
 
 _QUIET = (
@@ -117,12 +117,13 @@ def _trainer(spec: RunSpec, parts: Parts, folder: Path, first: Sequence[L.Callba
         StatelessRandomness(spec.seed),
         KeepWarmStart(folder / "checkpoints"),
         FiniteGuard(),
+        Timing(clock := Clock()),
         *parts.callbacks,
     ]
     if not spec.trainer.get("enable_progress_bar", True):
-        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)] + [EpochLines()]
+        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)] + [RunLines(clock)]
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             **spec.trainer,
             callbacks=callbacks,
             logger=[RunCsvLogger(folder), *parts.loggers],
@@ -134,6 +135,8 @@ def _trainer(spec: RunSpec, parts: Parts, folder: Path, first: Sequence[L.Callba
         )
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise SpecError(f"trainer: {str(error).splitlines()[0]}") from error
+    show_left(trainer, clock)
+    return trainer
 
 
 def _quieten_lightning() -> None:
@@ -150,23 +153,3 @@ def recorded_teacher(folder: Path) -> str | None:
         return None
     origin: str | None = load(newest)["qat"].get("teacher", {}).get("origin")
     return origin if origin is not None and Path(origin).is_file() else None
-
-
-class EpochLines(Callback):
-    """One line per epoch, for terminals and logs that cannot show a progress bar."""
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print phase and validation metrics."""
-        if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
-            return
-        phase = "quantized" if getattr(pl_module, "is_quantized", True) else "float"
-        scores = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith("val/")
-        }
-        numbers = "  ".join(f"{name} {value:.4f}" for name, value in sorted(scores.items()))
-        print(
-            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  {phase:9}  {numbers}",
-            flush=True,
-        )
