@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from typing_extensions import override
 
 from qat.report.compare.wording import duration
 
@@ -169,12 +168,10 @@ class Timing(Callback):
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
-    @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
         self._clock.start(trainer.global_step)
 
-    @override
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
@@ -182,7 +179,6 @@ class Timing(Callback):
         if batch_idx == 0:
             self._clock.begin_epoch()
 
-    @override
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -195,7 +191,6 @@ class Timing(Callback):
         is_quantized = bool(pl_module.is_quantized)
         self._clock.end_step(trainer.global_step, is_quantized=is_quantized)
 
-    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Time the evaluation."""
         if trainer.state.fn == "fit":
@@ -213,7 +208,6 @@ class RunLines(Callback):
         self._clock = clock
         self._told: set[bool] = set()  # phases
 
-    @override
     def on_train_batch_end(
         self,
         trainer: Trainer,
@@ -244,7 +238,6 @@ class RunLines(Callback):
             flush=True,
         )
 
-    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print phase, validation metrics, and what is left of the run."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
