@@ -1,7 +1,7 @@
 """LitQuantized: a prepared network in training with an update rule, judged on hard weights."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from itertools import islice
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import lightning as L
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -308,16 +309,36 @@ class LitQuantized(L.LightningModule):
         return data.content
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the phase and the epoch's running sums."""
+        """Add the phase and the epoch's running sums, and store projected weights once.
+
+        The latent weights take the place of the forward weights, which follow from them; as the
+        optimizer's part holds the same tensors, the file does not grow by them.
+        """
+        checkpoint["state_dict"] |= self._latent_entries()
         checkpoint["qat"] = {
+            "weights": "latent",  # earlier versions saved what the parameters showed
             "is_quantized": self.is_quantized,
             "train_means": self._train_means.state_dict(),
             "images": self._fingerprint(),
             "content": self._content(),
         }
 
+    def _latent_entries(self) -> dict[str, Tensor]:
+        """Entries of the state dict -> latent weights (the optimizer's own tensors)."""
+        assert self.quant_optimizer is not None  # made before training begins
+        latent = self.quant_optimizer.latent_weights_by_parameter()
+        names = self.named_parameters(remove_duplicate=False)
+        return {name: latent[p] for name, p in names if p in latent}
+
+    @torch.no_grad()
+    def _hard_entries(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Entries of a state dict of latent weights -> what an evaluation has to see of them."""
+        projections = weight_projections(self.net, self.plan)
+        names = self.named_parameters(remove_duplicate=False)
+        return {name: projections[p](state[name]) for name, p in names if p in projections}
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the phase and the epoch's running sums.
+        """Restore the phase and the epoch's running sums; an evaluation gets hard weights.
 
         Raises:
             CheckpointError: the training images are others than the run began with.
@@ -338,3 +359,7 @@ class LitQuantized(L.LightningModule):
         self.quant_optimizer = None  # its latent weights are those of another run
         self.is_quantized = checkpoint["qat"]["is_quantized"]
         self._train_means.load_state_dict(checkpoint["qat"]["train_means"])
+        is_latent = checkpoint["qat"].get("weights") == "latent"
+        if is_latent and self.is_quantized and self.trainer.state.fn != TrainerFn.FITTING:
+            # a fit makes them itself, from its optimizer's part
+            checkpoint["state_dict"] |= self._hard_entries(checkpoint["state_dict"])

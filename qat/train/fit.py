@@ -13,7 +13,6 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 
 from qat.errors import CheckpointError, DataError, QatError, SpecError, shown
-from qat.lit.progress import EpochBar, EpochLines
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import FiniteGuard, StatelessRandomness
@@ -25,6 +24,7 @@ from qat.spec.run import RunSpec
 from qat.storage.checkpoint import last_good, load
 from qat.storage.reading import parsing, reason_of
 from qat.train.build import Built, Parts
+from qat.train.progress import Clock, EpochBar, RunLines, Timing, show_left
 from qat.train.summary import summarized
 
 _QUIET = (
@@ -117,14 +117,15 @@ def _trainer(spec: RunSpec, parts: Parts, folder: Path, first: Sequence[L.Callba
         StatelessRandomness(spec.seed),
         KeepWarmStart(folder / "checkpoints"),
         FiniteGuard(),
+        Timing(clock := Clock()),
         *parts.callbacks,
     ]
     if not spec.trainer.get("enable_progress_bar", True):
-        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)] + [EpochLines()]
+        callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)] + [RunLines(clock)]
     elif not any(isinstance(c, ProgressBar) for c in callbacks):
         callbacks.append(EpochBar())
     try:
-        return L.Trainer(
+        trainer = L.Trainer(
             **spec.trainer,
             callbacks=callbacks,
             logger=[RunCsvLogger(folder), *parts.loggers],
@@ -136,6 +137,8 @@ def _trainer(spec: RunSpec, parts: Parts, folder: Path, first: Sequence[L.Callba
         )
     except (ValueError, TypeError, MisconfigurationException) as error:
         raise SpecError(f"trainer: {str(error).splitlines()[0]}") from error
+    show_left(trainer, clock)
+    return trainer
 
 
 def _quieten_lightning() -> None:

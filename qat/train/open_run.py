@@ -24,7 +24,7 @@ from qat.storage.provenance import versions
 from qat.storage.reading import parsing
 from qat.storage.run_files import read_json
 from qat.train.targets import build_network
-from qat.train.weights import restore
+from qat.train.weights import is_of_run, restore
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def open_trained(
     prepare(net, plan, example=example)
     content = load(found)
     with parsing(f"checkpoint {found}", "use another"):
-        is_float = "optimizer_states" in content and not content.get("qat", {}).get("is_quantized")
+        is_float = is_of_run(content) and not content.get("qat", {}).get("is_quantized")
     weights: Literal["latent", "hard"] = "latent" if is_float else "hard"
     restore(net, plan, content, weights=weights, name=f"checkpoint {found}")
     enable_quantizers(net, not is_float)

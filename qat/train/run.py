@@ -14,6 +14,7 @@ from qat.storage.checkpoint import checkpoints_by_step
 from qat.storage.data_record import write_record
 from qat.storage.lock import only_process
 from qat.storage.status import Status, is_finished, validation_score
+from qat.train.wandb_id import continued
 
 
 def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
@@ -64,6 +65,7 @@ def _run(
     config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status
 ) -> dict[str, Any] | None:
     """The run's summary; None if only its audit was asked for."""
+    from qat.lit.resume.selection import keep_only
     from qat.lit.resume.signals import Signals
     from qat.quantize.audit_table import audit_table
     from qat.report.page.run_page import write_run_report
@@ -99,6 +101,8 @@ def _run(
         summary = status.write_summary(summary)
         write_run_report(folder)
         status.finish(summary)
+        # it has just been read whole, to be tested; should the run go on, then from there
+        keep_only(folder / "checkpoints" / "last", [summary["last"]["global_step"]])
     return summary
 
 
@@ -118,8 +122,13 @@ def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:
             if node
         ],
         loggers=[
-            instantiated(node, "logger", allow=allow, key=f"logger.{name}", save_dir=str(folder))
-            for name, node in config["logger"].items()
-            if node
+            _logger(name, node, folder, allow) for name, node in config["logger"].items() if node
         ],
     )
+
+
+def _logger(name: str, node: Mapping[str, Any], folder: Path, allow: tuple[str, ...]) -> Any:
+    from qat.train.targets import instantiated
+
+    own = {"save_dir": str(folder), **continued(node, folder)}
+    return instantiated(node, "logger", allow=allow, key=f"logger.{name}", **own)

@@ -25,8 +25,8 @@ _STATES = ("state_dict", "model_state_dict", "model_state", "model", "net")
 def network_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """State dict of the network of a checkpoint, with latent weights where there are any.
 
-    What the model's part of a checkpoint holds for a projected weight depends on the moment of
-    saving; the latent weights in the optimizer's part do not.
+    What the model's part of an earlier version's checkpoint holds for a projected weight depends
+    on the moment of saving; the latent weights in the optimizer's part do not.
 
     Raises:
         CheckpointError: neither a checkpoint of a run nor a plain state dict.
@@ -35,14 +35,19 @@ def network_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     found = next((part for part in parts if _holds_tensors(part)), None)
     if found is None:
         raise CheckpointError("neither a checkpoint of a run nor a plain state dict of tensors")
-    if "optimizer_states" not in checkpoint or not any(key.startswith(_PREFIX) for key in found):
+    if not is_of_run(checkpoint) or not any(key.startswith(_PREFIX) for key in found):
         return dict(found)
     state = {
         key.removeprefix(_PREFIX): value for key, value in found.items() if key.startswith(_PREFIX)
     }
-    for optimizer in checkpoint["optimizer_states"]:
+    for optimizer in checkpoint.get("optimizer_states", ()):
         state |= optimizer.get("qat", {}).get("latent", {})
     return state
+
+
+def is_of_run(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether it is a checkpoint of a run of ours, whole or of its weights alone."""
+    return "optimizer_states" in checkpoint or "qat" in checkpoint
 
 
 def _holds_tensors(part: Any) -> bool:

@@ -68,3 +68,26 @@ def test_test_runs_on_hard_weights_and_leaves_forward_ones():
     trainer.test(lit, data, verbose=False)
     assert seen == [2, 2]
     assert torch.equal(lit.net[8].weight, forward)
+
+
+@pytest.mark.parametrize("step", [2, 6], ids=["float", "relaxed"])
+def test_lightning_tests_a_checkpoint_as_the_run_would(step, tmp_path):
+    """Its weights are latent, so that they are stored once; hard ones are what a test sees."""
+    trained = module("binary_relax", warm=1, hard_from=1.0)
+    trainer, data = fit(trained, SaveAt(step, tmp_path / "at.ckpt"))
+    other = module("binary_relax", warm=1, hard_from=1.0)
+    trainer.test(other, data, ckpt_path=tmp_path / "at.ckpt", weights_only=True, verbose=False)
+    latent = network_state(torch.load(tmp_path / "at.ckpt", weights_only=True))["8.weight"]
+    hard = torch.where(latent >= 0, 1.0, -1.0) * latent.abs().mean()
+    assert torch.equal(other.net[8].weight, latent if step < 4 else hard)
+
+
+class SaveAt(L.Callback):
+    """Saves after so many steps."""
+
+    def __init__(self, step, path):
+        self.step, self.path = step, path
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            trainer.save_checkpoint(self.path)

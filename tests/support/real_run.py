@@ -60,13 +60,14 @@ def kill_after(step, folder, *arguments, cwd):
 
 
 def tensors(folder, part="last"):
-    """Every tensor of the newest checkpoint, latent weights under names of their own."""
+    """Every tensor of the newest checkpoint; an optimizer's latent weights by other names."""
     import torch
 
     newest = max((folder / "checkpoints" / part).glob("*.ckpt"))
     content = torch.load(newest, weights_only=True)
-    latent = content["optimizer_states"][0]["qat"]["latent"]
-    found = {**content["state_dict"], **{f"latent {key}": value for key, value in latent.items()}}
+    found = dict(content["state_dict"])
+    for optimizer in content.get("optimizer_states", ()):
+        found |= {f"latent {key}": value for key, value in optimizer["qat"]["latent"].items()}
     return {key: value for key, value in found.items() if isinstance(value, torch.Tensor)}
 
 

@@ -15,10 +15,10 @@ from qat.train.weights import read_weights, restore
 
 def first_weight(content, value):
     key = next(key for key in content["state_dict"] if key.endswith("conv1.weight"))
-    latent = content["optimizer_states"][0]["qat"]["latent"]
     weight = value(content["state_dict"][key])
     content["state_dict"][key] = weight
-    latent[key.removeprefix("net.")] = weight
+    for optimizer in content.get("optimizer_states", ()):  # of a whole checkpoint
+        optimizer["qat"]["latent"][key.removeprefix("net.")] = weight
 
 
 def with_nan(weight):
@@ -35,8 +35,8 @@ CHANGES = {
     "keys that are no texts": lambda c: c["state_dict"].update({3: torch.ones(1)}),
     "a text for the optimizers": lambda c: c.update(optimizer_states="x"),
     "numbers for the optimizers": lambda c: c.update(optimizer_states=[1]),
-    "no latent weights": lambda c: c["optimizer_states"][0].update(qat=3),
-    "latent weights of no network": lambda c: c["optimizer_states"][0]["qat"].update(latent=[1]),
+    "no latent weights": lambda c: c.update(optimizer_states=[{"qat": 3}]),
+    "latent weights of no network": lambda c: c.update(optimizer_states=[{"qat": {"latent": [1]}}]),
     "nothing of ours": lambda c: c.update(qat=None),
     "sparse": lambda c: first_weight(c, lambda w: w.to_sparse()),
     "without data": lambda c: first_weight(c, lambda w: w.to("meta")),
@@ -58,11 +58,12 @@ def changed(trained, folder, name, kinds=("best", "last")):
     return folder
 
 
+@pytest.mark.parametrize("state", ["selected", "last"])
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_run_is_opened_or_refused_in_one_line(name, trained, tmp_path):
+def test_a_run_is_opened_or_refused_in_one_line(name, state, trained, tmp_path):
     folder = changed(trained, tmp_path / "run", name)
     with pytest.raises(CheckpointError) as caught:
-        qat.load_trained(folder)
+        qat.load_trained(folder, state=state)
     assert "\n" not in str(caught.value)
     assert "step=" in str(caught.value)
     if name in ("NaN", "infinite"):

@@ -12,8 +12,8 @@ from onnx import TensorProto
 from torch import Tensor
 
 from qat.export.onnx.writer import OnnxWriter
-from qat.export.packed.bits import field_width
 from qat.export.packed.weight_codes import WeightCodes, stored_codes
+from qat.functional.bits import field_width
 
 
 def add_integers(writer: OnnxWriter, weight: WeightCodes) -> str:

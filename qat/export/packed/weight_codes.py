@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from qat.errors import CheckpointError
-from qat.export.packed.bits import pack_bits, pack_trits, unpack_bits, unpack_trits
+from qat.functional.bits import pack_bits, pack_trits, unpack_bits, unpack_trits
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
 

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from qat.errors import SpecError
 from qat.lit.measure.layer_records import LayerWeight, alphas, histogram, layer_weights, quantities
+from qat.lit.measure.packed_codes import packed_codes, unpacked_codes
 from qat.storage.csv_table import GrowingCsv
 
 COLUMNS = {
@@ -55,7 +56,7 @@ class Records(Callback):
 
     def _forget(self) -> None:
         self._has_begun = False
-        self._codes: dict[str, Tensor] = {}
+        self._codes: dict[str, dict[str, Any] | Tensor] = {}  # packed; see `unpacked_codes`
         self._positions: dict[str, Any] = {}
 
     # -- state: where the tables stand, and the codes that the next record compares with ----------
@@ -68,7 +69,7 @@ class Records(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on behind the last record."""
         self._has_begun = state_dict["has_begun"]
-        self._codes = {name: codes.cpu() for name, codes in state_dict["codes"].items()}
+        self._codes = dict(state_dict["codes"])
         self._positions = state_dict["positions"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -123,8 +124,9 @@ class Records(Callback):
                 self._tables[name].append(rows)
 
     def _quantity_rows(self, weight: LayerWeight) -> list[tuple[Any, ...]]:
-        values = quantities(weight, self._codes.get(weight.layer))
-        self._codes[weight.layer] = weight.codes.cpu()
+        before = self._codes.get(weight.layer)
+        values = quantities(weight, None if before is None else unpacked_codes(before))
+        self._codes[weight.layer] = packed_codes(weight.codes)
         return [(weight.layer, quantity, value) for quantity, value in values.items()]
 
 

@@ -8,18 +8,22 @@ counters are put to rest in a checkpoint; checked against Lightning 2.6.6, whose
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
+import lightning as L
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from typing_extensions import override
 
-from qat.errors import SpecError
+from qat.errors import CheckpointError, SpecError
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO, checkpoint_name, checkpoints_by_step
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import refuse_non_finite
 from qat.lit.resume.selection import Best, Selection, keep_only
+from qat.lit.resume.weights_alone import weights_alone
+from qat.storage.checkpoint import deflated, serialized, write
 
 _KEY = "qat_run"
 # batch: inside an epoch; epoch: between two epochs; end: after the last one
@@ -30,11 +34,16 @@ Selectable = Callable[[Trainer, LightningModule], bool]
 class RunCheckpoint(Callback):
     """Writes `folder/last/step=<n>.ckpt` (the newest two) and `folder/best/step=<n>.ckpt`.
 
+    A run goes on from `last`, which holds all of it. `best` holds the weights of the selected
+    epoch alone. They wait in memory for the next checkpoint of `last`, the first to name them:
+    so there is one such file, however often the best epoch is a new one, and what `last` names is
+    there. A run that fails in between writes them, one that is killed comes by that epoch again.
+
     It must be the first callback, so that no other one has begun the next batch when it saves;
     the Trainer needs `enable_checkpointing=False` and `SafeCheckpointIO`.
 
     `Selection` says which epoch is kept in `best/`; no callback may change the weights between
-    a validation and the next batch, when that file is written.
+    a validation and the next batch, when they are taken.
 
     Args:
         folder: `RUN/checkpoints`.
@@ -70,6 +79,7 @@ class RunCheckpoint(Callback):
         self._monitor, self._selectable = monitor, selectable
         self._selection = Selection(mode)
         self._best_is_new = False
+        self._waiting: bytes | None = None
         self._boundary: Boundary | None = None
         self._saved_step = 0
         self.has_begun = False
@@ -91,18 +101,31 @@ class RunCheckpoint(Callback):
             CheckpointError: The file cannot be written; older ones are untouched.
             NonFiniteError: A weight or an optimizer state is not finite; nothing is written.
         """
-        self._save_best(trainer, boundary)
+        self._take_best(trainer)
         step = trainer.global_step
+        self._write_best()
         if step > self._saved_step:
             self._write(trainer, self._folder / "last" / checkpoint_name(step), boundary)
             self._saved_step = step
         if trainer.is_global_zero:
             self._clean(step)
 
-    def _save_best(self, trainer: Trainer, boundary: Boundary) -> None:
-        if self.best_path and self._best_is_new:
-            self._write(trainer, self.best_path, boundary)
-            self._best_is_new = False
+    def _take_best(self, trainer: Trainer) -> None:
+        """Keep the weights of an epoch just selected, before the next batch changes them."""
+        if not (self._best_is_new and trainer.is_global_zero):
+            return
+        place = {
+            "epoch": trainer.current_epoch,
+            "global_step": trainer.global_step,
+            "pytorch-lightning_version": L.__version__,  # Lightning reads no file without it
+        }
+        self._waiting = serialized(weights_alone(trainer.lightning_module, **place))
+        self._best_is_new = False
+
+    def _write_best(self) -> None:
+        if self.best_path and self._waiting is not None:
+            write(deflated(self._waiting), self.best_path)
+            self._waiting = None
 
     def _write(self, trainer: Trainer, path: Path, boundary: Boundary) -> None:
         self._boundary = boundary
@@ -156,7 +179,7 @@ class RunCheckpoint(Callback):
             self._save_if_due(trainer, "batch")
 
     def _save_if_due(self, trainer: Trainer, boundary: Boundary) -> None:
-        self._save_best(trainer, boundary)
+        self._take_best(trainer)
         if trainer.global_step - self._saved_step >= self._every:
             self.save(trainer, boundary)
 
@@ -166,8 +189,16 @@ class RunCheckpoint(Callback):
         self.save(trainer, "end")
 
     @override
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the selected weights of a run that ends before they were due."""
+        with suppress(CheckpointError):  # what is told is why the run ended
+            self._write_best()
+
+    @override
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note whether this epoch is the best; it is written at the boundary that follows.
+        """Note whether this epoch is the best; it is taken at the boundary that follows.
 
         Raises:
             SpecError: The metric to select by was not logged.

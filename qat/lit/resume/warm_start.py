@@ -5,7 +5,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from qat.storage.checkpoint import save
+from qat.lit.resume.weights_alone import weights_alone
+from qat.storage.checkpoint import deflated, serialized, write
 
 
 class KeepWarmStart(Callback):
@@ -28,8 +29,4 @@ class KeepWarmStart(Callback):
         if pl_module.is_quantized or not 0 < steps <= done:
             return
         if trainer.is_global_zero:
-            state = {
-                "state_dict": pl_module.state_dict(),
-                "optimizer_states": [optimizer.state_dict()],  # type: ignore[union-attr]
-            }
-            save(state, self._path)
+            write(deflated(serialized(weights_alone(pl_module))), self._path)

@@ -9,8 +9,8 @@ from onnx.reference import ReferenceEvaluator
 
 from qat.export.onnx.weights import add_integers, per_output
 from qat.export.onnx.writer import OPSET, OnnxWriter
-from qat.export.packed.bits import packed_size
 from qat.export.packed.weight_codes import weight_codes
+from qat.functional.bits import packed_size
 from qat.nn.parametrization import DorefaWeight, LsqWeight
 from qat.nn.weight import WeightQuantizer
 from qat.spec.quant import GRID_BITS

@@ -193,6 +193,32 @@ def test_selection_and_rotation(tmp_path):
         verify(path)
 
 
+def test_selected_weights_wait_for_the_checkpoint_that_names_them(tmp_path):
+    best = tmp_path / "checkpoints" / "best"
+
+    class Look(L.Callback):
+        def on_train_batch_end(self, trainer, *_):
+            saved = trainer.callbacks[0]
+            files, last = checkpoints_by_step(best), last_good(tmp_path / "checkpoints" / "last")
+            named = load(last)["qat_run"]["best"] if last else None
+            assert list(files) == ([named["step"]] if named else []), trainer.global_step
+            seen.append((saved.best or {}).get("step") != (named or {}).get("step"))
+
+    seen = []
+    fit(tmp_path, Look(), every=5)
+    assert any(seen)  # some did wait
+    assert set(load(*best.iterdir())) == {
+        "epoch", "global_step", "pytorch-lightning_version", "state_dict",
+    }  # fmt: skip
+
+
+def test_a_run_that_fails_leaves_its_selected_weights(tmp_path):
+    with pytest.raises(InterruptedError):
+        fit(tmp_path, StopAt("on_train_batch_start", 9), every=100)
+    assert list(checkpoints_by_step(tmp_path / "checkpoints" / "best")) == [7]
+    assert last_good(tmp_path / "checkpoints" / "last") is None
+
+
 def test_a_trainer_that_would_save_otherwise_is_refused(tmp_path):
     toy_run.quiet()
     saving = RunCheckpoint(tmp_path)

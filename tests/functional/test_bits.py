@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qat.errors import CheckpointError
-from qat.export.packed.bits import (
+from qat.functional.bits import (
     field_width,
     pack_bits,
     pack_trits,

@@ -1,4 +1,4 @@
-"""What a run shows of its epochs: from 1 to their number, on a terminal as in its lines."""
+"""The bar of a run: epochs from 1 to their number."""
 
 import lightning as L
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from qat.lit.progress import EpochBar, EpochLines
+from qat.train.progress import EpochBar
 
 IMAGES = TensorDataset(torch.zeros(4, 3))
 
@@ -38,16 +38,11 @@ class Described(L.Callback):
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on loaders
-@pytest.mark.parametrize("is_bar", [True, False])
-def test_epochs_count_from_one(tmp_path, capsys, is_bar):
-    bar = EpochBar() if is_bar else EpochLines()
-    described = Described(bar)
+def test_the_bar_counts_epochs_from_one(tmp_path):
+    described = Described(bar := EpochBar())
     L.Trainer(
         accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False,
-        enable_progress_bar=is_bar, enable_model_summary=False, num_sanity_val_steps=0,
-        callbacks=[bar, described] if is_bar else [bar], default_root_dir=tmp_path,
+        enable_model_summary=False, num_sanity_val_steps=0, callbacks=[bar, described],
+        default_root_dir=tmp_path,
     ).fit(Net(), *(DataLoader(IMAGES, batch_size=4) for _ in range(2)))  # fmt: skip
-    if not is_bar:
-        lines = capsys.readouterr().out.splitlines()
-        described.said = [line.partition("  ")[0].capitalize() for line in lines]
     assert described.said == ["Epoch 1/3", "Epoch 2/3", "Epoch 3/3"]

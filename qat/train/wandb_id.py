@@ -1,0 +1,58 @@
+"""Weights & Biases ids: one for a run folder, so that every part of a run joins on."""
+
+import os
+import re
+import secrets
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from qat.errors import CheckpointError
+from qat.storage.atomic import write_whole
+from qat.storage.reading import is_there, read_regular
+
+_NAME = "wandb_id.txt"
+_ID = re.compile(r"[\w-]{1,64}", re.ASCII)
+
+
+def continued(logger: Mapping[str, Any], folder: Path) -> dict[str, str]:
+    """The argument by which a logger goes on with what a run folder logged before.
+
+    Lightning's logger asks to resume a run that it is given the id of, and to begin it if there is
+    none. Parts logged offline are joined when `wandb sync` uploads them.
+
+    Args:
+        logger: config of it, `_target_` and arguments.
+        folder: run folder.
+
+    Returns:
+        `id` for a logger of W&B whose config names none, else nothing.
+
+    Raises:
+        CheckpointError: what the folder has in the place of an id is none.
+    """
+    is_wandb = str(logger.get("_target_")).rpartition(".")[2] == "WandbLogger"
+    if not is_wandb or logger.get("id") or logger.get("version"):
+        return {}
+    return {"id": wandb_id(folder)}
+
+
+def wandb_id(folder: Path) -> str:
+    """The id of a run folder, kept in RUN/wandb_id.txt; an agent of a W&B sweep brings its own.
+
+    Raises:
+        CheckpointError: see `continued`.
+    """
+    path = folder / _NAME
+    before = _read(path) if is_there(path) else None
+    found = os.environ.get("WANDB_RUN_ID") or before or secrets.token_hex(4)
+    if found != before:
+        write_whole(path, f"{found}\n")
+    return found
+
+
+def _read(path: Path) -> str:
+    text = read_regular(path, path.name, most=100).decode("utf-8", "replace").strip()
+    if not _ID.fullmatch(text):
+        raise CheckpointError(f"{path} holds no id of a W&B run; delete it to begin another one")
+    return text

@@ -1,0 +1,25 @@
+"""Codes in a checkpoint: the same codes back, in few bits."""
+
+import pytest
+import torch
+
+from qat.lit.measure.packed_codes import packed_codes, unpacked_codes
+
+
+@pytest.mark.parametrize(
+    ("levels", "size"),
+    [([-1, 1], 13), ([-1, 0, 1], 25), ([5], 13), (range(-8, 8), 50), (range(-128, 128), 100)],
+)
+def test_codes_come_back_from_few_bits(levels, size):
+    levels = torch.tensor(levels, dtype=torch.int8)
+    chosen = torch.randint(len(levels), (4, 25), generator=torch.Generator().manual_seed(0))
+    codes = levels[chosen]
+    saved = packed_codes(codes)
+    assert torch.equal(unpacked_codes(saved), codes)
+    assert unpacked_codes(saved).dtype == torch.int8
+    assert saved["places"].numel() <= size  # bytes of 100 codes
+
+
+def test_codes_of_earlier_checkpoints_are_read():
+    codes = torch.tensor([[1, -1]], dtype=torch.int8)
+    assert torch.equal(unpacked_codes(codes), codes)
