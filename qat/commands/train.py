@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from qat.commands.options import let_print_anything
 from qat.errors import QatError, one_line, shown
+from qat.spec.machine import check_machine
 from qat.spec.overrides import quoted, with_quoted_paths
 from qat.spec.run import RunSpec
 from qat.storage.run_files import read_overrides
 from qat.storage.status import is_finished
+from qat.train.preflight import preflight
 from qat.train.wandb_group import close_wandb, group_run
 
 if TYPE_CHECKING:
@@ -78,6 +80,9 @@ def _run(arguments: list[str]) -> None:
         if spec.resume is not None and _is_finished(Path(spec.resume), spec):
             print(f"{shown(spec.resume)} is finished; see its summary.json")
             return
+        check_machine(command.config)
+        # loads what the run needs anyway, before Hydra makes its folder
+        preflight(command.config, spec)
         group_run([*(read_overrides(Path(spec.resume)) if spec.resume else ()), *overrides])
         # a resumed run has a config of its own, whatever conf/ makes of its overrides by now
         resumed = command.config if spec.resume is not None else None

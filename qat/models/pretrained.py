@@ -1,12 +1,12 @@
 """Pretrained networks of torchvision and timm, by name, with their own number of classes."""
 
-import difflib
 from typing import Any, NamedTuple
 
 from torch import nn
 
 from qat.errors import CheckpointError, SpecError
 from qat.spec.model import first_line
+from qat.spec.timm_names import near
 
 
 class Norm(NamedTuple):
@@ -37,13 +37,39 @@ def pretrained(library: str, name: str) -> tuple[nn.Module, Norm]:
         ) from error
 
 
-def _torchvision(name: str) -> tuple[nn.Module, Norm]:
+def check_pretrained(library: str, name: str) -> None:
+    """Refuse a name that the library does not know; nothing is built or fetched.
+
+    Args:
+        library: torchvision or timm.
+        name: as the library names it, for timm perhaps with a tag.
+
+    Raises:
+        SpecError: there is no such network; those that come near are named.
+    """
+    {"torchvision": _check_torchvision, "timm": _check_timm}[library](name)
+
+
+def _check_torchvision(name: str) -> None:
     from torchvision import models
 
     # detection, segmentation and video networks have dotted or other modules; logits only here
     names = models.list_models(module=models)
     if name not in names:
         raise SpecError(_unknown("torchvision", name, names))
+
+
+def _check_timm(name: str) -> None:
+    import timm
+
+    if not timm.is_model(name):
+        raise SpecError(_unknown("timm", name, timm.list_models()))
+
+
+def _torchvision(name: str) -> tuple[nn.Module, Norm]:
+    from torchvision import models
+
+    _check_torchvision(name)
     weights = models.get_model_weights(name).DEFAULT
     wanted = weights.transforms()
     return models.get_model(name, weights=weights), Norm(tuple(wanted.mean), tuple(wanted.std))
@@ -52,8 +78,7 @@ def _torchvision(name: str) -> tuple[nn.Module, Norm]:
 def _timm(name: str) -> tuple[nn.Module, Norm]:
     import timm
 
-    if not timm.is_model(name):
-        raise SpecError(_unknown("timm", name, timm.list_models()))
+    _check_timm(name)
     try:
         net = timm.create_model(name, pretrained=True)
     except RuntimeError as error:  # an unknown tag, or no weights at all
@@ -65,6 +90,4 @@ def _timm(name: str) -> tuple[nn.Module, Norm]:
 
 
 def _unknown(library: str, name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name.partition(".")[0], names, n=3)
-    cure = f"did you mean {', '.join(close)}?" if close else "see its list_models()"
-    return f"distill.teacher={library}/{name} is no network of {library}; {cure}"
+    return f"distill.teacher={library}/{name} is no network of {library}; {near(name, names)}"

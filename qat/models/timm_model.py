@@ -5,7 +5,6 @@ a function, which therefore stays float; dla, hrnet, res2net, legacy_se* and eff
 ReLU module in several places, which therefore share a step.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from torch import nn
 
 from qat.errors import CheckpointError, SpecError
 from qat.spec.model import TimmOptions, check_shape, first_line, read_options
+from qat.spec.timm_names import near
 
 
 def timm_model(
@@ -42,7 +42,8 @@ def timm_model(
     options = dict(kwargs or {})
     read_options(TimmOptions, {"name": name, "pretrained": pretrained, "kwargs": options})
     check_shape(num_classes, in_channels, image_size)
-    if _has_fixed_input(name, pretrained=pretrained):
+    check_name(name, pretrained=pretrained)
+    if _has_fixed_input(name):
         options["img_size"] = image_size
     options |= {"num_classes": num_classes, "in_chans": in_channels}
     model = _create(name, options, pretrained=pretrained)
@@ -51,16 +52,23 @@ def timm_model(
     return model
 
 
-def _has_fixed_input(name: str, *, pretrained: bool) -> bool:
-    """Whether the named model is built for one image size and so takes `img_size`."""
+def check_name(name: str, *, pretrained: bool = False) -> None:
+    """Refuse a name that timm does not know; nothing is built or fetched.
+
+    Args:
+        name: with or without a pretrained tag.
+        pretrained: whether there must be weights of it.
+
+    Raises:
+        SpecError: there is no such model, tag, or weights; those that come near are named.
+    """
     import timm  # here and below: two seconds, and most runs do without
 
     if not timm.is_model(name):
-        close = difflib.get_close_matches(name.partition(".")[0], timm.list_models(), n=3)
-        cure = f"did you mean {', '.join(close)}?" if close else "see timm.list_models()"
+        cure = near(name, timm.list_models())
         raise SpecError(f"model.name must be a model of timm, got {name!r}; {cure}")
     try:
-        config = timm.get_pretrained_cfg(name)
+        timm.get_pretrained_cfg(name)
     except RuntimeError as error:
         tags = timm.list_pretrained(f"{name.partition('.')[0]}.*")
         raise SpecError(
@@ -68,6 +76,13 @@ def _has_fixed_input(name: str, *, pretrained: bool) -> bool:
         ) from error
     if pretrained and not timm.is_model_pretrained(name):
         raise SpecError(f"model.pretrained=true: timm has no weights of {name}; use false")
+
+
+def _has_fixed_input(name: str) -> bool:
+    """Whether the named model is built for one image size and so takes `img_size`."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
     return bool(config and config.fixed_input_size)
 
 

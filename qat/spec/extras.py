@@ -1,10 +1,13 @@
 """Optional packages and sources of installed ones; none is imported."""
 
 import ast
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from qat.errors import SpecError
+from qat.spec.keys import at
 
 
 def require_optuna() -> None:
@@ -24,6 +27,37 @@ def require_onnx() -> None:
             f"ONNX files need {' and '.join(missing)}; install the extra: "
             "pip install 'qat[export]', in a checkout pip install -c constraints.txt -e '.[export]'"
         )
+
+
+# logger of Lightning -> packages of which one must be there, and the extra that has it; loggers
+# that are not ours to install have none
+_LOGGERS: dict[str, tuple[tuple[str, ...], str | None]] = {
+    "TensorBoardLogger": (("tensorboard", "tensorboardX"), "tensorboard"),
+    "WandbLogger": (("wandb",), None),
+    "MLFlowLogger": (("mlflow",), None),
+    "CometLogger": (("comet_ml",), None),
+    "LitLogger": (("litlogger",), None),
+}
+
+
+def require_loggers(loggers: Mapping[str, Any]) -> None:
+    """Raise SpecError unless the package behind each logger is installed; imports none.
+
+    Args:
+        loggers: the config group `logger`, plain values.
+    """
+    for name, node in loggers.items():
+        module, _, target = str(at(node, "_target_", "")).rpartition(".")
+        packages, extra = _LOGGERS.get(target, ((), None))
+        if not module.startswith("lightning.") or not packages or any(map(find_spec, packages)):
+            continue
+        cure = f"install it: pip install {packages[0].replace('_', '-')}"
+        if extra is not None:
+            cure = (
+                f"install the extra: pip install 'qat[{extra}]', in a checkout "
+                f"pip install -c constraints.txt -e '.[{extra}]'"
+            )
+        raise SpecError(f"logger.{name}={target} needs {packages[0]}; {cure}; or leave it out")
 
 
 def parsed_source(package: str, file: str) -> ast.Module | None:

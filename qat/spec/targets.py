@@ -142,7 +142,7 @@ def check_targets(config: Mapping[str, Any], allow: Sequence[str] = ()) -> None:
         SpecError: a name that may not be called, a target inside the arguments of another or where
             none belongs, or an argument that names a file to be loaded.
     """
-    nodes = dict(_nodes(config))
+    nodes = dict(nodes_of(config))
     for key, kind in nodes.items():
         node = at(config, key)
         if not isinstance(node, Mapping) or not all(isinstance(name, str) for name in node):
@@ -236,8 +236,8 @@ def told(kind: Kind, allow: Sequence[str]) -> str:
     )
 
 
-def _nodes(config: Mapping[str, Any]) -> Iterator[tuple[str, Kind]]:
-    """Keys of the nodes that may be called, and their kinds."""
+def nodes_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Kind]]:
+    """Dotted keys of the nodes of a config that may be called, and their kinds."""
     yield "model", "model"
     yield "optimizer", "optimizer"
     if isinstance(distill := config.get("distill"), Mapping) and distill.get("teacher_model"):

@@ -1,7 +1,5 @@
 """Process pool: a few at a time, one job each."""
 
-import multiprocessing
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +12,7 @@ from qat.storage.lock import only_process
 from qat.storage.provenance import code_version, sources_hash
 from qat.storage.status import mark, read_status
 from qat.sweep.job import Job
-from qat.sweep.worker import EXIT_BUSY, PRELOAD, SAVING, work
+from qat.sweep.worker import EXIT_BUSY, SAVING, process_context, work
 
 _LOOK = 1.0  # seconds between two looks at the running jobs
 _TRIES, _PAUSE = 3, 0.5  # tries to start a process, and seconds after the first
@@ -42,12 +40,7 @@ class Pool:
         self.size = size
         self._group = group
         self._code = code_version()
-        # forked from a server that has imported torch and never ran anything
-        method = "spawn" if sys.platform == "win32" else "forkserver"
-        # Any: the type of each method's context differs
-        self._context: Any = multiprocessing.get_context(method)
-        if method == "forkserver":
-            self._context.set_forkserver_preload(list(PRELOAD))
+        self._context = process_context()
         self._running: dict[Job, _Running] = {}
 
     def __enter__(self) -> "Pool":

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from qat.compose import composed, conf_folder
 from qat.spec.sweep import SweepSpec
 from qat.storage.lock import only_process
 from qat.storage.writable import check_writable
@@ -14,6 +15,7 @@ from qat.sweep.job import Job, jobs_of, mark_abandoned
 from qat.sweep.plan import plan_lines, planned, shared_overrides, without_given
 from qat.sweep.pool import Pool
 from qat.sweep.progress import Progress, closing_lines
+from qat.sweep.rehearsal import rehearse
 from qat.sweep.search import check_search, drawn_jobs, search
 from qat.sweep.thinning import thin
 from qat.sweep.tuned import Trial, chosen_jobs, runs_of, trials_of
@@ -34,7 +36,7 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
         Whether every job is finished or, in a search, pruned.
 
     Raises:
-        SpecError: a job's config is wrong; none is begun then.
+        SpecError: a job's config is wrong, or this machine cannot run it; none is begun then.
         QatError: another process runs this sweep, or the sources change while it runs.
     """
     shared = shared_overrides(overrides, spec)
@@ -46,6 +48,8 @@ def run_sweep(overrides: Sequence[str], spec: SweepSpec, folder: Path) -> bool:
         print("\n".join(plan_lines(jobs, spec, folder)))
         return True
     check_writable(folder, "hydra.sweep.dir")
+    begun = [job.run for job in jobs if job.action(spec) in _ORDER]
+    rehearse(begun if jobs else [composed(conf_folder(), shared)])  # a search draws as it goes
     folder.mkdir(parents=True, exist_ok=True)
 
     with only_process(folder), _stopped_by_sigterm():

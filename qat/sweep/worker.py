@@ -1,11 +1,13 @@
 """Worker process of one job: its own log, and an end with the sweep that started it."""
 
+import multiprocessing
 import os
 import signal
 import sys
 import threading
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 from qat.compose import Composed, record
 from qat.errors import QatError, one_line
@@ -25,6 +27,16 @@ PRELOAD = (
     "sklearn.datasets",
 )
 SAVING = 120.0  # seconds that a job may need to save when its sweep is stopped or killed
+
+
+def process_context() -> Any:
+    """What makes the processes of a sweep; Any, as the type of each method's context differs."""
+    # forked from a server that has imported torch and never ran anything
+    method = "spawn" if sys.platform == "win32" else "forkserver"
+    context: Any = multiprocessing.get_context(method)
+    if method == "forkserver":
+        context.set_forkserver_preload(list(PRELOAD))
+    return context
 
 
 def work(run: Composed, folder: str, sweep: str, code: CodeVersion, alive: Connection) -> None:

@@ -67,7 +67,7 @@ def test_timm_families_on_small_grey_images(name):
 def test_timm_name_close_matches():
     with pytest.raises(SpecError, match=r"got 'regnetx_02'; did you mean .*regnetx_002"):
         timm_model("regnetx_02", **TASK)
-    with pytest.raises(SpecError, match=r"see timm.list_models"):
+    with pytest.raises(SpecError, match=r"see its list_models"):
         timm_model("hf-hub:somebody/something", **TASK)
 
 

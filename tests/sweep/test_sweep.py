@@ -210,6 +210,12 @@ def test_a_launcher_of_hydra_runs_the_same_jobs(tmp_path):
         ("-m seed=1,2 hydra.sweep.dir=/dev/null/x", ["hydra.sweep.dir=/dev/null/x"]),
         ("sweep=mine.yaml", ["sweep=mine.yaml", "is missing"]),
         ("sweep=tpe hydra/launcher=submitit_local", ["sweep.method=tpe", "hydra/launcher"]),
+        ("-m seed=1,2 model=timm model.name=regnetx_0002", ["'regnetx_0002'", "regnetx_002"]),
+        pytest.param(
+            "-m seed=1,2 quant.overrides=[{match:nope*,weight:{bits:4}}]",
+            ["match='nope*'", "layer1.0.conv1"],
+            marks=pytest.mark.slow,  # PyTorch tells: see test_rehearsal.py
+        ),
     ],
 )
 def test_a_wrong_sweep_is_one_line_and_makes_nothing(command, words, tmp_path):
