@@ -28,6 +28,7 @@ ROOMS = {
     "theory": (3, TORCH),
     "quantize": (4, TORCH),
     "models": (4, VISION),
+    "models.hub": (4, {"huggingface_hub"}),  # timm's own way to weights
     "data": (4, IMAGES),
     "data.module": (4, IMAGES | {"lightning"}),
     "export": (5, {"torch", "onnx", "onnxruntime", "numpy", "safetensors"}),

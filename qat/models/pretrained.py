@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 from torch import nn
 
 from qat.errors import CheckpointError, SpecError
+from qat.models.hub import hub_or_cache
 from qat.spec.model import first_line
 from qat.spec.timm_names import near
 
@@ -80,7 +81,8 @@ def _timm(name: str) -> tuple[nn.Module, Norm]:
 
     _check_timm(name)
     try:
-        net = timm.create_model(name, pretrained=True)
+        with hub_or_cache():
+            net = timm.create_model(name, pretrained=True)
     except RuntimeError as error:  # an unknown tag, or no weights at all
         raise SpecError(
             f"distill.teacher=timm/{name}: {first_line(error)}; see timm.list_pretrained()"

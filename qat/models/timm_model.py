@@ -6,12 +6,14 @@ ReLU module in several places, which therefore share a step.
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
 from qat.errors import CheckpointError, SpecError
+from qat.models.hub import hub_or_cache
 from qat.spec.model import TimmOptions, check_shape, first_line, read_options
 from qat.spec.timm_names import near
 
@@ -90,7 +92,8 @@ def _create(name: str, options: Mapping[str, Any], *, pretrained: bool) -> nn.Mo
     import timm
 
     try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+        with hub_or_cache() if pretrained else nullcontext():
+            model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
     except OSError as error:
         raise CheckpointError(
             f"model.pretrained=true: the weights of {name} cannot be fetched "
