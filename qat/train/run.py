@@ -65,6 +65,7 @@ def _run(
     config: Mapping[str, Any], spec: RunSpec, folder: Path, status: Status
 ) -> dict[str, Any] | None:
     """The run's summary; None if only its audit was asked for."""
+    from qat.export.outlook import export_outlook
     from qat.lit.resume.selection import keep_only
     from qat.lit.resume.signals import Signals
     from qat.quantize.audit_table import audit_table
@@ -85,20 +86,21 @@ def _run(
         data = data_of_run(spec, folder)
         print(*(f"data: {line}" for line in data.examined()), sep="\n", flush=True)
         built = build(spec, parts, data)
+        exports = export_outlook(built.net, built.plan, built.example)
         if spec.audit_only:
-            print(audit_table(audit_untrained(built)))
+            print(f"{audit_table(audit_untrained(built))}\nexport: {exports}")
             return None
         status.begin(spec.resume_allow)
         for logger in parts.loggers:
             logger.log_hyperparams(dict(config))
         if not sys.stderr.isatty():
             spec = replace(spec, trainer={**spec.trainer, "enable_progress_bar": False})
-        print(f"run folder: {shown(folder)}", flush=True)
+        print(f"export: {exports}\nrun folder: {shown(folder)}", flush=True)
         if not has_begun(folder):
             write_record(folder, built.data.record())
         summary, found = train(built, spec, parts, folder, signals=signals)
-        print("\n" + audit_table(found) + "\n")
-        summary = status.write_summary(summary)
+        print(f"\n{audit_table(found)}\nexport: {exports}\n")
+        summary = status.write_summary(summary | {"export": exports})
         write_run_report(folder)
         status.finish(summary)
         # it has just been read whole, to be tested; should the run go on, then from there

@@ -34,6 +34,7 @@ def test_a_run_leaves_its_folder(trained):
     assert summary["quantized_share"] == 1
     assert summary["seed"] == 1
     assert summary["threads"] == 1
+    assert summary["export"] == "packed, onnx, qonnx yes"
     assert summary["versions"]["torch"] == torch.__version__.partition("+")[0]
     assert {row["levels"] for row in summary["audit"]} == {2}
     assert summary["rule"]["quantized_steps"] == 3 * 17

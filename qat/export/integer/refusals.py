@@ -1,5 +1,6 @@
 """Refusals of export: where a value is made in a traced network, and why it cannot be exported."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +51,23 @@ class Site:
 def refusal_of(place: str, why: str, cure: str) -> SpecError:
     """The error that says that what is made at a place cannot be exported: why, and what to do."""
     return SpecError(f"{place} {why and why + ', which '}cannot be exported; {cure}")
+
+
+def check_even_levels(path: str, levels: Sequence[float]) -> None:
+    """Refuse what QONNX's Quant cannot hold; two levels are BipolarQuant's.
+
+    Args:
+        path: dotted name of the layer.
+        levels: of its weight's grid, ascending.
+
+    Raises:
+        SpecError: the levels are not successive integers (powers of two, DoReFa).
+    """
+    if len(levels) > 2 and tuple(levels) != tuple(range(int(levels[0]), int(levels[-1]) + 1)):
+        raise SpecError(
+            f"the levels of {path} are not evenly spaced, which QONNX's Quant needs; "
+            "export format=onnx, or train with grid binary, ternary or uniform"
+        )
 
 
 def same(site: Site) -> Node:

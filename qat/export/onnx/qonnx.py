@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import onnx
 import torch
 
-from qat.errors import SpecError
 from qat.export.integer.graph import Graph, Layer, Quantize
+from qat.export.integer.refusals import check_even_levels
 from qat.export.onnx.layers import product
 from qat.export.onnx.model import Emission
 from qat.export.onnx.value import OnnxValue, over_axes
@@ -68,11 +68,7 @@ class _QonnxEmission(Emission):
         levels = codes.quantizer.levels
         if len(levels) == 2:
             return self._bipolar(hard, codes.scale)
-        if levels != tuple(range(int(levels[0]), int(levels[-1]) + 1)):
-            raise SpecError(
-                f"the levels of {path} are not evenly spaced, which QONNX's Quant needs; "
-                "export format=onnx, or train with grid binary, ternary or uniform"
-            )
+        check_even_levels(path, levels)
         return self._quant(hard, codes.scale, int(levels[0]), int(levels[-1]), rounding="ROUND")
 
     def _bipolar(self, x: str, scale: torch.Tensor) -> str:
