@@ -5,6 +5,7 @@ from itertools import chain
 
 from omegaconf import OmegaConf
 
+from qat.spec.lightning import FLAG_CHOICES
 from qat.spec.run import RunSpec
 from qat.spec.schema import declared
 from qat.spec.sweep import SweepSpec
@@ -21,14 +22,15 @@ def values(key: str, column: int = 0) -> str:
     """The allowed values of an option in one text, "a | b | c".
 
     Args:
-        key: dotted key of a run or of a sweep.
+        key: dotted key of a run or of a sweep, Lightning's trainer.FLAG among them.
         column: where the text begins; further lines begin there, too.
 
     Raises:
         ValueError: there is no such option, or it has no fixed set of values.
     """
     options = chain(declared(RunSpec), declared(SweepSpec, "sweep"))
-    found = next((option.choices for option in options if option.key == key), ())
+    flags = {f"trainer.{flag}": choices for flag, choices in FLAG_CHOICES.items()}
+    found = flags.get(key) or next((o.choices for o in options if o.key == key), ())
     if not found:
         raise ValueError(f"{key} has no fixed set of values")
     lines = textwrap.wrap(" | ".join(map(str, found)), _WIDTH - column, break_on_hyphens=False)

@@ -13,20 +13,13 @@ from qat.errors import SpecError
 from qat.spec.data_files import check_data
 from qat.spec.distill import PRETRAINED, DistillSpec
 from qat.spec.extras import parsed_source
-from qat.spec.lightning import TRAINER, check_callbacks, check_flags
+from qat.spec.lightning import FLAG_CHOICES, TRAINER, check_callbacks, check_flags
 from qat.spec.model import check_model
 from qat.spec.numbers import without_added
 from qat.spec.run import RunSpec
 from qat.spec.targets import check_targets, with_first_names, with_names_of_now
 from qat.spec.unlabelled import check_unlabelled
 
-_CHOICES: dict[str, tuple[str, ...]] = {
-    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
-    # sharding strategies are left out: a scale needs whole tensors
-    "strategy": ("auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_find_unused_parameters_true"),
-    "precision": ("32-true", "bf16-mixed", "16-mixed"),
-    "gradient_clip_algorithm": ("norm", "value"),
-}
 _NUMBERS: dict[str, tuple[float, float]] = {
     "lr": (0.0, 1e6),
     "momentum": (0.0, 1.0),
@@ -139,7 +132,7 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     if known is not None:
         _check_known("trainer", trainer, known - {k for k, (why, _) in TRAINER.items() if why})
     _check_devices(trainer.get("devices", 1))
-    for key, choices in _CHOICES.items():
+    for key, choices in FLAG_CHOICES.items():
         if trainer.get(key) not in (None, *choices):
             names = ", ".join(choices)
             raise SpecError(f"trainer.{key} must be one of {names}; got {trainer[key]!r}")

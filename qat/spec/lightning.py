@@ -54,8 +54,16 @@ WRONG_ANYWHERE = frozenset(
     for name, (reason, _) in CALLBACKS.items()
     if reason in (_AVERAGES, _THAWS) or name in ("ModelPruning", "GradientAccumulationScheduler")
 )
+# trainer flag -> its values, where they are few
+FLAG_CHOICES: dict[str, tuple[str, ...]] = {
+    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
+    # sharding strategies are left out: a scale needs whole tensors
+    "strategy": ("auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_find_unused_parameters_true"),
+    "precision": ("32-true", "bf16-mixed", "16-mixed"),
+    "gradient_clip_algorithm": ("norm", "value"),
+}
 TRAINER: dict[str, tuple[str, str]] = {
-    "accelerator": ("", "auto, cpu, gpu, cuda, mps"),
+    "accelerator": ("", ", ".join(FLAG_CHOICES["accelerator"])),
     "accumulate_grad_batches": ("", "counted where quantization begins"),
     "barebones": ("leaves out the run's own logger; leave it out", ""),
     "benchmark": ("", ""),
@@ -89,7 +97,7 @@ TRAINER: dict[str, tuple[str, str]] = {
     "num_sanity_val_steps": (_OWN, ""),
     "overfit_batches": ("", ""),
     "plugins": (_OWN, ""),
-    "precision": ("", "32-true, bf16-mixed, 16-mixed"),
+    "precision": ("", ", ".join(FLAG_CHOICES["precision"])),
     "profiler": ("", ""),
     "reload_dataloaders_every_n_epochs": (_OWN, ""),
     "strategy": ("", "auto"),

@@ -19,6 +19,7 @@ def test_values_are_those_of_the_spec_in_its_order():
     assert values("quant.weight.grid") == " | ".join(GRID_BITS)
     assert values("quant.ends.first") == "quantized | float"
     assert values("sweep.keep").split(" | ") == list(get_args(Keep))
+    assert values("trainer.precision") == "32-true | bf16-mixed | 16-mixed"
     assert values("data.name").startswith("digits | ")  # of a table
 
 
@@ -38,6 +39,7 @@ def test_an_option_without_a_set_of_values_is_not_asked_for(key):
 def test_every_list_of_the_help_stands_where_it_says():
     asked = re.findall(r"^ +(.*?)\$\{values:([\w.]+),(\d+)\}", template(), flags=re.MULTILINE)
     assert len(asked) >= 10
+    assert {"trainer.accelerator", "trainer.precision"} <= {key for _, key, _ in asked}
     for before, key, column in asked:
         assert values(key, int(column))
         if key in before:  # the key itself, then its values
