@@ -46,7 +46,7 @@ def check_pretrained(library: str, name: str) -> None:
         name: as the library names it, for timm perhaps with a tag.
 
     Raises:
-        SpecError: there is no such network; those that come near are named.
+        SpecError: there is no such network, or no such tag of it.
     """
     {"torchvision": _check_torchvision, "timm": _check_timm}[library](name)
 
@@ -65,6 +65,10 @@ def _check_timm(name: str) -> None:
 
     if not timm.is_model(name):
         raise SpecError(_unknown("timm", name, timm.list_models()))
+    try:
+        timm.get_pretrained_cfg(name)
+    except RuntimeError as error:
+        raise _without_weights(name, error) from error
 
 
 def _torchvision(name: str) -> tuple[nn.Module, Norm]:
@@ -83,12 +87,16 @@ def _timm(name: str) -> tuple[nn.Module, Norm]:
     try:
         with hub_or_cache():
             net = timm.create_model(name, pretrained=True)
-    except RuntimeError as error:  # an unknown tag, or no weights at all
-        raise SpecError(
-            f"distill.teacher=timm/{name}: {first_line(error)}; see timm.list_pretrained()"
-        ) from error
+    except RuntimeError as error:  # no weights at all
+        raise _without_weights(name, error) from error
     config: Any = net.pretrained_cfg
     return net, Norm(tuple(config["mean"]), tuple(config["std"]))
+
+
+def _without_weights(name: str, error: Exception) -> SpecError:
+    return SpecError(
+        f"distill.teacher=timm/{name}: {first_line(error)}; see timm.list_pretrained()"
+    )
 
 
 def _unknown(library: str, name: str, names: list[str]) -> str:

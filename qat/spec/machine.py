@@ -1,9 +1,10 @@
-"""Machine check: what a run asks of this machine and of its packages; no torch."""
+"""Machine check: what a run asks of this machine, its packages and its folders; no torch."""
 
 import ast
 import ctypes
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from qat.errors import SpecError
@@ -25,8 +26,8 @@ def check_machine(config: Mapping[str, Any]) -> None:
         config: resolved, plain values.
 
     Raises:
-        SpecError: no such accelerator can be here, a logger's package is not installed, or the
-            installed timm has no such network.
+        SpecError: no such accelerator can be here, a logger's package is not installed, the
+            installed timm has no such network, or a folder to begin with is none of a run.
     """
     accelerator = config["trainer"].get("accelerator")
     if accelerator in ("gpu", "cuda") and (why := _no_cuda()):
@@ -34,8 +35,25 @@ def check_machine(config: Mapping[str, Any]) -> None:
     if accelerator == "mps" and sys.platform != "darwin":
         raise no_accelerator(accelerator, "it is of Apple's machines")
     require_loggers(config["logger"])
+    _check_folders(config)
     if not config.get("allow_targets"):  # whose modules may register more
         _check_timm_names(config)
+
+
+def _check_folders(config: Mapping[str, Any]) -> None:
+    """Refuse folders that a run would begin with and that hold none; a finished run needs none."""
+    start = at(config, "init_from")
+    if start and Path(start).is_dir() and not any(Path(start).glob("checkpoints/*/*.ckpt")):
+        raise SpecError(
+            f"init_from={start} holds no checkpoint; give a run folder or a file (sweep.keep=none "
+            "leaves a run without one)"
+        )
+    teacher = at(config, "distill.teacher")
+    if teacher and Path(teacher).is_dir() and not Path(teacher, ".hydra", "config.yaml").exists():
+        raise SpecError(
+            f"distill.teacher={teacher} is no run folder: .hydra/config.yaml is not in it; give "
+            "runs/DATE/TIME"
+        )
 
 
 def _check_timm_names(config: Mapping[str, Any]) -> None:

@@ -113,9 +113,12 @@ BAD = {
 LATER = {
     "trainer.accelerator=mps": ["trainer.accelerator=mps", "trainer.accelerator=auto"],
     "+logger.x._target_=lightning.pytorch.loggers.LitLogger": ["logger.x=LitLogger", "litlogger"],
+    "init_from=/etc": ["init_from=/etc holds no checkpoint", "sweep.keep=none"],
+    "distill=faqd distill.teacher=/etc": ["distill.teacher=/etc is no run folder", "runs/DATE"],
     "model=timm model.name=regnetx_0002": ["'regnetx_0002'", "regnetx_002"],
     "model=timm model.name=resnet18.nope": ["model.name=resnet18.nope", "resnet18.a1_in1k"],
     "distill=faqd distill.teacher=timm/resnet19": ["timm/resnet19", "resnet18"],
+    "distill=faqd distill.teacher=timm/resnet18.nope": ["timm/resnet18.nope", "list_pretrained"],
     "distill=faqd distill.teacher=torchvision/resnet19": ["torchvision/resnet19", "resnet18"],
     "distill=faqd model@distill.teacher_model=timm distill.teacher_model.name=x1": [
         "distill.teacher_model.name", "'x1'"
