@@ -84,9 +84,7 @@ def main(arguments: Sequence[str]) -> None:
         unread = _write(found, Path(spec.out))
         print(f"{shown(spec.out)}: {len(paths) - unread} images")
     if unread:
-        raise DataError(
-            f"{unread} of {len(paths)} files could not be read, as said above; the others were"
-        )
+        raise DataError(f"{unread} of {len(paths)} files could not be read, as said above")
 
 
 def _images(paths: Sequence[Path]) -> Iterator[Path]:

@@ -20,7 +20,7 @@ from qat.data.module import ImageData, first_batches
 from qat.errors import CheckpointError
 from qat.lit.epoch_means import EpochMeans
 from qat.lit.learning_rate import phase_factor
-from qat.lit.resume.guards import TeardownOnError, refuse_unsupported
+from qat.lit.resume.guards import TeardownOnError, refuse_complex, refuse_unsupported
 from qat.lit.resume.run_checkpoint import is_at_end
 from qat.optim.groups import parameter_groups
 from qat.optim.quant_optimizer import QuantOptimizer
@@ -341,8 +341,10 @@ class LitQuantized(L.LightningModule):
         """Restore the phase and the epoch's running sums; an evaluation gets hard weights.
 
         Raises:
-            CheckpointError: the training images are others than the run began with.
+            CheckpointError: the training images are others than the run began with, or a tensor
+                is complex.
         """
+        refuse_complex(checkpoint)
         is_over = is_at_end(checkpoint, self.trainer.max_epochs)
         before, now = checkpoint["qat"].get("images"), self._fingerprint()
         if before != now and not is_over:

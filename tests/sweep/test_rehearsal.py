@@ -15,7 +15,9 @@ def runs(*own):
     return [composed(conf_folder(), ["model=lenet5", *words]) for words in own]
 
 
-def test_the_first_error_of_all_jobs_is_answered():
+def test_the_first_error_of_all_jobs_is_answered(monkeypatch):
+    # pytest's own process is to hear Ctrl-C, that of the rehearsal is not
+    monkeypatch.setattr(rehearsal.signal, "signal", lambda *_: None)
     here, there = Pipe()
     rehearsal._answer(runs(["seed=1"], ["seed=2", GLOB]), there)
     assert "match='nope*' matches no conv or linear layer" in here.recv()

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from qat.data.sampler import derived_seed
-from qat.errors import NonFiniteError, QatError
+from qat.errors import CheckpointError, NonFiniteError, QatError
 from qat.spec.lightning import CALLBACKS, WRONG_ANYWHERE
 
 
@@ -77,6 +77,18 @@ def refuse_non_finite(checkpoint: Mapping[str, Any]) -> None:
                     f"{name} is not finite at step {checkpoint.get('global_step')}; nothing was "
                     "saved, resume from the last checkpoint with a lower learning rate"
                 )
+
+
+def refuse_complex(checkpoint: Mapping[str, Any]) -> None:
+    """Check that a checkpoint's tensors are real: torch would take the real part, with a warning.
+
+    Raises:
+        CheckpointError: One is not; the message names it.
+    """
+    for part in ("state_dict", "optimizer_states"):
+        for name, tensor in _tensors(checkpoint.get(part, {}), part):
+            if tensor.is_complex():
+                raise CheckpointError(f"{name} is complex, as no weight of ours; use an older one")
 
 
 def _tensors(node: Any, name: str) -> Iterator[tuple[str, Tensor]]:
