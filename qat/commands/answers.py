@@ -58,17 +58,25 @@ def check_fits(preprocessing: Preprocessing, data: "ImageData") -> None:
     names = ("channels", "pixels a side", "classes")
     for name, ours, theirs in zip(names, here, there, strict=True):
         if ours != theirs:
-            shown = [f"{len(v)}" if isinstance(v, tuple) else f"{v}" for v in (ours, theirs)]
             raise SpecError(
-                f"the network was trained for {name} {shown[0]}, data={data.options.name} has "
-                f"{shown[1]}{' (or other names)' if name == 'classes' else ''}; evaluate it on "
-                "data of its own kind, or set data.image_size"
+                f"the network was trained for {name} {_told(ours, theirs)}, "
+                f"data={data.options.name} has {_told(theirs, ours)}; evaluate it on data of its "
+                "own kind, or set data.image_size"
             )
     if (data.mean, data.std) != (preprocessing.mean, preprocessing.std):
         raise SpecError(
             f"the network's images are normalised by mean {preprocessing.mean}, those of "
             f"data={data.options.name} by {data.mean}; evaluate it on data of its own kind"
         )
+
+
+def _told(own: object, other: object) -> str:
+    """A value, or a number of classes with the first of those that the other has not."""
+    if not isinstance(own, tuple) or not isinstance(other, tuple):
+        return str(own)
+    strange = [name for name in own if name not in other]
+    named = f" with {', '.join(strange[:3])}" if strange else " in another order"
+    return f"{len(own)}{named}{' ...' if len(strange) > 3 else ''}"
 
 
 def tell_changes(run: Path, data: "ImageData") -> None:

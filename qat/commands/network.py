@@ -113,8 +113,13 @@ def _of_file(path: Path, kind: str, logits: Logits, header: Header) -> Network:
     preprocessing = _told(header, path)
     data = None
     if header.data:
-        own = {"split": header.split, "upright": preprocessing.upright}
-        values = {"name": header.data, "image_size": preprocessing.size, **own}
+        own = {
+            "split": header.split,
+            "val_share": header.val_share,
+            "test_share": header.test_share,
+        }
+        read_as = {"image_size": preprocessing.size, "upright": preprocessing.upright}
+        values = {"name": header.data, **read_as, **own}
         data = read(DataSpec, values, "data")
     return Network(kind, logits, header, preprocessing, data, path.stat().st_size)
 

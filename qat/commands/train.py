@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import traceback
@@ -12,7 +13,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from qat.commands.options import let_print_anything
-from qat.errors import QatError, one_line, shown
+from qat.errors import QatError, SpecError, one_line, shown
 from qat.spec.machine import check_machine
 from qat.spec.overrides import quoted, with_quoted_paths
 from qat.spec.run import RunSpec
@@ -63,7 +64,9 @@ def _run(arguments: list[str]) -> None:
     from qat.compose import checked, conf_folder
     from qat.sweep.command import is_sweep, sweep
 
-    args = get_args_parser().parse_args(arguments)
+    parser = get_args_parser()
+    parser.error = _refuse_flag  # type: ignore[method-assign]
+    args = parser.parse_args(arguments)
     overrides = with_quoted_paths(args.overrides)
     asks_only = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
     if not asks_only and is_sweep(overrides, multirun=args.multirun):
@@ -89,6 +92,21 @@ def _run(arguments: list[str]) -> None:
     flags = [a for a in arguments if a not in set(args.overrides)]
     sys.argv = [sys.argv[0], *flags, *overrides]
     _hydra_main(partial(_job, own=resumed))
+
+
+def _refuse_flag(message: str) -> NoReturn:
+    """Raise SpecError for what Hydra's parser does not take; options are no flags here."""
+    from qat.compose import checked, conf_folder
+
+    flag = re.search(r"unrecognized arguments: --?([\w.]+)", message)
+    if flag is None:
+        raise SpecError(f"{message}; options are key=value, e.g. seed=2; see --help")
+    try:
+        checked(conf_folder(), [f"{flag.group(1)}=1"])
+        cure = f"write {flag.group(1)}=VALUE"
+    except SpecError as error:
+        cure = str(error)
+    raise SpecError(f"--{flag.group(1)} is no flag, options are key=value: {cure}; see --help")
 
 
 def _launch(overrides: list[str], folder: Path, work: "SweepWork") -> None:
@@ -124,8 +142,10 @@ def _is_finished(folder: Path, spec: RunSpec) -> bool:
 
 def _hydra_main(task: Callable[[Any], Any]) -> None:
     import hydra
+    from hydra.errors import HydraException
 
     from qat.compose import conf_folder
+    from qat.compose.errors import explained
     from qat.compose.help import register_values
 
     register_values()
@@ -136,6 +156,8 @@ def _hydra_main(task: Callable[[Any], Any]) -> None:
         job()
     except QatError as error:
         _die(str(error), EXIT_FAILED)
+    except HydraException as error:  # of --help or --cfg, whose overrides nothing checks before
+        _die(explained(error, conf_folder(), sys.argv[1:]), EXIT_BAD_COMMAND)
     except BrokenPipeError:
         raise
     except OSError as error:

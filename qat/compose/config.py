@@ -18,7 +18,7 @@ from qat.compose.resume import resumed
 from qat.compose.session import composing, conf_folder, plain
 from qat.errors import SpecError
 from qat.spec.check import check_config
-from qat.spec.data import DataSpec, options_of
+from qat.spec.data import HELD_OUT, DataSpec, options_of
 from qat.spec.data_files import check_data
 from qat.spec.overrides import as_override
 from qat.spec.run import RunSpec
@@ -141,7 +141,7 @@ def composed_data(conf: Path, overrides: list[str], base: DataSpec | None = None
     """
     named = [o for o in overrides if o.startswith("data=")]
     if base is not None and set(named) <= {f"data={base.name}"}:
-        kept = ("split", "upright") if named else asdict(base).keys() - {"name"}
+        kept = HELD_OUT if named else asdict(base).keys() - {"name"}
         known = {k: v for k, v in asdict(base).items() if k in kept and v is not None}
         own = [f"data.{k}={as_override(v)}" for k, v in known.items() if k in options_of(base.name)]
         overrides = [f"data={base.name}", *own, *(o for o in overrides if o not in named)]

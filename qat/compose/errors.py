@@ -57,9 +57,11 @@ def _unknown_key(error: Exception, key: str, conf: Path, overrides: Sequence[str
     known = list(node)
     last = name.rpartition(".")[2]
     close = [join(parent, key) for key in difflib.get_close_matches(last, known, n=1)]
-    # or it is the last part of a key: lr of optimizer.lr
-    close += [key for key in flat(whole) if key.rpartition(".")[2] == last]
-    mean = f"; did you mean {close[0]}?" if close else ""
+    # or it is the last part of a key, as lr of optimizer.lr, or nearly
+    every = {key: key.rpartition(".")[2] for key in flat(whole)}
+    alike = difflib.get_close_matches(last, {*every.values()} - {last}, n=1, cutoff=0.7)
+    close = close or [key for key, end in every.items() if end in (last, *alike)]
+    mean = f"; did you mean {' or '.join(close[:3])}?" if close else ""
     return f"{name} is not an option{mean} (options: {', '.join(known)})"
 
 

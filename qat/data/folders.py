@@ -143,10 +143,11 @@ class ImageFolder(FolderData):
         parts = part_folders(home_of(self.options))
         images = self._files("train")
         if "val" not in parts:
-            test, validation, train = self._carved(images, (0.2, 0.2))
+            shares = self.options.test_share or 0.2, self.options.val_share or 0.2
+            test, validation, train = self._carved(images, shares)
             return [train, validation, test]
         if "test" not in parts:
-            test, train = self._carved(images, (0.1,))
+            test, train = self._carved(images, (self.options.test_share or 0.1,))
             return [train, self._files("val"), test]
         (train,) = self._carved(images, ())
         return [train, self._files("val"), self._files("test")]

@@ -76,8 +76,9 @@ class Audit:
         layers: conv and linear layers in the order of execution.
         other: parameters outside of them -> (number, why float).
         bits: mean bits per conv and linear weight.
-        quantized_share: share of the conv and linear weights that lie on a grid, 0..1; fused
-            attention projections and transposed convolutions count as float ones.
+        quantized_share: share of the conv and linear weights that lie on a grid, 0..1; weights
+            out of reach count as float ones: of fused attention projections, of transposed
+            convolutions, of recurrent layers.
         bytes: size of all weights packed at their bits, scales and float residue at 4 bytes.
         float_bytes: size of all parameters and statistics at 4 bytes.
         bops: bit operations per image of the conv and linear layers, sum of
@@ -132,7 +133,7 @@ def audit(model: nn.Module, spec: QuantSpec | Plan, example: Tensor) -> Audit:
         layers=layers,
         other=_other_parameters(model),
         bits=weight_bits / max(1, weights),
-        quantized_share=on_grid / max(1, weights + _out_of_reach(model)),
+        quantized_share=on_grid / max(1, weights + sum(p.numel() for p in _out_of_reach(model))),
         bytes=(weight_bits + 7) // 8 + 4 * (elements - weights + scales),
         float_bytes=4 * elements,
         bops=sum(layer.macs * layer.weight_bits * layer.input_bits for layer in layers),
@@ -235,24 +236,35 @@ def _elements(model: nn.Module) -> int:
     return sum(t.numel() for t in every if t.is_floating_point()) - sum(t.numel() for t in scales)
 
 
-def _out_of_reach(model: nn.Module) -> int:
-    """Weights that multiply activations but are in no layer type that can be quantized."""
-    fused = [m.in_proj_weight for m in model.modules() if isinstance(m, nn.MultiheadAttention)]
+def _out_of_reach(model: nn.Module) -> dict[Tensor, str]:
+    """Weights that multiply activations in layers that cannot be quantized, and in which."""
     transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    weights = [*fused, *(m.weight for m in model.modules() if isinstance(m, transposed))]
-    return sum(w.numel() for w in weights if w is not None)
+    recurrent = (nn.RNNBase, nn.RNNCellBase)
+    kinds: dict[tuple[type[nn.Module], ...], tuple[str, str]] = {
+        (nn.MultiheadAttention,): ("proj_weight", "fused projection of nn.MultiheadAttention"),
+        transposed: ("weight", "weight of a transposed convolution"),
+        recurrent: ("weight_", "weight of a recurrent layer"),
+    }
+    return {
+        p: f"{title}, out of reach: counted as float"
+        for classes, (part, title) in kinds.items()
+        for module in model.modules()
+        if isinstance(module, classes)
+        for name, p in module.named_parameters(recurse=False)
+        if part in name
+    }
 
 
 def _other_parameters(model: nn.Module) -> dict[str, tuple[int, str]]:
     """Parameters that are no conv or linear weight, by the reason why they stay float."""
     weights = {id(latent_weight(m)) for m in model.modules() if isinstance(m, LAYER_TYPES)}
+    out_of_reach = _out_of_reach(model)
     other: dict[str, tuple[int, str]] = {}
     for name, p in model.named_parameters():
         if id(p) in weights:
             continue
         reason = "bias, normalisation or step" if p.ndim <= 1 else "not a conv or linear weight"
-        if name.endswith("in_proj_weight"):
-            reason = "fused projection of nn.MultiheadAttention, out of reach"
+        reason = out_of_reach.get(p, reason)
         key = "vectors" if p.ndim <= 1 else name
         count = other.get(key, (0, ""))[0]
         other[key] = (count + p.numel(), reason)

@@ -143,8 +143,12 @@ FAMILIES: dict[str, Family] = {
 # options that some families have alone
 _OWN_OPTIONS = {
     "glyphs": ("glyphs",),
-    "image_folder": ("split", "upright", "unreadable", "scan"),
+    "image_folder": ("split", "val_share", "test_share", "upright", "unreadable", "scan"),
 }
+
+
+# how the files of a data set are cut into parts and read
+HELD_OUT = ("split", "val_share", "test_share", "upright")
 
 
 def options_of(name: str) -> tuple[str, ...]:
@@ -164,7 +168,7 @@ def images_by(name: object) -> tuple[str, ...]:
     is no usual one; elsewhere the name says it.
 
     >>> images_by("image_folder"), images_by("glyphs"), images_by("mnist")
-    (('root', 'split', 'upright', 'unreadable', 'scan'), ('glyphs',), ())
+    (('root', 'split', 'val_share', 'test_share', 'upright', 'unreadable', 'scan'), ('glyphs',), ())
     """
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
@@ -189,6 +193,9 @@ class DataSpec:
         split: how an image folder without parts of its own is cut: path ranks the files of a class
             by a hash of their paths, so that one file less moves one other at each cut; index
             by their number, as in runs recorded before.
+        val_share: of the images, held out for validation where there is no such folder, 0..1;
+            None for 0.2.
+        test_share: the same of the test; None for 0.2, and for 0.1 where only test/ is missing.
         upright: whether image files are turned as their EXIF orientation says; false shows them as
             they are stored, as in runs recorded before.
         unreadable: refuse stops before training if a file is no readable image; skip leaves it out
@@ -207,6 +214,8 @@ class DataSpec:
     image_size: int | None = option(None, low=4)
     class_weights: Literal["none", "balanced"] = "none"
     split: Literal["index", "path"] = option("index", is_added=True)
+    val_share: float | None = option(None, above=0, below=1, is_added=True)
+    test_share: float | None = option(None, above=0, below=1, is_added=True)
     upright: bool = option(False, is_added=True)
     # skip gives the numbers of refuse wherever refuse gives any
     unreadable: Literal["refuse", "skip"] = option("refuse", moves="nothing", is_added=True)
@@ -222,5 +231,10 @@ class DataSpec:
             if field.name not in options_of(self.name) and not is_default:
                 owner = next(name for name, keys in _OWN_OPTIONS.items() if field.name in keys)
                 raise SpecError(f"data.{field.name} is for data={owner}; got data.name={self.name}")
+        if (self.val_share or 0.2) + (self.test_share or 0.2) >= 1:
+            raise SpecError(
+                f"data.val_share={self.val_share} and data.test_share={self.test_share} leave "
+                "nothing to train on; hold out less (null is 0.2)"
+            )
         if self.unreadable == "skip" and self.scan == "none":
             raise SpecError("data.unreadable=skip must find them; use data.scan=auto")

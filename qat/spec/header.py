@@ -128,7 +128,7 @@ class Header:
         architecture: how to build it; None for a network of the user's own.
         preprocessing: of its images; None if nobody said.
         data: config group `data` that it was trained on, "" if unknown.
-        split: rule by which its parts were carved, as data.split.
+        split: rule by which its parts were carved, as data.split; with val_share and test_share.
         accuracy: name of a part (validation, test) -> accuracy at export, 0..1.
         versions: package -> version at export.
         source_sha256: of the checkpoint that the weights come from, "" if there is none.
@@ -143,6 +143,8 @@ class Header:
     preprocessing: Preprocessing | None = None
     data: str = ""
     split: Literal["index", "path"] = option("index", is_added=True)
+    val_share: float | None = option(None, above=0, below=1, is_added=True)
+    test_share: float | None = option(None, above=0, below=1, is_added=True)
     accuracy: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     versions: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     source_sha256: str = ""

@@ -10,6 +10,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from textwrap import shorten
 from typing import BinaryIO
 
 from qat.errors import CheckpointError, one_line
@@ -110,4 +111,4 @@ def parsing(name: str, cure: str, *, verb: str = "read") -> Iterator[None]:
 def reason_of(error: Exception) -> str:
     """Kind and text of another library's exception, for a message of ours."""
     text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return one_line(text)[:200]
+    return shorten(one_line(text), 200, placeholder=" ...")

@@ -2,6 +2,7 @@
 
 import logging
 import time
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -83,6 +84,8 @@ def _fit(trainer: L.Trainer, built: Built, begin: Path | None, keeper: RunCheckp
         raise
     except Exception as error:  # Lightning hands each part of a file to whoever it belongs to
         if begin is None or keeper.has_begun:
+            if _is_refusal(error):
+                raise SpecError(f"trainer or callbacks: {reason_of(error)}") from error
             raise
         raise CheckpointError(
             f"checkpoint {begin} is none of this run ({reason_of(error)}); delete it, or start a "
@@ -94,6 +97,16 @@ def _fit(trainer: L.Trainer, built: Built, begin: Path | None, keeper: RunCheckp
             f"{built.lit.warm_steps}: nothing was quantized; let it run longer, or shorten "
             "warm_start.epochs"
         )
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Whether Lightning itself says no to an option, and not what it calls.
+
+    It checks some options only once it trains, and has no class for that.
+    """
+    frame = list(traceback.walk_tb(error.__traceback__))[-1][0]
+    is_lightnings = str(frame.f_globals.get("__name__")).startswith("lightning.")
+    return is_lightnings and isinstance(error, (ValueError, RuntimeError, TypeError))
 
 
 @contextmanager

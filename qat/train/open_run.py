@@ -64,6 +64,8 @@ class Trained:
             preprocessing=self.preprocessing,
             data=self.spec.data.name,
             split=self.spec.data.split,
+            val_share=self.spec.data.val_share,
+            test_share=self.spec.data.test_share,
             versions=versions(),
         )
 

@@ -76,5 +76,5 @@ def _check_shares(data: ImageData, spec: RunSpec) -> None:
         if isinstance(share, float) and int(count * share) == 0:
             raise SpecError(
                 f"trainer.limit_{part}_batches={share:g} of {count} batches is none; use a number "
-                f"of batches, 2 or more, or at least {math.ceil(1000 / count) / 1000:g}"
+                f"of batches, without a point, or at least {math.ceil(1000 / count) / 1000:g}"
             )

@@ -1,5 +1,6 @@
 """Run summary: its saved states judged, the audit, the rule in numbers."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,10 @@ def result_lines(summary: Mapping[str, Any], folder: Path) -> str:
     lines.append(f"{summary['wall_seconds']:.0f} s; {shown(folder / 'summary.json')}")
     if (folder / "report.html").is_file():
         lines.append(f"page: {shown(folder / 'report.html')}")
-    return "\n".join([*lines, f"next: python scripts/export.py run={shown(folder)}"])
+    else:
+        lines.append("page: could not be written; scripts/report.py makes one of the run")
+    run = shlex.quote(f"run={folder}")  # as a shell takes it
+    return "\n".join([*lines, f"next: python scripts/export.py {shown(run)}"])
 
 
 def rule_line(rule: Mapping[str, Any]) -> str:

@@ -108,6 +108,11 @@ BAD = {
     "seed": ["'seed'", "key=value"],
     "seed=1,2": ["seed=1,2", "--multirun"],
     "-m seed=1,x": ["seed", "'x'"],
+    "--epochs 3": ["--epochs is no flag", "trainer.max_epochs", "key=value"],
+    "--lr=3": ["--lr is no flag", "optimizer.lr"],
+    "--config-dir": ["--config-dir", "expected one argument", "key=value"],
+    "epochs=3 --help": ["epochs is not an option", "trainer.max_epochs"],
+    "data=nothing --cfg job": ["data=nothing is unknown", "digits"],
 }
 # what only the machine, its packages or PyTorch can tell: for a sweep, too, before anything is made
 LATER = {

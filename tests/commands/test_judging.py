@@ -30,7 +30,9 @@ def test_the_images_of_other_data_are_refused():
         check_fits(own, digits(image_size=12))
     others = {
         "normalised by mean": {"mean": (0.5,)},
-        "classes 10, data=digits has 10": {"classes": tuple("abcdefghij")},
+        "classes 10 with a, b, c ..., data=digits has 10 with 0, 1, 2 ...;": {
+            "classes": tuple("abcdefghij")
+        },
     }
     for message, change in others.items():
         fields = {name: getattr(own, name) for name in Preprocessing.__dataclass_fields__}

@@ -1,5 +1,6 @@
 """Parts of an image folder by path: one file less moves at most one other at each cut."""
 
+import json
 import shutil
 
 import numpy as np
@@ -14,6 +15,9 @@ from qat.data.split import path_order
 from qat.errors import DataError, SpecError
 from qat.spec.check import config_hash
 from qat.spec.data import DataSpec
+from qat.spec.header import Header, header_from
+from qat.spec.quant import QuantSpec
+from support.image_folders import write_pictures
 
 SHARES = (0.2, 0.2)
 names = st.lists(st.binary(min_size=1, max_size=4), min_size=2, max_size=60, unique=True)
@@ -126,3 +130,22 @@ def test_built_in_sets_have_one_rule():
 def test_indices_are_whole():
     order = path_order(torch.tensor([0, 1]), [b"a", b"b"], SHARES)
     assert all(part.dtype == np.int64 for part in order)
+
+
+def test_shares_are_options(tmp_path):
+    root = write_pictures(tmp_path, {"a": 20, "b": 40})
+    assert [len(p) for p in parts(root, split="path")] == [36, 12, 12]
+    few = {"split": "path", "val_share": 0.1, "test_share": 0.05}
+    assert [len(p) for p in parts(root, **few)] == [51, 6, 3]
+    with pytest.raises(SpecError, match=r"val_share=0\.85 and .*leave nothing to train on"):
+        DataSpec(name="image_folder", root="x", val_share=0.85)
+    with pytest.raises(SpecError, match=r"data\.val_share must be a number > 0 and < 1"):
+        DataSpec(name="image_folder", root="x", val_share=0.0)
+
+
+def test_a_file_keeps_to_the_shares_of_its_run():
+    told = {"data": "image_folder", "split": "path", "val_share": 0.1}
+    header = Header(quant=QuantSpec(), **told)
+    again = header_from(json.loads(header.to_json()))
+    assert (again.val_share, again.test_share) == (0.1, None)
+    assert "test_share" not in header.to_json()

@@ -149,6 +149,29 @@ def test_attention_is_named():
     assert projection.input_reason == "not reached by the example"
 
 
+def test_what_is_out_of_reach_is_named_and_counted_as_float():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.act = nn.Conv2d(1, 4, 3), nn.ReLU()
+            self.up, self.head = nn.ConvTranspose2d(4, 2, 2, 2), nn.Linear(5, 3)
+            self.memory = nn.LSTM(12, 5, batch_first=True)
+
+        def forward(self, x):
+            x = self.up(self.act(self.conv(x))).flatten(1, 2)
+            return self.head(self.memory(x)[0][:, -1])
+
+    spec = QuantSpec()
+    net = hard(prepare(Net(), spec, example=IMAGES), spec)
+    result = audit(net, spec, IMAGES)
+    up, memory = 4 * 2 * 2 * 2, 4 * 5 * (12 + 5)
+    assert result.quantized_share == (36 + 15) / (36 + 15 + up + memory)
+    reasons = {name: reason for name, (_, reason) in result.other.items()}
+    assert "transposed convolution, out of reach: counted as float" in reasons["up.weight"]
+    assert "recurrent layer, out of reach" in reasons["memory.weight_ih_l0"]
+    assert "not a conv or linear weight" not in " ".join(reasons.values())
+
+
 def test_tied_weights_are_stored_once():
     spec = QuantSpec()
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 64))

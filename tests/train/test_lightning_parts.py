@@ -101,3 +101,19 @@ def test_a_run_that_ends_in_its_warm_start_has_failed(tmp_path):
     assert "nothing was quantized" in told
     assert json.loads((tmp_path / "run" / "status.json").read_text())["state"] == "failed"
     assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["+trainer.val_check_interval=4"], "val_check_interval"),
+        ([named("EarlyStopping", ", monitor: nonsense"), "warm_start.epochs=0"], "nonsense"),
+    ],
+    ids=["interval", "monitor"],
+)
+def test_what_lightning_refuses_once_it_trains_is_one_line(words, told, tmp_path):
+    out = train(*QUICK, *words, f"hydra.run.dir={tmp_path}/run", cwd=tmp_path, code=1)
+    last = out.rstrip().splitlines()[-1]
+    assert last.startswith("error: trainer or callbacks: ")
+    assert told in last
+    assert "Traceback" not in out

@@ -133,6 +133,8 @@ FOLDER = {"data.name": "image_folder", "data.root": "/a/x", "data.image_size": 3
 # another value of each own option of a data set that moves numbers
 OTHERS = {
     ("image_folder", "split"): "path",
+    ("image_folder", "val_share"): 0.1,
+    ("image_folder", "test_share"): 0.1,
     ("image_folder", "upright"): True,
     ("image_folder", "root"): "/a/y",
     **{("glyphs", f"glyphs.{f.name}"): 99 for f in fields(GlyphsSpec)},
