@@ -125,6 +125,8 @@ def test_a_run_that_cannot_say_that_it_is_finished_has_not(tmp_path, monkeypatch
 
 
 def test_a_signal_waits_until_the_state_is_written(tmp_path, monkeypatch):
+    # pytest may run in the background, where a shell has Ctrl-C ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     seen = []
 
     def slowly(path, content):
@@ -132,6 +134,9 @@ def test_a_signal_waits_until_the_state_is_written(tmp_path, monkeypatch):
         seen.append("written")
 
     monkeypatch.setattr("qat.storage.status.write_whole", slowly)
-    with pytest.raises(KeyboardInterrupt):
-        Status(tmp_path, "abc").write("failed")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            Status(tmp_path, "abc").write("failed")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert seen == ["written"]
