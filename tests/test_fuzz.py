@@ -43,7 +43,8 @@ ODD = (
     [[]], [1, 2, 3], {"x": 1}, ["a", "b"],
 )  # fmt: skip
 TENSORS = (
-    lambda t: t[:0], lambda t: t.reshape(-1), lambda t: t.unsqueeze(0), lambda t: t.double(),
+    lambda t: t[:0] if t.dim() else t, lambda t: t.reshape(-1), lambda t: t.unsqueeze(0),
+    lambda t: t.double(),
     lambda t: t.to(torch.int64), lambda t: t.to(torch.complex64), lambda t: t.bool(),
     lambda t: t.to_sparse() if t.dim() else t, lambda t: t.to("meta"), lambda t: t * float("nan"),
     lambda t: t / 0, lambda t: t.to(torch.float16), lambda t: t.to(torch.bfloat16),

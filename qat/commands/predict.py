@@ -12,6 +12,7 @@ A file that is no image is told and left out; the exit code is then 2.
 
 import csv
 import io
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ def main(arguments: Sequence[str]) -> None:
     if missing is not None:
         raise DataError(f"{missing} does not exist; give image files or folders of them")
     if spec.out is not None:
-        _check_out(Path(spec.out), paths)
+        _check_out(Path(spec.out), [*paths, Path(spec.model)])
     from qat.commands.network import open_network
 
     found = _predictions(open_network(Path(spec.model)), paths, spec.top)
@@ -101,13 +102,16 @@ def _images(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def _check_out(path: Path, images: Sequence[Path]) -> None:
-    if path.is_dir() or not path.parent.is_dir():
+def _check_out(path: Path, read: Sequence[Path]) -> None:
+    is_free = not os.path.lexists(path) and path.parent.is_dir()
+    # a link, a pipe or a device would be replaced, not written to
+    if not is_free and (path.is_symlink() or not path.is_file()):
         raise SpecError(
-            f"out={path} must be a file in a folder that is there, e.g. out=answers.csv"
+            f"out={path} must be a file, new or to be replaced, in a folder that is there, e.g. "
+            "out=answers.csv"
         )
-    if any(path.resolve() == image.resolve() for image in images):
-        raise SpecError(f"out={path} is one of the images; choose another name")
+    if any(path.resolve() == other.resolve() for other in read):
+        raise SpecError(f"out={path} is what the command reads; choose another name")
 
 
 def _predictions(network: "Network", paths: Sequence[Path], top: int) -> Iterator[Prediction]:
@@ -135,9 +139,11 @@ def pixels_of(path: Path, preprocessing: Preprocessing) -> "Tensor | str":
         raise SpecError(f"the network wants {preprocessing.channels} channels; files have 1 or 3")
     try:
         image = read_image(str(path), is_upright=preprocessing.upright)
+        return from_file(preprocessing)(image.convert(preprocessing.color))
     except UnreadableImageError as error:
         return str(error)
-    return from_file(preprocessing)(image.convert(preprocessing.color))
+    except DataError as error:
+        return f"{path}: {error}"
 
 
 def _most_probable(

@@ -8,7 +8,10 @@ import torch
 from torchvision.transforms import v2
 
 from qat.data.dataset import Transform
+from qat.errors import DataError
 from qat.spec.header import Preprocessing, shorter_side
+
+_MOST_SCALED = 2**27  # pixels of an image before its middle is cut out
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +80,17 @@ def from_file(preprocessing: Preprocessing) -> Transform:
 
 
 def _middle(pixels: Pixels, shorter: int) -> Transform:
-    return _compose([v2.Resize(shorter), v2.CenterCrop(pixels.size)], pixels)
+    def bounded(image: Any) -> Any:
+        """Refuse an image so thin that it would take gigabytes before its middle is cut out."""
+        size = v2.functional.get_size(image)
+        if shorter * shorter * max(size) > _MOST_SCALED * min(size):
+            raise DataError(
+                f"an image of {size[1]} x {size[0]} pixels is too thin to have a shorter side of "
+                f"{shorter}; cut it"
+            )
+        return image
+
+    return _compose([bounded, v2.Resize(shorter), v2.CenterCrop(pixels.size)], pixels)
 
 
 def _resize(pixels: Pixels) -> list[Any]:

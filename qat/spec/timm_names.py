@@ -26,7 +26,7 @@ def check_timm_name(name: str, told: str) -> None:
         SpecError: there is no such network; those that come near are named.
     """
     source, stem = _source(), name.partition(".")[0]
-    names = _REGISTERED.findall(source)
+    names = _names()
     if names and stem not in names and not re.search(rf"[\"']{re.escape(stem)}[\"'.]", source):
         raise SpecError(f"{told}; {near(name, names)}")
 
@@ -35,6 +35,11 @@ def near(name: str, names: Iterable[str]) -> str:
     """The cure for a network's name that is none: those that come near."""
     close = difflib.get_close_matches(name.partition(".")[0], names, n=3)
     return f"did you mean {', '.join(close)}?" if close else "see its list_models()"
+
+
+@cache
+def _names() -> list[str]:
+    return _REGISTERED.findall(_source())
 
 
 @cache

@@ -7,6 +7,7 @@ from multiprocessing.connection import Connection
 from qat.compose import Composed
 from qat.errors import QatError, SpecError
 from qat.spec.machine import check_machine
+from qat.storage.reading import reason_of
 from qat.sweep.worker import process_context
 
 
@@ -48,5 +49,7 @@ def _answer(runs: Sequence[Composed], answer: Connection) -> None:
             preflight(run.config, run.spec)
     except QatError as error:
         answer.send(str(error))
+    except Exception as error:  # of the user's own modules, say
+        answer.send(reason_of(error))
     else:
         answer.send("")

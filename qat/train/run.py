@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -102,9 +103,10 @@ def _run(
         print(f"\n{audit_table(found)}\nexport: {exports}\n")
         summary = status.write_summary(summary | {"export": exports})
         write_run_report(folder)
-        status.finish(summary)
         # it has just been read whole, to be tested; should the run go on, then from there
-        keep_only(folder / "checkpoints" / "last", [summary["last"]["global_step"]])
+        with suppress(OSError):
+            keep_only(folder / "checkpoints" / "last", [summary["last"]["global_step"]])
+        status.finish(summary)
     return summary
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from qat.errors import QatError, SpecError
 from qat.spec.targets import ALLOWED, Kind, check_node, told, with_names_of_now
+from qat.storage.reading import reason_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -116,6 +117,10 @@ def _found(target: str, key: str) -> Any:
             if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
                 continue
             raise SpecError(f"{key}._target_={target} needs the package {error.name}") from error
+        except Exception as error:  # a module of the user's own may raise anything
+            raise SpecError(
+                f"{key}._target_={target}: {name} cannot be imported ({reason_of(error)})"
+            ) from error
         for part in parts[count:]:
             found = getattr(found, part, None)
         if found is not None:

@@ -130,7 +130,11 @@ def test_predict_leaves_no_table_where_it_cannot_go_on(tmp_path, monkeypatch):
     before = set(tmp_path.iterdir())
     with pytest.raises(DataError, match="no logits"):
         predict.main([f"{tmp_path}/a.png", f"model={model}", f"out={tmp_path}/answers.csv"])
-    for place in (tmp_path, tmp_path / "none" / "answers.csv", tmp_path / "a.png"):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "x.safetensors")
+    before |= {tmp_path / "pipe", tmp_path / "link"}
+    names = ("", "none/answers.csv", "a.png", "x.safetensors", "pipe", "link")
+    for place in (tmp_path / name for name in names):
         with pytest.raises(SpecError, match="out="):
             predict.main([f"{tmp_path}/a.png", f"model={model}", f"out={place}"])
     assert set(tmp_path.iterdir()) == before

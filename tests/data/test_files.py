@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
+from qat.commands.predict import pixels_of
 from qat.data.image_files import UnreadableImageError, check_image, read_image
 from qat.data.module import preprocessing_of
 from qat.data.registry import build_data
 from qat.errors import DataError
 from qat.spec.data import DataSpec
+from qat.spec.header import Preprocessing
 
 
 def sixteen_bit(path):
@@ -224,3 +226,17 @@ def test_an_image_folder_is_upright_where_its_option_says_so(tmp_path):
         parts = data.parts
         assert {part[0][0].size for part in (parts.train, parts.validation, parts.test)} == {size}
         assert preprocessing_of(data, data.classes).upright == upright
+
+
+def test_an_image_too_thin_to_be_scaled_is_refused_in_one_line(tmp_path):
+    """Its shorter side scaled to the network's it would take gigabytes."""
+    Image.new("L", (60_000, 1)).save(tmp_path / "thin.png")
+    told = Preprocessing(
+        channels=1, size=224, crop="centre", mean=(0.5,), std=(0.5,), classes=("a",)
+    )
+    assert pixels_of(tmp_path / "thin.png", told) == (
+        f"{tmp_path / 'thin.png'}: an image of 60000 x 1 pixels is too thin to have a shorter side "
+        "of 256; cut it"
+    )
+    Image.new("L", (2000, 1)).save(tmp_path / "thin.png")
+    assert pixels_of(tmp_path / "thin.png", told).shape == (1, 224, 224)

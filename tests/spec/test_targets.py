@@ -120,3 +120,6 @@ def test_a_prefix_of_the_users_own_allows_what_is_defined_there(tmp_path, monkey
             instantiated({"_target_": target}, "model", allow=allow)
     with pytest.raises(SpecError, match=r"may not be called.*allow_targets"):
         instantiated(node, "model")
+    (tmp_path / "mypackage_u.py").write_text("raise OSError('no licence')\n")
+    with pytest.raises(SpecError, match=r"mypackage_u cannot be imported \(OSError: no licence\)"):
+        instantiated({"_target_": "mypackage_u.net"}, "model", allow=["mypackage_u."])

@@ -23,6 +23,9 @@ def test_the_first_error_of_all_jobs_is_answered(monkeypatch):
     assert "match='nope*' matches no conv or linear layer" in here.recv()
     rehearsal._answer(runs(["seed=1"], ["seed=2"]), there)
     assert here.recv() == ""
+    monkeypatch.setattr("qat.train.preflight.preflight", lambda *_: 1 / 0)
+    rehearsal._answer(runs(["seed=1"]), there)
+    assert here.recv() == "ZeroDivisionError: division by zero"
 
 
 def test_what_needs_no_torch_is_answered_without_a_process(monkeypatch):

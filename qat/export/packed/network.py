@@ -83,7 +83,11 @@ def load_packed(path: str | Path, *, model: nn.Module | None = None) -> Packed:
             )
         from qat.models.by_name import built_network  # torchvision, and perhaps timm
 
-        model = built_network(header.architecture, header.preprocessing, largest=8 * file.size)
+        largest = 8 * file.size
+        try:
+            model = built_network(header.architecture, header.preprocessing, largest=largest)
+        except CheckpointError as error:
+            raise CheckpointError(f"{path}: {error}") from None
     try:
         plan = resolve(model, header.quant)
         if not is_prepared(model):

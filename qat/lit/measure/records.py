@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import Tensor
 from torch.optim import Optimizer
 
 from qat.errors import SpecError
 from qat.lit.measure.layer_records import LayerWeight, alphas, histogram, layer_weights, quantities
 from qat.lit.measure.packed_codes import packed_codes, unpacked_codes
 from qat.storage.csv_table import GrowingCsv
+from qat.storage.reading import parsing
 
 COLUMNS = {
     "layers": ("step", "epoch", "layer", "quantity", "value"),
@@ -56,7 +56,7 @@ class Records(Callback):
 
     def _forget(self) -> None:
         self._has_begun = False
-        self._codes: dict[str, dict[str, Any] | Tensor] = {}  # packed; see `unpacked_codes`
+        self._codes: dict[str, dict[str, Any]] = {}  # packed
         self._positions: dict[str, Any] = {}
 
     # -- state: where the tables stand, and the codes that the next record compares with ----------
@@ -69,7 +69,11 @@ class Records(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on behind the last record."""
         self._has_begun = state_dict["has_begun"]
-        self._codes = dict(state_dict["codes"])
+        with parsing("layer records of the checkpoint", "use an older one"):
+            self._codes = {
+                name: packed_codes(unpacked_codes(saved))
+                for name, saved in state_dict["codes"].items()
+            }
         self._positions = state_dict["positions"]
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -79,7 +79,7 @@ class RunCheckpoint(Callback):
         self._monitor, self._selectable = monitor, selectable
         self._selection = Selection(mode)
         self._best_is_new = False
-        self._waiting: bytes | None = None
+        self._waiting: tuple[Path, bytes] | None = None
         self._boundary: Boundary | None = None
         self._saved_step = 0
         self.has_begun = False
@@ -94,8 +94,13 @@ class RunCheckpoint(Callback):
         """Checkpoint of the selected epoch."""
         return self._folder / self.best["path"] if self.best else None
 
-    def save(self, trainer: Trainer, boundary: Boundary) -> None:
+    def save(self, trainer: Trainer, boundary: Boundary, *, in_haste: bool = False) -> None:
         """Save the state of this boundary unless it is on disk already.
+
+        Args:
+            trainer: at a boundary.
+            boundary: which it is.
+            in_haste: whether the process is to end soon, so that no time is spent on size.
 
         Raises:
             CheckpointError: The file cannot be written; older ones are untouched.
@@ -103,7 +108,7 @@ class RunCheckpoint(Callback):
         """
         self._take_best(trainer)
         step = trainer.global_step
-        self._write_best()
+        self._write_best(in_haste=in_haste)
         if step > self._saved_step:
             self._write(trainer, self._folder / "last" / checkpoint_name(step), boundary)
             self._saved_step = step
@@ -112,19 +117,22 @@ class RunCheckpoint(Callback):
 
     def _take_best(self, trainer: Trainer) -> None:
         """Keep the weights of an epoch just selected, before the next batch changes them."""
-        if not (self._best_is_new and trainer.is_global_zero):
+        if not (self._best_is_new and self.best_path and trainer.is_global_zero):
             return
         place = {
             "epoch": trainer.current_epoch,
             "global_step": trainer.global_step,
             "pytorch-lightning_version": L.__version__,  # Lightning reads no file without it
         }
-        self._waiting = serialized(weights_alone(trainer.lightning_module, **place))
+        # under its own name: a failure may come when the next one is selected and not yet taken
+        weights = serialized(weights_alone(trainer.lightning_module, **place))
+        self._waiting = self.best_path, weights
         self._best_is_new = False
 
-    def _write_best(self) -> None:
-        if self.best_path and self._waiting is not None:
-            write(deflated(self._waiting), self.best_path)
+    def _write_best(self, *, in_haste: bool = False) -> None:
+        if self._waiting is not None:
+            path, weights = self._waiting
+            write(weights if in_haste else deflated(weights), path)
             self._waiting = None
 
     def _write(self, trainer: Trainer, path: Path, boundary: Boundary) -> None:

@@ -127,6 +127,7 @@ class Signals(Callback):
         self._is_training, signum = False, self._pending
         if signum is not None and not isinstance(exception, Interrupted | QatError):
             _log.warning("%s: stopped without a new save", signal.Signals(signum).name)
+            pl_module.teardown(str(trainer.state.fn))  # as callbacks behind this one would do
             raise Interrupted(signum) from exception
 
     def _stop_if_asked(self, trainer: Trainer, boundary: Any) -> None:
@@ -135,7 +136,7 @@ class Signals(Callback):
         name = signal.Signals(self._pending).name
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunCheckpoint):
-                callback.save(trainer, boundary)
+                callback.save(trainer, boundary, in_haste=True)
         _log.warning("%s: stopped after step %d", name, trainer.global_step)
         raise Interrupted(self._pending)
 

@@ -3,7 +3,9 @@
 import pytest
 import torch
 
+from qat.errors import CheckpointError
 from qat.lit.measure.packed_codes import packed_codes, unpacked_codes
+from qat.lit.measure.records import Records
 
 
 @pytest.mark.parametrize(
@@ -23,3 +25,21 @@ def test_codes_come_back_from_few_bits(levels, size):
 def test_codes_of_earlier_checkpoints_are_read():
     codes = torch.tensor([[1, -1]], dtype=torch.int8)
     assert torch.equal(unpacked_codes(codes), codes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"levels": torch.tensor([1], dtype=torch.int8)},
+        {"levels": 5},
+        {"places": torch.zeros(0, dtype=torch.uint8)},
+        {"shape": [10**6, 10**6]},
+        {"shape": "x"},
+    ],
+    ids=str,
+)
+def test_codes_of_a_checkpoint_that_are_none_are_refused_when_it_is_read(change):
+    good = packed_codes(torch.tensor([-1, 1, 0, 1], dtype=torch.int8))
+    state = {"has_begun": True, "positions": {}, "codes": {"conv": good | change}}
+    with pytest.raises(CheckpointError):
+        Records().load_state_dict(state)

@@ -219,6 +219,21 @@ def test_a_run_that_fails_leaves_its_selected_weights(tmp_path):
     assert last_good(tmp_path / "checkpoints" / "last") is None
 
 
+def test_waiting_weights_keep_the_name_of_their_epoch(tmp_path):
+    """A failure comes when the next epoch is selected and its weights are not yet taken."""
+
+    class Fail(L.Callback):
+        def on_validation_end(self, trainer, _):
+            saved = trainer.callbacks[0]
+            if saved._waiting is not None and saved.best_path != saved._waiting[0]:
+                raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        fit(tmp_path, Fail(), every=100)
+    ((step, path),) = checkpoints_by_step(tmp_path / "checkpoints" / "best").items()
+    assert load(path)["global_step"] == step
+
+
 def test_a_trainer_that_would_save_otherwise_is_refused(tmp_path):
     toy_run.quiet()
     saving = RunCheckpoint(tmp_path)

@@ -154,14 +154,18 @@ def test_without_the_context_manager_handlers_are_put_back(tmp_path):
 
 
 def test_a_failure_caused_by_the_signal_keeps_the_exit_code(tmp_path):
+    closed = []
+
     class Fail(L.Callback):
-        def on_train_batch_end(self, *_):
+        def on_validation_batch_start(self, trainer, module, *_):
+            module.teardown = closed.append
             os.kill(os.getpid(), signal.SIGTERM)
             raise RuntimeError("DataLoader worker exited unexpectedly")
 
     with pytest.raises(Interrupted) as caught, Signals() as signals:
         fit(tmp_path, signals, Fail())
     assert caught.value.code == 143
+    assert closed  # an evaluation left open would abort at the interpreter's end
     assert isinstance(caught.value.__cause__, RuntimeError)
 
 
