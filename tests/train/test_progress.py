@@ -83,6 +83,7 @@ def test_epochs_without_validation_count_too(monkeypatch):
     assert clock.paces[True] == Pace(3, 0.0, 4, 3 * 1 + 2 * 5)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_terminal_tells_its_time_within_ten_steps(tmp_path):
     printed = train(*SMALL, f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
     told = [line for line in printed.splitlines() if line.startswith(("step ", "epoch "))]
