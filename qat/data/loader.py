@@ -57,6 +57,17 @@ def leave_group(worker: int) -> None:
     os.setpgrp()
 
 
+def limited(batches: int, limit: float | None) -> int:
+    """Batches that a trainer takes out of so many; its limit is a share (float) or a number (int).
+
+    >>> limited(10, 0.25), limited(10, 1.0), limited(10, 1), limited(10, 30), limited(10, None)
+    (2, 10, 1, 10, 10)
+    """
+    if limit is None:
+        return batches
+    return int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+
+
 def training_position(trainer: Any, batches: int) -> Position:
     """(epoch, batches done of it) where a Lightning trainer goes on.
 
@@ -69,9 +80,8 @@ def training_position(trainer: Any, batches: int) -> Position:
             to be typed here.
         batches: of a full epoch, >= 1.
     """
-    loop, limit = trainer.fit_loop, trainer.limit_train_batches
-    if limit is not None:
-        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+    loop = trainer.fit_loop
+    batches = limited(batches, trainer.limit_train_batches)
     epochs, done = loop.epoch_progress.current, loop.epoch_loop.batch_progress.current.processed
     if epochs.processed == epochs.started or done >= batches:
         return epochs.started, 0

@@ -1,5 +1,6 @@
 """LightningDataModule: the base class of all data sets."""
 
+import math
 from collections.abc import Iterator
 from functools import cached_property
 from itertools import islice
@@ -260,6 +261,10 @@ class ImageData(L.LightningDataModule):
         goes on, before that place is known.
         """
         return len(self._sampler())
+
+    def batches_of(self, images: RawImages) -> int:
+        """Batches of a part in a whole evaluation, told without making a loader."""
+        return math.ceil(len(images) / self.options.batch_size)
 
     def _sampler(self, **options: Any) -> EpochBatchSampler:
         count, size = len(self.parts.train), self.options.batch_size

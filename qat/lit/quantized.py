@@ -16,6 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from qat.data.dataset import Batch, fingerprint, images_of
+from qat.data.loader import limited
 from qat.data.module import ImageData, first_batches
 from qat.errors import CheckpointError
 from qat.lit.epoch_means import EpochMeans
@@ -171,9 +172,7 @@ class LitQuantized(L.LightningModule):
 
     def _steps_per_epoch(self) -> int:
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
-        batches, limit = data.batches_per_epoch, self.trainer.limit_train_batches
-        if limit is not None:
-            batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        batches = limited(data.batches_per_epoch, self.trainer.limit_train_batches)
         return max(1, math.ceil(batches / self.trainer.accumulate_grad_batches))
 
     # -- training ---------------------------------------------------------------------------------

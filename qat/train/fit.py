@@ -26,7 +26,7 @@ from qat.storage.checkpoint import last_good, load
 from qat.storage.reading import parsing, reason_of
 from qat.train.build import Built, Parts
 from qat.train.progress import Clock, EpochBar, RunLines, Timing, show_left
-from qat.train.summary import summarized
+from qat.train.summary import judged_batches, summarized
 
 _QUIET = (
     ".*does not have many workers.*",
@@ -55,7 +55,8 @@ def train(
         monitor=built.lit.monitor,
         selectable=lambda _, module: module.is_selectable,  # type: ignore[arg-type, return-value]
     )
-    trainer = _trainer(spec, parts, folder, [keeper, signals])
+    clock = Clock(judged=judged_batches(built.data, spec))
+    trainer = _trainer(spec, parts, folder, clock, [keeper, signals])
     begin = last_good(checkpoints / "last")
     if spec.resume is not None:
         print(
@@ -124,13 +125,15 @@ def is_trained(checkpoint: Path, spec: RunSpec) -> bool:
         return is_at_end(load(checkpoint), spec.trainer["max_epochs"])
 
 
-def _trainer(spec: RunSpec, parts: Parts, folder: Path, first: Sequence[L.Callback]) -> L.Trainer:
+def _trainer(
+    spec: RunSpec, parts: Parts, folder: Path, clock: Clock, first: Sequence[L.Callback]
+) -> L.Trainer:
     callbacks = [
         *first,
         StatelessRandomness(spec.seed),
         KeepWarmStart(folder / "checkpoints"),
         FiniteGuard(),
-        Timing(clock := Clock()),
+        Timing(clock),
         *parts.callbacks,
     ]
     if not spec.trainer.get("enable_progress_bar", True):

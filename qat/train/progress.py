@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+from qat.data.loader import limited
 from qat.report.compare.wording import duration
 
 _FIRST = 10  # steps after which a phase is first told
@@ -58,8 +59,8 @@ def seconds_left(phases: Sequence[Phase], *, judging: float, batches: float) -> 
 
     Args:
         phases: float and quantized; the last one with steps is judged at the end.
-        judging: evaluations, each of the validation part's size, at the end of the run.
-        batches: batches of the validation part, in those of a step.
+        judging: evaluations, each of the size of training's own, at the end of the run.
+        batches: batches of an evaluation in training, in those of a step.
 
     Returns:
         None before a step has been timed.
@@ -92,8 +93,14 @@ class Clock:
 
     The first step of a phase is left out: it compiles, allocates, or measures alpha. Nothing is
     kept in a checkpoint, so a resumed run is timed anew, by the machine that it is on now.
+
+    Attributes:
+        judged: batches by which each saved state is judged once training is over.
+        paces: of the float phase and of the quantized one.
+        started_at: step where training began.
     """
 
+    judged: int = 0
     paces: dict[bool, Pace] = field(default_factory=lambda: {False: Pace(), True: Pace()})
     started_at: int = 0
     _start: float = 0.0
@@ -154,12 +161,14 @@ class Clock:
             if count or self.paces[is_quantized].steps
         ]
         data = trainer.datamodule  # type: ignore[attr-defined]
-        validation, test = len(data.parts.validation), len(data.parts.test)
+        # Lightning's own count is there from the first validation on only
+        whole = data.batches_of(data.parts.validation)
+        validation = max(1, limited(whole, trainer.limit_val_batches))
         states = 1 + (module.monitor is not None) + (warm > 0)
         return seconds_left(
             phases,
-            judging=states * (1 + test / validation),
-            batches=validation / data.options.batch_size / trainer.accumulate_grad_batches,
+            judging=states * self.judged / validation,
+            batches=validation / trainer.accumulate_grad_batches,
         )
 
 
@@ -212,6 +221,7 @@ class RunLines(Callback):
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._told: set[bool] = set()  # phases
+        self._before: dict[str, Any] = {}  # metrics as they were before an evaluation
 
     def on_train_batch_end(
         self,
@@ -243,6 +253,10 @@ class RunLines(Callback):
             flush=True,
         )
 
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember what earlier evaluations logged: Lightning goes on naming it."""
+        self._before = dict(trainer.callback_metrics)
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print phase, validation metrics, and what is left of the run."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or not trainer.is_global_zero:
@@ -251,7 +265,8 @@ class RunLines(Callback):
         scores = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
-            if name.startswith("val/")
+            # what is logged again is another tensor, of the same value too
+            if name.startswith("val/") and value is not self._before.get(name)
         }
         numbers = "  ".join(f"{name} {value:.4f}" for name, value in sorted(scores.items()))
         left = self._clock.left(trainer, pl_module)

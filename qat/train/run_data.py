@@ -65,11 +65,10 @@ def _is_trained(folder: Path, spec: RunSpec) -> bool:
 
 def _check_shares(data: ImageData, spec: RunSpec) -> None:
     """Refuse a share of a part that comes to no batch: Lightning would say so at its end."""
-    size = spec.data.batch_size
     batches = {
         "train": data.batches_per_epoch,
-        "val": math.ceil(len(data.parts.validation) / size),
-        "test": math.ceil(len(data.parts.test) / size),
+        "val": data.batches_of(data.parts.validation),
+        "test": data.batches_of(data.parts.test),
     }
     for part, count in batches.items():
         share = spec.trainer.get(f"limit_{part}_batches")

@@ -8,6 +8,8 @@ from typing import Any
 import lightning as L
 import torch
 
+from qat.data.loader import limited
+from qat.data.module import ImageData
 from qat.errors import shown
 from qat.lit.distiller import LitDistiller
 from qat.lit.measure.diagnostics import Diagnostics
@@ -74,6 +76,22 @@ def summarized(
         if isinstance(callback, Diagnostics):
             summary["occupancy"] = list(callback.occupancy)
     return summary, found
+
+
+def judged_batches(data: ImageData, spec: RunSpec) -> int:
+    """Batches of validation and test by which each saved state of a run is judged.
+
+    Args:
+        data: of the run.
+        spec: the run's options.
+
+    Raises:
+        DataError: as `data.parts`.
+    """
+    parts = {"limit_val_batches": data.parts.validation, "limit_test_batches": data.parts.test}
+    return sum(
+        limited(data.batches_of(images), spec.trainer.get(limit)) for limit, images in parts.items()
+    )
 
 
 def _teacher(lit: LitDistiller, results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:

@@ -7,11 +7,16 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 
+from qat.compose import checked, conf_folder
+from qat.data.digits import Digits
 from qat.train import progress
-from qat.train.progress import Clock, Pace, Phase, seconds_left, show_left
+from qat.train.progress import Clock, Pace, Phase, RunLines, seconds_left, show_left
+from qat.train.summary import judged_batches
 from support import ROOT
+from support.digits_run import fit, module
 from support.real_run import SMALL, train
 
 
@@ -96,13 +101,69 @@ def test_a_run_without_a_terminal_tells_its_time_within_ten_steps(tmp_path):
     assert all(re.search(rf"  about {time_} left$", line) for line in told if line[0] == "e")
 
 
+LIMITS = {
+    "whole": ([], 6, 6 + 6),
+    "numbers": (["trainer.limit_val_batches=2", "trainer.limit_test_batches=1"], 2, 2 + 1),
+    "shares": (["trainer.limit_val_batches=0.5", "trainer.limit_test_batches=0.4"], 3, 3 + 2),
+    "test": (["trainer.limit_test_batches=1"], 6, 6 + 1),
+    # the judge has all of validation
+    "overfit": (["+trainer.overfit_batches=2"], 2, 6 + 6),
+    "no validation yet": (
+        ["trainer.limit_val_batches=2", "trainer.check_val_every_n_epoch=3"],
+        2,
+        8,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_limits_of_evaluations_count(name, tmp_path):
+    """Parts of 359 images in batches of 64: six batches, unless there is a limit."""
+    limits, validation, judged = LIMITS[name]
+    spec = checked(conf_folder(), ["model=lenet5", "data.batch_size=64", *limits]).spec
+    data = Digits(spec.data)
+    assert judged_batches(data, spec) == judged
+    options = {"logger": False, "enable_checkpointing": False, "default_root_dir": tmp_path}
+    trainer = L.Trainer(**spec.trainer | options)
+    trainer.datamodule = data
+    clock = Clock(judged=judged_batches(data, spec))
+    clock.paces[True] = Pace(10, 20.0)
+    module = SimpleNamespace(total_steps=120, warm_steps=0, monitor=None)
+    # an epoch is 120 / max_epochs steps; before an evaluation, a batch is a third of a step
+    evaluations = spec.trainer["max_epochs"] * validation + judged
+    assert clock.left(trainer, module) == pytest.approx(120 * 2.0 + evaluations * 2.0 / 3)
+    # once there was one, the judge's batches are as long as those in training
+    clock.paces[True] = Pace(10, 20.0, 1, 30.0)
+    evaluations = spec.trainer["max_epochs"] + judged / validation
+    assert clock.left(trainer, module) == pytest.approx(120 * 2.0 + evaluations * 30.0)
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec")
+def test_a_line_has_what_its_own_evaluation_logged(capsys):
+    """BinaryRelax logs the accuracy of relaxed weights until they are hard."""
+    logged = []
+
+    class Logged(L.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            optimizer = pl_module.quant_optimizer
+            is_relaxed = 0 < optimizer.theta < 1
+            logged.append(["val/acc", *["val/acc_relaxed"] * is_relaxed, "val/loss"])
+
+    fit(module("binary_relax", hard_from=0.5), RunLines(Clock()), Logged(), epochs=4,
+        num_sanity_val_steps=0)  # fmt: skip
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch")]
+    assert [re.findall(r"val/\w+", line) for line in lines] == logged
+    assert "val/acc_relaxed" in logged[0]
+    assert "val/acc_relaxed" not in logged[-1]
+
+
 def test_the_bar_says_what_is_left_of_the_run(monkeypatch):
-    clock = Clock(paces={False: Pace(), True: Pace(10, 600.0, 1, 60.0)})
-    images = SimpleNamespace(validation=range(50), test=range(100))
+    clock = Clock(judged=15, paces={False: Pace(), True: Pace(10, 600.0, 1, 60.0)})
     trainer = SimpleNamespace(
         progress_bar_callback=SimpleNamespace(get_metrics=lambda *_: {"val/acc": 0.5}),
         state=SimpleNamespace(fn="fit"), max_epochs=10, global_step=50, accumulate_grad_batches=1,
-        datamodule=SimpleNamespace(parts=images, options=SimpleNamespace(batch_size=10)),
+        datamodule=SimpleNamespace(parts=SimpleNamespace(validation=()), batches_of=lambda _: 5),
+        limit_val_batches=1.0,
     )  # fmt: skip
     show_left(trainer, clock)
     module = SimpleNamespace(total_steps=100, warm_steps=0, monitor="val/acc")
