@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from qat.errors import CheckpointError
+from qat.errors import CheckpointError, SpecError
 from qat.storage.atomic import write_whole
 from qat.storage.reading import is_there, read_regular
 
-_NAME = "wandb_id.txt"
+_NAME, _VARIABLE = "wandb_id.txt", "WANDB_RUN_ID"
 _ID = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
@@ -19,7 +19,7 @@ def continued(logger: Mapping[str, Any], folder: Path) -> dict[str, str]:
     """The argument by which a logger goes on with what a run folder logged before.
 
     Lightning's logger asks to resume a run that it is given the id of, and to begin it if there is
-    none. Parts logged offline are joined when `wandb sync` uploads them.
+    none. Whether `wandb sync` joins what was logged offline in parts is up to its version.
 
     Args:
         logger: config of it, `_target_` and arguments.
@@ -30,6 +30,7 @@ def continued(logger: Mapping[str, Any], folder: Path) -> dict[str, str]:
 
     Raises:
         CheckpointError: what the folder has in the place of an id is none.
+        SpecError: what the environment variable WANDB_RUN_ID says is none.
     """
     is_wandb = str(logger.get("_target_")).rpartition(".")[2] == "WandbLogger"
     if not is_wandb or logger.get("id") or logger.get("version"):
@@ -42,13 +43,25 @@ def wandb_id(folder: Path) -> str:
 
     Raises:
         CheckpointError: see `continued`.
+        SpecError: see `continued`.
     """
     path = folder / _NAME
     before = _read(path) if is_there(path) else None
-    found = os.environ.get("WANDB_RUN_ID") or before or secrets.token_hex(4)
+    found = _brought() or before or secrets.token_hex(4)
     if found != before:
         write_whole(path, f"{found}\n")
     return found
+
+
+def _brought() -> str | None:
+    """The id that the environment asks for; checked before it is kept, as what is kept will be."""
+    text = os.environ.get(_VARIABLE)
+    if text and not _ID.fullmatch(text):
+        raise SpecError(
+            f"{_VARIABLE}={text[:80]!r} is no id of a W&B run; give 1 to 64 letters of A-Z, a-z, "
+            "0-9, _ and -, or unset it"
+        )
+    return text
 
 
 def _read(path: Path) -> str:

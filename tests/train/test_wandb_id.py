@@ -3,7 +3,7 @@
 import pytest
 
 from qat.compose import composed, conf_folder
-from qat.errors import CheckpointError
+from qat.errors import CheckpointError, SpecError
 from qat.train.run import _parts
 from qat.train.wandb_id import continued, wandb_id
 from support.real_run import train
@@ -36,6 +36,24 @@ def test_an_agent_brings_its_own_and_the_folder_keeps_it(tmp_path, monkeypatch):
     assert wandb_id(tmp_path) == "of-an-agent" != own
     monkeypatch.delenv("WANDB_RUN_ID")
     assert wandb_id(tmp_path) == "of-an-agent"
+
+
+@pytest.mark.parametrize("text", ["two words", "a/b", " id", "id\n", "é", "x" * 65, "x" * 10_000])
+def test_what_an_agent_brings_is_kept_only_if_it_is_an_id(text, tmp_path, monkeypatch):
+    own = wandb_id(tmp_path)
+    monkeypatch.setenv("WANDB_RUN_ID", text)
+    with pytest.raises(SpecError, match=r"WANDB_RUN_ID=.* is no id of a W&B run") as caught:
+        wandb_id(tmp_path)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 250
+    monkeypatch.delenv("WANDB_RUN_ID")
+    assert wandb_id(tmp_path) == own
+
+
+def test_an_agent_that_brings_nothing_leaves_the_folder_its_own(tmp_path, monkeypatch):
+    own = wandb_id(tmp_path)
+    monkeypatch.setenv("WANDB_RUN_ID", "")
+    assert wandb_id(tmp_path) == own
 
 
 @pytest.mark.parametrize(
