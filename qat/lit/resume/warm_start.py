@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from qat.lit.resume.weights_alone import weights_alone
@@ -29,4 +30,9 @@ class KeepWarmStart(Callback):
         if pl_module.is_quantized or not 0 < steps <= done:
             return
         if trainer.is_global_zero:
-            write(deflated(serialized(weights_alone(pl_module))), self._path)
+            place = {
+                "epoch": trainer.current_epoch,
+                "global_step": trainer.global_step,
+                "pytorch-lightning_version": L.__version__,  # Lightning reads no file without it
+            }
+            write(deflated(serialized(weights_alone(pl_module, **place))), self._path)

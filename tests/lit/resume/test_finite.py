@@ -7,12 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qat.errors import NonFiniteError
-from qat.lit.resume.checkpoint_io import checkpoints_by_step, last_good
+from qat.lit.resume.checkpoint_io import SafeCheckpointIO, checkpoints_by_step, last_good
 from qat.lit.resume.guards import _are_finite
-from support import toy_run
+from qat.lit.resume.warm_start import KeepWarmStart
+from qat.storage.checkpoint import load
+from support import digits_run, toy_run
 from support.toy_run import StopAt, fit
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning", "ignore:.*LeafSpec")
 
 
 class Poison(L.Callback):
@@ -72,6 +74,28 @@ def test_non_finite_state_is_never_saved(tmp_path):
     with pytest.raises(NonFiniteError, match=r"net\.1\.running_var is not finite at step 8"):
         fit(tmp_path, Spoil(), every=1)
     assert max(checkpoints_by_step(tmp_path / "checkpoints" / "last")) == 7
+
+
+def test_a_warm_start_says_where_it_was_kept(tmp_path):
+    """After the one float epoch; Lightning opens it, too."""
+    lit = digits_run.module(warm=1)
+    trainer, data = digits_run.fit(lit, KeepWarmStart(tmp_path), plugins=[SafeCheckpointIO()])
+    kept = tmp_path / "warm_start.ckpt"
+    content = load(kept)
+    assert (content["epoch"], content["global_step"]) == (1, digits_run.BATCHES)
+    (scores,) = trainer.validate(lit, data, ckpt_path=kept, verbose=False)
+    assert 0 <= scores["val/acc"] <= 1
+
+
+def test_a_warm_start_that_is_not_finite_is_not_kept(tmp_path):
+    class Spoil(L.Callback):
+        def on_train_batch_end(self, trainer, module, *_):
+            module.net[1].running_var[0] = float("inf")
+
+    message = rf"net\.1\.running_var is not finite at step {digits_run.BATCHES};"
+    with pytest.raises(NonFiniteError, match=message):
+        digits_run.fit(digits_run.module(warm=1), KeepWarmStart(tmp_path), Spoil())
+    assert not list(tmp_path.iterdir())
 
 
 @given(
