@@ -1,6 +1,5 @@
 """Confusion matrix: which class was taken for which."""
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -70,16 +69,18 @@ def draw_confusion(matrix: Matrix, names: Sequence[str]) -> "Figure":
 
 
 def tick_labels(names: Sequence[str]) -> list[str]:
-    """Names of classes as ticks: whole, or cut in their middle; those that look alike get numbers.
+    """Names of classes as ticks: whole, or cut in their middle; numbered if any two look alike.
 
     >>> tick_labels(["rote Blüten", "Tinca tinca, a fish of Europe, ladies"])
     ['rote Blüten', 'Tinca tinca, a…e, ladies']
     >>> tick_labels(["a b", "a  b", "c"])
-    ['0 a b', '1 a b', 'c']
+    ['0 a b', '1 a b', '2 c']
     """
     labels = [_cut(" ".join(name.split())) for name in names]
-    alike = Counter(labels)
-    return [f"{index} {label}" if alike[label] > 1 else label for index, label in enumerate(labels)]
+    if len(set(labels)) == len(labels):
+        return labels
+    # every one of them: a name may look like another with its number
+    return [f"{index} {label}" for index, label in enumerate(labels)]
 
 
 def _cut(name: str) -> str:
