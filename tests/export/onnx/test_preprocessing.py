@@ -1,5 +1,6 @@
 """The images that a file asks for: a page's snippet, with Pillow, gives the numbers of predict."""
 
+import ast
 import contextlib
 import io
 
@@ -71,6 +72,18 @@ def test_the_snippet_of_the_page_gives_the_numbers_of_predict(crop, colour, tmp_
         wanted = network(pixels_of(path, preprocessing)[None]).numpy()
         assert np.abs(found["logits"] - wanted).max() < 1e-5 * np.abs(wanted).max()
         assert found["classes"][found["logits"].argmax()] == "abcdé"[wanted.argmax()]
+
+
+def test_the_snippet_tells_the_share_of_large_logits():
+    body = ast.parse(snippet("shipping")).body
+    (ran,) = [i for i, node in enumerate(body) if "session.run(" in ast.unparse(node)]
+    code = compile(ast.Module(body[ran + 1 :], []), "shipping.md", "exec")
+    for logits in ([1000.0, 999.0, -1000.0], [-1000.0, -1001.0, -3000.0]):
+        names = {"np": np, "classes": "abc", "logits": np.array([logits], np.float32)}
+        with contextlib.redirect_stdout(io.StringIO()) as told:
+            exec(code, names)
+        name, share = told.getvalue().split()
+        assert (name, float(share)) == ("a", pytest.approx(1 / (1 + np.exp(-1))))
 
 
 def test_packed_and_onnx_files_tell_what_becomes_of_an_image(tmp_path):
