@@ -92,7 +92,7 @@ def altered(rng, value):
         elif isinstance(old, int) and not isinstance(old, bool) and do == 2:
             group[last] = old + rng.choice([-1, 1, 1000])
         else:
-            group[last] = rng.choice(ODD)
+            group[last] = copy.deepcopy(rng.choice(ODD))  # or it would be altered itself
     return value
 
 
