@@ -87,6 +87,7 @@ def chunks_of(png):
     return kinds
 
 
+@pytest.mark.slow
 def test_a_figure_shows_by_itself():
     one, other = (draw_estimators(relu_stairs(2))._repr_png_() for _ in range(2))
     assert one == other

@@ -47,7 +47,7 @@ def kill(process: subprocess.Popen[bytes], folder: Path, moment: str, rng: rando
         partial = [f for f in files if f.is_file() and f.suffix != ".ckpt"]
         fresh = {f for f in files - saved if f.suffix == ".ckpt"}
         if moment == "before" and (folder / ".hydra").exists():
-            time.sleep(rng.uniform(0, 4))
+            time.sleep(rng.uniform(0, 1))  # PyTorch is imported by now
             break
         if (moment == "save" and partial) or (moment == "any" and fresh):
             time.sleep(rng.uniform(0, 0.002 if moment == "save" else 0.5))
@@ -75,7 +75,8 @@ def survive(tmp_path: Path, moments: list[str], seed: int) -> None:
     offset = len(log.read_text())
     assert start(folder, *command).wait() == 0, log.read_text()[offset:]
     said = log.read_text()[offset:]
-    assert newest is None or f"resume: {newest}" in said
+    # a run may have come to its end between two kills
+    assert newest is None or f"resume: {newest}" in said or "is finished" in said
     assert re.search(r"no checkpoint was saved", said) or newest is not None
     assert weights(folder) == weights(whole)
     metrics = [(f / "metrics.csv").read_bytes() for f in (folder, whole)]

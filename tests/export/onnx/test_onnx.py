@@ -225,6 +225,7 @@ def test_the_network_in_integers_needs_no_onnx():
     assert onnx.__name__ in sys.modules  # and this process has both
 
 
+@pytest.mark.slow
 def test_onnxruntime_tells_nobody_of_a_session(tmp_path):
     """Its reports leave a file in the home folder, if they are not turned off."""
     code = (

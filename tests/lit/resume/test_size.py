@@ -64,6 +64,7 @@ def module(optimizer, rule):
     [(SGD, 6.0), (ADAMW, 8.0)],
 )
 @pytest.mark.parametrize("rule", ["bcgd", "binary_relax"])
+@pytest.mark.product
 def test_checkpoints_of_a_run_are_few_times_its_weights(tmp_path, optimizer, limit, rule):
     lit, folder = module(optimizer, rule), tmp_path / "checkpoints"
     sizes = Sizes(folder)
