@@ -45,10 +45,10 @@ from .quantize.audit import LayerAudit as LayerAudit
 from .quantize.audit import audit as audit
 from .quantize.audit_table import audit_table as audit_table
 from .quantize.calibrate import start_steps as start_steps
+from .quantize.loading import load_weights as load_weights
 from .quantize.plan import weight_projections as weight_projections
 from .quantize.prepare import activation_quantizers as activation_quantizers
 from .quantize.prepare import enable_quantizers as enable_quantizers
-from .quantize.prepare import load_weights as load_weights
 from .quantize.prepare import prepare as prepare
 from .quantize.prepare import set_progress as set_progress
 from .quantize.stages import stage_outputs as stage_outputs

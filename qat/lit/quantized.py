@@ -29,6 +29,7 @@ from qat.optim.rule import rule_from_numbers
 from qat.quantize.batchnorm import reestimated_batchnorm
 from qat.quantize.calibrate import start_steps
 from qat.quantize.plan import Plan, resolve, weight_projections
+from qat.quantize.preparation_version import check_preparation, preparation_of
 from qat.quantize.prepare import enable_quantizers, set_progress
 from qat.spec.quant import QuantSpec
 from qat.spec.run import (
@@ -316,6 +317,7 @@ class LitQuantized(L.LightningModule):
         checkpoint["state_dict"] |= self._latent_entries()
         checkpoint["qat"] = {
             "weights": "latent",  # earlier versions saved what the parameters showed
+            "preparation": preparation_of(self.net),
             "is_quantized": self.is_quantized,
             "train_means": self._train_means.state_dict(),
             "images": self._fingerprint(),
@@ -345,6 +347,7 @@ class LitQuantized(L.LightningModule):
         """
         refuse_complex(checkpoint)
         is_over = is_at_end(checkpoint, self.trainer.max_epochs)
+        check_preparation(self.net, checkpoint["qat"].get("preparation", 1))
         before, now = checkpoint["qat"].get("images"), self._fingerprint()
         if before != now and not is_over:
             raise CheckpointError(

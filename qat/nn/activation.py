@@ -60,11 +60,11 @@ class QuantizedActivation(nn.Module):
         # a buffer and not a number, which a compiled network would be compiled anew for
         self.register_buffer("sharpness", start if member.is_scheduled else None)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Levels for x (any shape, floating point); the float activation while disabled."""
+    def forward(self, input: Tensor) -> Tensor:  # named as nn.ReLU names it
+        """Levels for `input` (any shape, floating point); the float activation while disabled."""
         if self.enabled:
-            return self.quantize(x)
-        return x if self.signed else x.clamp(min=0, max=self.ceiling)
+            return self.quantize(input)
+        return input if self.signed else input.clamp(min=0, max=self.ceiling)
 
     def set_progress(self, progress: float) -> None:
         """Move a scheduled derivative to this place of the quantized phase, 0 .. 1."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from qat.errors import SpecError
-from qat.quantize.flow import LAYER_TYPES
+from qat.quantize.weights import LAYER_TYPES
 
 _CONVERTIBLE = (nn.Conv2d, nn.Linear, nn.ReLU)
 

@@ -1,5 +1,6 @@
 """Audit of a network: what is quantized, on which levels, fed by what, at what cost."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,23 +10,16 @@ from torch import Tensor, nn
 from qat.errors import NotOnGridError
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
-from qat.quantize.flow import (
+from qat.quantize.plan import Plan, WeightPlan, quantizer_for, resolve
+from qat.quantize.products import Picture, Product, Value, trace
+from qat.quantize.weights import (
     CONV_TYPES,
-    FLOAT,
-    LAYER_TYPES,
-    LayerFlow,
-    Source,
-    trace,
-)
-from qat.quantize.plan import (
-    Plan,
-    WeightPlan,
+    current_weight,
     latent_weight,
-    layer_quantizer,
-    resolve,
+    weight_name,
     weight_parametrizations,
 )
-from qat.spec.quant import FLOAT_BITS, QuantSpec
+from qat.spec.quant import FLOAT_BITS, QuantSpec, WeightSpec
 
 # ACE counts floats as bfloat16, the narrowest float that trains and runs without loss
 _ACE_FLOAT_BITS = 16
@@ -33,26 +27,31 @@ _INPUT_REASONS = {
     "image": "network input; set quant.input_bits to quantize it",
     "pooled": "average of quantized values",
     "float": "no quantizer on its way",
+    "constant": "a constant",
+    "weight": "made of parameters alone",
     "quantized": "",
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LayerAudit:
-    """One conv or linear layer.
+    """One place of the network where it multiplies: by a weight, or two activations.
 
     Attributes:
-        name: dotted module name.
-        weights: number of weights.
-        weight_bits: 1..8, or 32.
+        name: dotted module name; of a weight that is no layer's own, the parameter's; of a product
+            of activations, that of the module and the function.
+        weights: number of weights, 0 for a product of activations.
+        weight_bits: 1..8, or 32; for a product of activations, of its second operand.
         grid: name of the grid, "" if float.
         levels: largest number of different values found in a scale group.
         scale: mean over the scale groups of largest |weight| / largest level.
-        source: what feeds it: image, quantized, pooled or float.
+        source: what feeds it: image, quantized, pooled, constant or float.
         input_bits: bits of that input (32 unless quantized).
         macs: multiply-accumulates per image.
         reason: why the weight is float, "" if it is not.
         input_reason: why the input is float, or holds more values than its bits say; else "".
+        input_signed: whether half of the input's levels are negative.
+        function: torch function that multiplies.
     """
 
     name: str
@@ -66,23 +65,39 @@ class LayerAudit:
     macs: int
     reason: str
     input_reason: str
+    input_signed: bool = False
+    function: str = ""
+
+    @property
+    def bops(self) -> int:
+        """Bit operations per image: MACs * weight bits * input bits."""
+        return self.macs * self.weight_bits * self.input_bits
+
+    @property
+    def is_on_grids(self) -> bool:
+        """Whether both operands hold few levels."""
+        return self.weight_bits < FLOAT_BITS and self.input_bits < FLOAT_BITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Audit:
-    """All layers of a network and its totals.
+    """All products of a network and its totals.
+
+    Products are those that `qat.quantize.products.trace` finds: convolutions and matrix products,
+    by whatever module or function, of weights and of activations; not those element by element.
 
     Attributes:
-        layers: conv and linear layers in the order of execution.
-        other: parameters outside of them -> (number, why float).
-        bits: mean bits per conv and linear weight.
-        quantized_share: share of the conv and linear weights that lie on a grid, 0..1; weights
-            out of reach count as float ones: of fused attention projections, of transposed
-            convolutions, of recurrent layers.
+        layers: what multiplies, in the order of execution; weights that the example did not reach
+            come last, without work.
+        other: parameters that are no weight of a product -> (number, why float).
+        bits: mean bits per weight.
+        quantized_share: share of the weights that lie on a grid and enter every product as they
+            are, 0..1.
+        product_share: share of the multiplications that have both operands on grids, 0..1.
         bytes: size of all weights packed at their bits, scales and float residue at 4 bytes.
         float_bytes: size of all parameters and statistics at 4 bytes.
-        bops: bit operations per image of the conv and linear layers, sum of
-            MACs * weight bits * input bits, floats 32.
+        macs: multiply-accumulates per image.
+        bops: bit operations per image, sum of MACs * weight bits * input bits, floats 32.
         ace: arithmetic computation effort per image, the same sum with floats as 16 bits.
 
     Source: BOPs in the short form used by HAWQ-V3; ACE of arXiv:2112.00133.
@@ -92,8 +107,10 @@ class Audit:
     other: dict[str, tuple[int, str]]
     bits: float
     quantized_share: float
+    product_share: float
     bytes: int
     float_bytes: int
+    macs: int
     bops: int
     ace: int
 
@@ -114,29 +131,27 @@ def audit(model: nn.Module, spec: QuantSpec | Plan, example: Tensor) -> Audit:
         NotOnGridError: a weight that should be on its grid holds another value.
     """
     plans = resolve(model, spec).weights
-    modules = dict(model.named_modules())
-    flows = trace(model, example)
-    # layers that the example did not reach come last, without work
-    names = [*flows, *(name for name in plans if name not in flows)]
-    missing = LayerFlow(FLOAT, 0)
-    layers = tuple(
-        _layer(name, modules[name], plans[name], flows.get(name, missing)) for name in names
-    )
+    picture = trace(model, example)
+    weights = _checked(model, plans, picture)
+    layers = tuple(_layers(model, weights, picture))
     # a tied weight is stored once, as its first layer's
-    stored = {name: plan for name, plan in plans.items() if not plan.is_shared}
-    weights = sum(modules[name].weight.numel() for name in stored)
-    on_grid = sum(modules[n].weight.numel() for n, p in stored.items() if p.spec.is_quantized)
-    weight_bits = sum(modules[n].weight.numel() * p.spec.bits for n, p in stored.items())
+    stored = [weights[name] for name, plan in plans.items() if not plan.is_shared]
+    total = sum(weight.count for weight in stored)
+    on_grid = [weight for weight in stored if weight.grid]
+    weight_bits = sum(weight.count * weight.bits for weight in stored)
     elements = _elements(model)
-    scales = sum(_scale_groups(modules[n], p) for n, p in stored.items() if p.spec.is_quantized)
+    scales = sum(weight.scale_groups for weight in on_grid)
+    macs = sum(layer.macs for layer in layers)
     return Audit(
         layers=layers,
-        other=_other_parameters(model),
-        bits=weight_bits / max(1, weights),
-        quantized_share=on_grid / max(1, weights + sum(p.numel() for p in _out_of_reach(model))),
-        bytes=(weight_bits + 7) // 8 + 4 * (elements - weights + scales),
+        other=_other_parameters(model, plans),
+        bits=weight_bits / max(1, total),
+        quantized_share=sum(weight.count for weight in on_grid) / max(1, total),
+        product_share=sum(layer.macs for layer in layers if layer.is_on_grids) / max(1, macs),
+        bytes=(weight_bits + 7) // 8 + 4 * (elements - total + scales),
         float_bytes=4 * elements,
-        bops=sum(layer.macs * layer.weight_bits * layer.input_bits for layer in layers),
+        macs=macs,
+        bops=sum(layer.bops for layer in layers),
         ace=sum(
             layer.macs * min(layer.weight_bits, _ACE_FLOAT_BITS) * min(layer.input_bits, 16)
             for layer in layers
@@ -187,35 +202,164 @@ def _fitting_scale(values: Tensor, grid: Tensor) -> float | None:
     return None
 
 
-def _layer(name: str, module: nn.Module, plan: WeightPlan, flow: LayerFlow) -> LayerAudit:
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    grid, levels, scale = "", len(torch.unique(weight)), float(weight.detach().abs().mean())
-    if plan.spec.is_quantized:
-        quantizer = layer_quantizer(module, plan.spec)
-        grid = str(quantizer.kind)
-        levels, scale = check_on_grid(name, weight, quantizer)
-    source: Source = flow.source
+@dataclass(frozen=True, slots=True)
+class _Weight:
+    """A weight as it was found: number of entries, bits, grid, levels, scale, why float."""
+
+    count: int
+    bits: int
+    grid: str
+    levels: int
+    scale: float
+    scale_groups: int
+    reason: str
+
+
+def _checked(
+    model: nn.Module, plans: Mapping[str, WeightPlan], picture: Picture
+) -> dict[str, _Weight]:
+    """Every weight by name, held against its grid and against the products it enters."""
+    changed = {
+        weight_name(parameter): product.weight.through
+        for product in picture.products
+        if product.weight is not None and product.weight.through
+        for parameter in product.weight.parameters
+    }
+    found: dict[int, _Weight] = {}
+    weights: dict[str, _Weight] = {}
+    for name, plan in plans.items():
+        parameter = latent_weight(model, name)
+        if id(parameter) not in found:
+            reason = plan.reason
+            if plan.spec.is_quantized and name in changed:
+                reason = f"{changed[name]} makes the weight of it"
+            spec = WeightSpec(bits=32) if reason else plan.spec
+            found[id(parameter)] = _weight(model, name, spec, reason)
+        weights[name] = found[id(parameter)]
+    return weights
+
+
+def _weight(model: nn.Module, name: str, spec: WeightSpec, reason: str) -> _Weight:
+    weight = latent_weight(model, name) if reason else current_weight(model, name)
+    count = weight.numel()
+    if not spec.is_quantized:
+        size = float(weight.detach().abs().mean())
+        return _Weight(count, spec.bits, "", len(torch.unique(weight)), size, 0, reason)
+    quantizer = quantizer_for(model, name, spec)
+    levels, scale = check_on_grid(name, weight, quantizer)
+    groups = weight.shape[0] if spec.granularity == "channel" else 1
+    return _Weight(count, spec.bits, str(quantizer.kind), levels, scale, groups, "")
+
+
+def _layers(
+    model: nn.Module, weights: Mapping[str, _Weight], picture: Picture
+) -> Iterator[LayerAudit]:
+    """A row for each place that multiplies, then those that the example did not reach."""
+    places: dict[tuple[str, str], list[Product]] = {}
+    reached = set()
+    for product in picture.products:
+        places.setdefault(_row_name(model, product), []).append(product)
+        reached |= set(_names(product))
+    modules = dict(model.named_modules())
+    for (name, _), products in places.items():
+        yield _row(name, modules[products[0].module], weights, products)
+    for name, weight in weights.items():
+        if name not in reached and weight not in [weights[other] for other in reached]:
+            yield _unreached(name, weight)
+
+
+def _names(product: Product) -> list[str]:
+    """Names of the weights behind an operand."""
+    parameters = () if product.weight is None else product.weight.parameters
+    return sorted(map(weight_name, parameters))
+
+
+def _row_name(model: nn.Module, product: Product) -> tuple[str, str]:
+    """What a product is called, and what keeps it apart from others of the same name."""
+    names = _names(product)
+    if product.weight is None or not names:
+        return f"{product.module}.{product.function}".lstrip("."), "activations"
+    # a layer that shares its weight with an earlier one has a row of its own
+    own = dict(model.get_submodule(product.module).named_parameters(recurse=False))
+    is_layer = "weight" in own and len(names) == 1
+    return (product.module if is_layer else ", ".join(names)), "weight"
+
+
+def _row(
+    name: str, module: nn.Module, weights: Mapping[str, _Weight], products: list[Product]
+) -> LayerAudit:
+    first = products[0]
+    source = _source([product.inputs[0] for product in products])
+    macs = sum(product.macs for product in products)
+    common: dict[str, Any] = {
+        "name": name,
+        "source": source.kind,
+        "input_bits": source.bits if source.kind == "quantized" else FLOAT_BITS,
+        "input_signed": source.kind == "quantized" and source.signed,
+        "macs": macs,
+        "function": first.function,
+    }
+    names = _names(first)
+    if first.weight is None or not names:
+        other = _source([p.inputs[1] if p.weight is None else p.weight for p in products])
+        is_quantized = other.kind == "quantized"
+        reason = "two activations" if first.weight is None else "no parameter: a constant"
+        if first.weight is not None and other.is_of_image:
+            reason = "made of the image"
+        return LayerAudit(
+            weights=0,
+            weight_bits=other.bits if is_quantized else FLOAT_BITS,
+            grid="",
+            levels=0,
+            scale=0.0,
+            reason="" if is_quantized else reason,
+            input_reason=_input_reason(module, source, first),
+            **common,
+        )
+    own = [weights[n] for n in names]
+    is_plain = len(own) == 1 and not first.weight.through
     return LayerAudit(
-        name=name,
-        weights=weight.numel(),
-        weight_bits=plan.spec.bits,
-        grid=grid,
-        levels=levels,
-        scale=scale,
-        source=source.kind,
-        input_bits=source.bits if source.kind == "quantized" else FLOAT_BITS,
-        macs=flow.macs,
-        reason=plan.reason,
-        input_reason=_input_reason(module, flow),
+        weights=sum(weight.count for weight in own),
+        weight_bits=own[0].bits if is_plain else FLOAT_BITS,
+        grid=own[0].grid if is_plain else "",
+        levels=own[0].levels if is_plain else 0,
+        scale=own[0].scale if is_plain else 0.0,
+        reason=own[0].reason,
+        input_reason=_input_reason(module, source, first),
+        **common,
     )
 
 
-def _input_reason(module: nn.Module, flow: LayerFlow) -> str:
-    if not flow.macs:
-        return "not reached by the example"
-    if flow.source.kind == "quantized" and not flow.source.has_zero and _pads_zeros(module):
+def _source(values: list[Value]) -> Value:
+    """What feeds all calls of one place; float if it is not the same for all."""
+    alike = {(value.kind, value.bits, value.signed) for value in values}
+    return values[0] if len(alike) == 1 else Value("float")
+
+
+def _unreached(name: str, weight: _Weight) -> LayerAudit:
+    return LayerAudit(
+        name=name,
+        weights=weight.count,
+        weight_bits=weight.bits,
+        grid=weight.grid,
+        levels=weight.levels,
+        scale=weight.scale,
+        source="float",
+        input_bits=FLOAT_BITS,
+        macs=0,
+        reason=weight.reason,
+        input_reason="not reached by the example",
+    )
+
+
+def _input_reason(module: nn.Module, source: Value, product: Product) -> str:
+    if source.kind == "quantized" and not source.has_zero and _pads_zeros(module):
         return "zero padding adds a third value to the signs"
-    return _INPUT_REASONS[flow.source.kind]
+    if source.kind == "float" and product.weight is None:
+        return "products of activations stay float"
+    if source.kind in ("float", "constant") and product.place is None:
+        return f"inside {product.function}, which takes no quantizer"
+    return _INPUT_REASONS[source.kind]
 
 
 def _pads_zeros(module: nn.Module) -> bool:
@@ -224,47 +368,28 @@ def _pads_zeros(module: nn.Module) -> bool:
     return isinstance(module.padding, str) or any(module.padding)
 
 
-def _scale_groups(module: nn.Module, plan: WeightPlan) -> int:
-    weight: Tensor = module.weight  # type: ignore[assignment]
-    return weight.shape[0] if plan.spec.granularity == "channel" else 1
-
-
 def _elements(model: nn.Module) -> int:
-    """Parameters and statistics of the network; scales of in-graph weights are counted apart."""
-    every = [*model.parameters(), *model.buffers()]
+    """Parameters and statistics of a state dict; scales of in-graph weights are counted apart."""
+    every: dict[int, Tensor] = {id(p): p for p in model.parameters()}
+    for module in model.modules():
+        passing = module._non_persistent_buffers_set
+        kept = {n: b for n, b in module.named_buffers(recurse=False) if n not in passing}
+        every |= {id(buffer): buffer for buffer in kept.values()}
     scales = [t for _, w in weight_parametrizations(model) for t in (*w.parameters(), *w.buffers())]
-    return sum(t.numel() for t in every if t.is_floating_point()) - sum(t.numel() for t in scales)
+    floats = sum(t.numel() for t in every.values() if t.is_floating_point())
+    return floats - sum(t.numel() for t in scales)
 
 
-def _out_of_reach(model: nn.Module) -> dict[Tensor, str]:
-    """Weights that multiply activations in layers that cannot be quantized, and in which."""
-    transposed = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    recurrent = (nn.RNNBase, nn.RNNCellBase)
-    kinds: dict[tuple[type[nn.Module], ...], tuple[str, str]] = {
-        (nn.MultiheadAttention,): ("proj_weight", "fused projection of nn.MultiheadAttention"),
-        transposed: ("weight", "weight of a transposed convolution"),
-        recurrent: ("weight_", "weight of a recurrent layer"),
-    }
-    return {
-        p: f"{title}, out of reach: counted as float"
-        for classes, (part, title) in kinds.items()
-        for module in model.modules()
-        if isinstance(module, classes)
-        for name, p in module.named_parameters(recurse=False)
-        if part in name
-    }
-
-
-def _other_parameters(model: nn.Module) -> dict[str, tuple[int, str]]:
-    """Parameters that are no conv or linear weight, by the reason why they stay float."""
-    weights = {id(latent_weight(m)) for m in model.modules() if isinstance(m, LAYER_TYPES)}
-    out_of_reach = _out_of_reach(model)
+def _other_parameters(
+    model: nn.Module, plans: Mapping[str, WeightPlan]
+) -> dict[str, tuple[int, str]]:
+    """Parameters that are no weight of a product."""
+    weights = {id(latent_weight(model, name)) for name in plans}
     other: dict[str, tuple[int, str]] = {}
     for name, p in model.named_parameters():
         if id(p) in weights:
             continue
-        reason = "bias, normalisation or step" if p.ndim <= 1 else "not a conv or linear weight"
-        reason = out_of_reach.get(p, reason)
+        reason = "bias, normalisation or step" if p.ndim <= 1 else "no weight of a product"
         key = "vectors" if p.ndim <= 1 else name
         count = other.get(key, (0, ""))[0]
         other[key] = (count + p.numel(), reason)

@@ -18,7 +18,9 @@ def audit_table(audit: Audit) -> str:
 
 
 def _row(layer: LayerAudit, total: int) -> tuple[str, ...]:
-    fed = f"{layer.input_bits} bit" if layer.source == "quantized" else f"float ({layer.source})"
+    signed = " signed" if layer.input_signed else ""
+    is_quantized = layer.source == "quantized"
+    fed = f"{layer.input_bits} bit{signed}" if is_quantized else f"float ({layer.source})"
     return (
         layer.name,
         str(layer.weight_bits),
@@ -47,8 +49,14 @@ def _float_lines(audit: Audit) -> list[str]:
 def _total_lines(audit: Audit) -> list[str]:
     ratio = audit.float_bytes / max(1, audit.bytes)
     return [
-        f"{100 * audit.quantized_share:.2f} % of the conv and linear weights on their grids, "
+        f"{_percent(audit.quantized_share)} of the weights that enter products on their grids, "
         f"{audit.bits:.2f} bits each on average",
+        f"{_percent(audit.product_share)} of the multiplications with both operands on grids",
         f"{audit.bytes:,} bytes packed, {audit.float_bytes:,} as float: {ratio:.1f} times smaller",
         f"{audit.bops / 1e9:.4g} G bit operations (BOPs), {audit.ace / 1e9:.4g} G ACE per image",
     ]
+
+
+def _percent(share: float) -> str:
+    """A share in percent; all of it only where it is all."""
+    return f"{min(100 * share, 99.99):.2f} %" if share < 1 else "100.00 %"

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from qat.nn.activation import QuantizedActivation
 from qat.quantize.modes import training_mode_without_traces
-from qat.quantize.plan import Plan, latent_weight, resolve, weight_parametrizations
+from qat.quantize.plan import Plan, resolve
 from qat.quantize.prepare import activation_quantizers, enable_quantizers
+from qat.quantize.weights import latent_weight, weight_parametrizations
 from qat.spec.quant import QuantSpec
 
 
@@ -49,7 +50,9 @@ def start_steps(model: nn.Module, spec: QuantSpec | Plan, batches: Iterable[Tens
         with ExitStack() as undo, training_mode_without_traces(model):
             enable_quantizers(model, False)
             for name, quantizer in chosen.items():
-                hook = quantizer.register_forward_pre_hook(_measuring(moments[name]))
+                hook = quantizer.register_forward_pre_hook(
+                    _measuring(moments[name]), with_kwargs=True
+                )
                 undo.callback(hook.remove)
             for images in batches:
                 model(images)
@@ -58,7 +61,7 @@ def start_steps(model: nn.Module, spec: QuantSpec | Plan, batches: Iterable[Tens
         if total > 0:
             quantizer.start_from(total / count)
     for name, weight in weight_parametrizations(model):
-        weight.start(latent_weight(model.get_submodule(name)))
+        weight.start(latent_weight(model, name))
     enable_quantizers(model, True)
     return list(chosen)
 
@@ -66,8 +69,8 @@ def start_steps(model: nn.Module, spec: QuantSpec | Plan, batches: Iterable[Tens
 def _measuring(moment: list[float]) -> Callable[..., None]:
     """A hook that adds (sum, count) of what the quantizer starts from."""
 
-    def hook(module: QuantizedActivation, args: tuple[Any, ...]) -> None:
-        total, count = module.measure(args[0])
+    def hook(module: QuantizedActivation, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        total, count = module.measure(args[0] if args else kwargs["input"])
         moment[0] += total
         moment[1] += count
 

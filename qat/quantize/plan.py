@@ -1,20 +1,27 @@
 """Quantization plan of a network: the options of each layer, resolved by name."""
 
 import fnmatch
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from qat.errors import SpecError, expect
 from qat.nn.activation import QuantizedActivation
 from qat.nn.binary_parametrization import METHODS
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
-from qat.quantize.flow import LAYER_TYPES
+from qat.quantize.weights import (
+    RECURRENT_TYPES,
+    Reach,
+    known_reach,
+    latent_weight,
+    weight_names,
+    weight_parametrizations,
+    weight_place,
+)
 from qat.spec.quant import (
     ActivationSpec,
     Override,
@@ -30,17 +37,19 @@ RELU_TYPES = (nn.ReLU, nn.ReLU6)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WeightPlan:
-    """What becomes of one conv or linear weight.
+    """What becomes of one weight that enters products.
 
     Attributes:
         spec: its options, bits 32 if it stays float.
         reason: why it stays float, "" if it does not.
         is_shared: whether an earlier layer has the same parameter, and with it the say.
+        is_hindered: whether it stays float because its values cannot be put on a grid.
     """
 
     spec: WeightSpec
     reason: str = ""
     is_shared: bool = False
+    is_hindered: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +58,8 @@ class Plan:
 
     Attributes:
         spec: what it was resolved from.
-        weights: dotted name of every conv and linear layer -> its plan, in the order of
-            registration.
+        weights: name of every weight that enters products -> its plan, in the order of
+            registration; for a layer's `weight` it is the layer's name.
     """
 
     spec: QuantSpec
@@ -62,41 +71,75 @@ class Plan:
         plans = self.weights.items()
         return {n: p.spec for n, p in plans if p.spec.is_quantized and not p.is_shared}
 
-    def activation(self, name: str) -> ActivationSpec:
-        """Options of the activation `name`, overrides applied."""
-        override = _last_match(self.spec, name, "activation")
+    def bits_by_name(self, name: str, ends: Collection[str]) -> int:
+        """Bits that the options give a weight by its name alone, and by the ends that it is at."""
+        floats = [end for end in ends if getattr(self.spec.ends, end) == "float"]
+        return _weight_plan(name, "", self.spec, {name: floats[-1]} if floats else {}).spec.bits
+
+    def activation(self, *names: str) -> ActivationSpec:
+        """Options of the activation that goes by any of these names, overrides applied."""
+        override = _last_match(self.spec, names, "activation")
         return self.spec.activation if override is None else activation_of(self.spec, override)
 
 
-def resolve(model: nn.Module, spec: QuantSpec | Plan) -> Plan:
-    """Resolve what becomes of each layer; a plan is returned as it is.
+def resolve(model: nn.Module, spec: QuantSpec | Plan, *, reach: Reach | None = None) -> Plan:
+    """Resolve what becomes of each weight; a plan is returned as it is.
 
-    The order of decisions for a weight: a layer whose weight cannot be projected stays float; else
-    the last override that matches; else the ends policy of the first and the last layer; else
-    `spec.weight`. Preparing a network changes neither its names nor its plan.
+    The order of decisions for a weight: one whose values cannot be put on a grid stays float; else
+    the last override that matches; else the ends policy; else `spec.weight`. The ends are the
+    weights that the image meets first and those that no other weight comes after, several if there
+    are several heads; of a network that no example has run through, the first and the last layer in
+    the order of registration. A parameter that several layers share has one plan, its first name's.
 
     Args:
         model: a network, prepared or not.
         spec: what to quantize, or the plan of this very network.
+        reach: what an example has shown of it; None takes what it was prepared with.
 
     Raises:
         SpecError: an override matches no layer, or `spec` is something else.
     """
     if isinstance(spec, Plan):
         return spec
-    expect(spec, QuantSpec, "spec", "QuantSpec.from_dict reads one from a dict")
-    _check_overrides(model, spec)
-    layers = [(n, m) for n, m in model.named_modules() if isinstance(m, LAYER_TYPES)]
-    ends = [("first", layers[0][0]), ("last", layers[-1][0])] if layers else []
-    float_ends = {name: end for end, name in ends if getattr(spec.ends, end) == "float"}
+    spec = options_of(spec)
+    reach = reach or known_reach(model)
+    names = weight_names(model, reach)
+    _check_overrides(model, spec, names, reach)
+    ends = _float_ends(spec, list(names), reach)
     weights: dict[str, WeightPlan] = {}
-    seen: set[int] = set()
-    for name, module in layers:
-        parameter = id(latent_weight(module))
-        plan = _weight_plan(name, module, spec, float_ends)
-        weights[name] = replace(plan, is_shared=parameter in seen)
-        seen.add(parameter)
+    firsts: dict[int, WeightPlan] = {}
+    for name, obstacle in names.items():
+        parameter = id(latent_weight(model, name)) if not obstacle else None
+        if parameter in firsts:
+            weights[name] = replace(firsts[parameter], is_shared=True)
+            continue
+        plan = _weight_plan(name, obstacle or _unreachable(model, name, spec), spec, ends)
+        weights[name] = plan
+        if parameter is not None:
+            firsts[parameter] = plan
     return Plan(spec, weights)
+
+
+def options_of(spec: QuantSpec | Plan) -> QuantSpec:
+    """The options themselves; raises SpecError if it is something else."""
+    if isinstance(spec, Plan):
+        return spec.spec
+    expect(spec, QuantSpec, "spec", "QuantSpec.from_dict reads one from a dict")
+    return spec
+
+
+def _float_ends(spec: QuantSpec, names: list[str], reach: Reach | None) -> dict[str, str]:
+    """The weights that an ends policy leaves float, and which end they are."""
+    if reach is not None and (reach.first or reach.last):
+        ends = {"first": reach.first, "last": reach.last}
+    else:
+        ends = {"first": frozenset(names[:1]), "last": frozenset(names[-1:])}
+    return {
+        name: end
+        for end, members in ends.items()
+        for name in members
+        if getattr(spec.ends, end) == "float"
+    }
 
 
 def weight_projections(model: nn.Module, spec: QuantSpec | Plan) -> dict[Tensor, WeightQuantizer]:
@@ -113,7 +156,7 @@ def weight_projections(model: nn.Module, spec: QuantSpec | Plan) -> dict[Tensor,
         SpecError: an override matches no layer.
     """
     return {
-        latent_weight(model.get_submodule(name)): weight_quantizer(options)
+        latent_weight(model, name): weight_quantizer(options)
         for name, options in resolve(model, spec).quantized.items()
         if not options.is_in_graph
     }
@@ -131,28 +174,12 @@ def project_weights(model: nn.Module, spec: QuantSpec | Plan) -> None:
         parameter.copy_(projection(parameter))
 
 
-def latent_weight(module: nn.Module) -> Tensor:
-    """The parameter behind a conv or linear weight, also where a parametrization computes it."""
-    holder: Any = module
-    if parametrize.is_parametrized(module, "weight"):
-        return cast(Tensor, holder.parametrizations.weight.original)
-    return cast(Tensor, holder.weight)
-
-
-def layer_quantizer(module: nn.Module, spec: WeightSpec) -> WeightQuantizer | WeightParametrization:
-    """What quantizes the weight of `module`: encode, decode and levels, whatever the method."""
-    found = dict(weight_parametrizations(module)).get("")
+def quantizer_for(
+    model: nn.Module, name: str, spec: WeightSpec
+) -> WeightQuantizer | WeightParametrization:
+    """What quantizes the weight `name`: encode, decode and levels, whatever the method."""
+    found = dict(weight_parametrizations(model)).get(name) if spec.is_in_graph else None
     return weight_quantizer(spec) if found is None else found
-
-
-def weight_parametrizations(model: nn.Module) -> Iterator[tuple[str, WeightParametrization]]:
-    """Dotted layer name and in-graph quantizer of every parametrized weight in `model`."""
-    for name, module in model.named_modules():
-        if isinstance(module, LAYER_TYPES) and parametrize.is_parametrized(module, "weight"):
-            holder: Any = module
-            first = holder.parametrizations.weight[0]
-            if isinstance(first, WeightParametrization):
-                yield name, first
 
 
 def parametrization(spec: WeightSpec) -> WeightParametrization:
@@ -168,31 +195,45 @@ def weight_quantizer(spec: WeightSpec) -> WeightQuantizer:
 
 
 def _weight_plan(
-    name: str, module: nn.Module, spec: QuantSpec, float_ends: Mapping[str, str]
+    name: str, obstacle: str, spec: QuantSpec, float_ends: Mapping[str, str]
 ) -> WeightPlan:
-    floating = WeightSpec(bits=32)
-    if "Std" in type(module).__name__:
-        return WeightPlan(spec=floating, reason="its forward standardises the weight")
-    override = _last_match(spec, name, "weight")
+    if obstacle:
+        return WeightPlan(spec=WeightSpec(bits=32), reason=obstacle, is_hindered=True)
+    override = _last_match(spec, [name], "weight")
     if override is not None:
         chosen = weight_of(spec, override)
         reason = "" if chosen.is_quantized else f"override match={override.match}"
         return WeightPlan(spec=chosen, reason=reason)
     if name in float_ends:
-        return WeightPlan(spec=floating, reason=f"ends.{float_ends[name]}=float")
+        reason = f"ends.{float_ends[name]}=float"
+        return WeightPlan(spec=WeightSpec(bits=32), reason=reason)
     return WeightPlan(spec=spec.weight, reason="" if spec.weight.is_quantized else "weight.bits=32")
 
 
-def _check_overrides(model: nn.Module, spec: QuantSpec) -> None:
+def _unreachable(model: nn.Module, name: str, spec: QuantSpec) -> str:
+    """Why an in-graph method cannot compute a weight, "" if it can."""
+    override = _last_match(spec, [name], "weight")
+    chosen = spec.weight if override is None else weight_of(spec, override)
+    owner, attribute = weight_place(model, name)
+    if chosen.is_in_graph and isinstance(owner, RECURRENT_TYPES):
+        return f"{type(owner).__name__} keeps {attribute} in a list of its own; use method=update"
+    return ""
+
+
+def _check_overrides(
+    model: nn.Module, spec: QuantSpec, weights: Collection[str], reach: Reach | None
+) -> None:
     """Raise SpecError for an override whose pattern matches nothing that it speaks of.
 
-    Weight options need a conv or linear layer; activation options an activation, or a layer whose
-    input may get a signed quantizer.
+    Weight options need a weight; activation options an activation, a layer whose input may get a
+    quantizer, or a module whose forward calls functions that do.
     """
-    acts = (*LAYER_TYPES, *RELU_TYPES, QuantizedActivation)
+    acts = [
+        n for n, m in model.named_modules() if isinstance(m, (*RELU_TYPES, QuantizedActivation))
+    ]
+    around = [] if reach is None else sorted(reach.modules)
     for override in spec.overrides:
-        types = LAYER_TYPES if override.weight else acts
-        names = [name for name, module in model.named_modules() if isinstance(module, types)]
+        names = list(weights) if override.weight else [*weights, *acts, *around]
         if not fnmatch.filter(names, override.match):
             kind = "conv or linear layer" if override.weight else "layer or activation"
             raise SpecError(
@@ -202,10 +243,11 @@ def _check_overrides(model: nn.Module, spec: QuantSpec) -> None:
 
 
 def _last_match(
-    spec: QuantSpec, name: str, part: Literal["weight", "activation"]
+    spec: QuantSpec, names: Sequence[str], part: Literal["weight", "activation"]
 ) -> Override | None:
-    """The last override for `name` that says something about the weight or the activation."""
+    """The last override for one of `names` that says something about the weight or activation."""
     for override in reversed(spec.overrides):
-        if getattr(override, part) and fnmatch.fnmatchcase(name, override.match):
+        matches = any(fnmatch.fnmatchcase(name, override.match) for name in names)
+        if getattr(override, part) and matches:
             return override
     return None

@@ -136,6 +136,7 @@ class Header:
         promised_bytes: the audit's size of the network.
         example: shape of one image, (C, H, W), for a network without preprocessing; None if nobody
             said, and then not in the file.
+        preparation: earliest version of the preparation that makes the same of the network.
     """
 
     quant: QuantSpec
@@ -151,6 +152,7 @@ class Header:
     trits: bool = False
     promised_bytes: int = option(0, low=0)
     example: tuple[int, ...] | None = option(None, low=1, is_added=True)
+    preparation: int = option(1, low=1, is_added=True)
 
     def __post_init__(self) -> None:
         check(self, "header")

@@ -97,8 +97,8 @@ def build(spec: RunSpec, parts: Parts, data: ImageData | None = None) -> Built:
     L.seed_everything(spec.seed, verbose=False)
     net = parts.model(data)
     example = images_of(data.sample_batch())[:2]
+    prepare(net, spec.quant, example=example)
     plan = resolve(net, spec.quant)
-    prepare(net, plan, example=example)
     measures_steps = True
     if spec.init_from is not None:
         weights, name = read_weights(spec.init_from, net), f"init_from={spec.init_from}"

@@ -127,9 +127,9 @@ def open_trained(
     data = build_data(spec.data, seed=spec.seed)
     classes = _classes(folder, data)
     net = build_network(spec.model, data, num_classes=len(classes), allow=allow_targets)
-    plan = resolve(net, spec.quant)
     example = torch.zeros(2, data.channels, data.image_size, data.image_size)
-    prepare(net, plan, example=example)
+    prepare(net, spec.quant, example=example)
+    plan = resolve(net, spec.quant)
     content = load(found)
     with parsing(f"checkpoint {found}", "use another"):
         is_float = is_of_run(content) and not content.get("qat", {}).get("is_quantized")

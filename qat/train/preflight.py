@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from qat.errors import QatError
@@ -12,7 +12,7 @@ from qat.spec.run import RunSpec
 from qat.spec.targets import nodes_of, with_names_of_now
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 def preflight(config: Mapping[str, Any], spec: RunSpec) -> None:
@@ -71,15 +71,17 @@ def _check_names(config: Mapping[str, Any], spec: RunSpec) -> None:
 
 
 def _check_overrides(spec: RunSpec) -> None:
-    from qat.quantize.plan import resolve
+    from qat.quantize.prepare import insert_quantizers
 
-    net = _stand_in(spec)
-    if net is not None:
-        resolve(net, spec.quant)
+    stand_in = _stand_in(spec)
+    if stand_in is not None:
+        # what else may be wrong is said by the run, whose network has tensors
+        with suppress(RuntimeError, NotImplementedError):
+            insert_quantizers(stand_in[0], spec.quant, stand_in[1])
 
 
-def _stand_in(spec: RunSpec) -> "nn.Module | None":
-    """The run's network without weights and for some classes; None if only data can tell.
+def _stand_in(spec: RunSpec) -> "tuple[nn.Module, Tensor] | None":
+    """The run's network without weights, for some classes, and images; None if only data can tell.
 
     A factory of the user's own is called once, for the run, and not before.
     """
@@ -96,7 +98,8 @@ def _stand_in(spec: RunSpec) -> "nn.Module | None":
     data = build_data(spec.data, seed=spec.seed)
     try:
         with torch.device("meta"):
-            return build_network(model, data, num_classes=2)
+            shape = (2, data.channels, data.image_size, data.image_size)
+            return build_network(model, data, num_classes=2), torch.zeros(shape)
     except (QatError, RuntimeError):  # said by the run, whose network has tensors
         return None
 

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from qat.errors import CheckpointError
 from qat.export.packed.convert import latent_state
 from qat.export.packed.file import is_packed, read_packed, unpack
+from qat.quantize.loading import load_weights, refuse_non_finite
 from qat.quantize.plan import Plan, project_weights
-from qat.quantize.prepare import load_weights, refuse_non_finite
+from qat.quantize.preparation_version import check_preparation
 from qat.spec.quant import QuantSpec
 from qat.storage.checkpoint import last_good, load
 from qat.storage.reading import parsing, read_regular
@@ -85,6 +86,11 @@ def restore(
             numbers.
     """
     absent = load_checkpoint(net, checkpoint, name)
+    if not absent and is_of_run(checkpoint):
+        try:
+            check_preparation(net, checkpoint.get("qat", {}).get("preparation", 1))
+        except CheckpointError as error:
+            raise CheckpointError(f"{name}: {error}") from None
     if weights == "hard":
         project_weights(net, spec)
     return absent

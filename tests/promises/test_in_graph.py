@@ -20,8 +20,9 @@ from qat import (
     weight_projections,
 )
 from qat.functional.ste import DERIVATIVES
-from qat.quantize.plan import latent_weight, layer_quantizer, weight_parametrizations
+from qat.quantize.plan import quantizer_for
 from qat.quantize.prepare import set_progress
+from qat.quantize.weights import latent_weight, weight_parametrizations
 
 METHODS = {"lsq": 4, "dorefa": 1, "dorefa ": 3, "reste": 1, "biper": 1}
 BATCH = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
@@ -75,7 +76,7 @@ def test_two_steps_and_an_exact_resume(method, derivative):
     whole = Run(spec).train(0, 4)
     first, second = Run(spec).train(0, 2), Run(spec)
     before = floats().state_dict()["0.weight"]
-    assert not torch.equal(latent_weight(first.net[0]), before)
+    assert not torch.equal(latent_weight(first.net, "0"), before)
     second.net.load_state_dict(first.net.state_dict())
     second.optimizer.load_state_dict(first.optimizer.state_dict())
     same(first, second)
@@ -125,8 +126,8 @@ def test_audit_and_codes(method):
     assert found.bits == METHODS[method]
     for layer, (name, _) in zip(found.layers, weight_parametrizations(run.net), strict=True):
         module = run.net.get_submodule(name)
-        quantizer = layer_quantizer(module, spec.weight)
-        codes, scale = quantizer.encode(latent_weight(module))
+        quantizer = quantizer_for(run.net, name, spec.weight)
+        codes, scale = quantizer.encode(latent_weight(run.net, name))
         assert codes.dtype == torch.int8
         assert torch.equal(quantizer.decode(codes, scale), module.weight)
         assert layer.grid == method.strip()

@@ -125,7 +125,7 @@ def test_every_grid_passes_its_own_check(bits, grid, granularity):
         check_on_grid("w", w, quantizer)
 
 
-def test_attention_is_named():
+def test_all_products_of_attention_are_rows():
     class Attention(nn.Module):
         def __init__(self):
             super().__init__()
@@ -139,17 +139,23 @@ def test_attention_is_named():
     spec = QuantSpec()
     net = hard(prepare(Attention(), spec, example=IMAGES), spec)
     result = audit(net, spec, IMAGES)
-    count, reason = result.other["attend.in_proj_weight"]
-    assert count == 3 * 8 * 8
-    assert "out of reach" in reason
-    assert "attend.in_proj_weight: 192 (fused projection" in audit_table(result)
-    projection = next(layer for layer in result.layers if layer.name == "attend.out_proj")
-    assert projection.weight_bits == 1
-    assert projection.macs == 0
-    assert projection.input_reason == "not reached by the example"
+    rows = {layer.name: layer for layer in result.layers}
+    tokens = 8
+    for name, count in (("attend.in_proj_weight", 3 * 8 * 8), ("attend.out_proj", 8 * 8)):
+        row = rows[name]
+        assert (row.weights, row.weight_bits, row.macs) == (count, 1, tokens * count)
+    both = rows["attend.multi_head_attention_forward"]
+    assert (both.weights, both.weight_bits, both.reason) == (0, 32, "two activations")
+    assert both.macs == 2 * tokens * tokens * 8
+    assert result.quantized_share == 1
+    # the projection within the function cannot be reached; the one before it is fed by the ReLU
+    assert rows["attend.in_proj_weight"].input_bits == rows["head"].input_bits == 4
+    assert "inside multi_head_attention_forward" in rows["attend.out_proj"].input_reason
+    on_grids = rows["attend.in_proj_weight"].macs + rows["head"].macs
+    assert result.product_share == on_grids / result.macs
 
 
-def test_what_is_out_of_reach_is_named_and_counted_as_float():
+def test_transposed_and_recurrent_weights_are_quantized():
     class Net(nn.Module):
         def __init__(self):
             super().__init__()
@@ -164,12 +170,15 @@ def test_what_is_out_of_reach_is_named_and_counted_as_float():
     spec = QuantSpec()
     net = hard(prepare(Net(), spec, example=IMAGES), spec)
     result = audit(net, spec, IMAGES)
-    up, memory = 4 * 2 * 2 * 2, 4 * 5 * (12 + 5)
-    assert result.quantized_share == (36 + 15) / (36 + 15 + up + memory)
-    reasons = {name: reason for name, (_, reason) in result.other.items()}
-    assert "transposed convolution, out of reach: counted as float" in reasons["up.weight"]
-    assert "recurrent layer, out of reach" in reasons["memory.weight_ih_l0"]
-    assert "not a conv or linear weight" not in " ".join(reasons.values())
+    assert result.quantized_share == 1
+    rows = {layer.name: layer for layer in result.layers}
+    steps, pixels = 24, 36
+    assert rows["up"].macs == pixels * 4 * 2 * 2 * 2
+    assert rows["up"].input_bits == 4
+    assert rows["memory.weight_ih_l0"].macs == steps * 20 * 12
+    assert rows["memory.weight_hh_l0"].macs == steps * 20 * 5
+    assert "inside lstm" in rows["memory.weight_hh_l0"].input_reason
+    assert set(result.other) == {"vectors"}
 
 
 def test_tied_weights_are_stored_once():
@@ -192,7 +201,9 @@ def test_the_table_has_a_row_per_layer_and_the_totals():
     assert lines[4].split()[1:4] == ["32", "float", "-"]
     assert "float weight: 8: ends.last=float" in table
     assert f"{result.bytes:,} bytes packed, {result.float_bytes:,} as float" in table
-    assert "80.20 % of the conv and linear weights" in table
+    assert "80.20 % of the weights that enter products on their grids" in table
+    both = result.layers[1].macs / result.macs
+    assert f"{100 * both:.2f} % of the multiplications with both operands on grids" in table
     assert all(line == line.rstrip() for line in lines)
 
 

@@ -118,15 +118,21 @@ def test_tied_weights_follow_the_first_layer():
     assert weight_projections(net, first_float) == {}
 
 
-def test_a_layer_that_standardises_its_weight_stays_float():
-    class StdConv2d(nn.Conv2d):
-        pass
+def test_what_a_layer_multiplies_by_decides_and_not_its_name():
+    class Centred(nn.Conv2d):
+        def forward(self, input):
+            return self._conv_forward(input, self.weight - self.weight.mean(), self.bias)
 
-    net = nn.Sequential(nn.Conv2d(1, 1, 1), StdConv2d(1, 1, 1), nn.Conv2d(1, 1, 1))
+    class StdConv2d(nn.Conv2d):
+        """Standardises nothing."""
+
+    net = nn.Sequential(nn.Conv2d(1, 1, 1), Centred(1, 1, 1), StdConv2d(1, 1, 1))
     spec = QuantSpec(overrides=(Override(match="1", weight={"bits": 4}),))
-    plan = resolve(net, spec).weights["1"]
-    assert not plan.spec.is_quantized
-    assert "standardises" in plan.reason
+    prepare(net, spec, example=torch.randn(2, 1, 4, 4))
+    plans = resolve(net, spec).weights
+    assert (plans["0"].spec.bits, plans["2"].spec.bits) == (1, 1)
+    assert plans["1"].spec.bits == 32
+    assert plans["1"].reason == "sub makes the weight of it"
 
 
 def test_without_layers():

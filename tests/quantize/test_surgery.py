@@ -141,9 +141,10 @@ def test_float_activations_are_left_alone():
     assert type(net[2]) is nn.ReLU
 
 
-def test_a_shared_relu_is_refused():
-    with pytest.raises(SpecError, match="relu is used 2 times"):
-        prepare(Shared(2), QuantSpec(), example=IMAGES)
+def test_each_call_of_a_shared_relu_has_a_step():
+    net = prepare(Shared(2), QuantSpec(), example=IMAGES)
+    assert list(activation_quantizers(net)) == ["call_sites.relu_0", "call_sites.relu_1"]
+    assert type(net.relu) is nn.ReLU
     assert list(activation_quantizers(prepare(Shared(1), QuantSpec(), example=IMAGES))) == ["relu"]
 
 

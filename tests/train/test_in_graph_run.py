@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from qat import load_trained
-from qat.quantize.plan import weight_parametrizations
+from qat.quantize.weights import weight_parametrizations
 from support.real_run import differences, kill_after, tensors, train
 
 # scheduled coarse derivatives in weights and activations, shifts, signs
@@ -64,7 +64,7 @@ def test_a_run_starts_from_a_float_one_and_from_its_like(run, tmp_path):
         *quick, "quant=lsq_w4a4", "warm_start.epochs=0", f"init_from={floats}",
         f"hydra.run.dir={tmp_path / 'lsq'}", cwd=tmp_path,
     )  # fmt: skip
-    assert "100.00 % of the conv and linear weights on their grids" in out
+    assert "100.00 % of the weights that enter products on their grids" in out
     like = [o for o in SMALL if "epochs" not in o and "model" not in o and "threads" not in o]
     train(
         *quick, *like, "warm_start.epochs=0", f"init_from={run}",

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from qat.errors import CheckpointError
-from qat.quantize.prepare import load_weights, prepare
+from qat.quantize.loading import load_weights
+from qat.quantize.prepare import prepare
 from qat.spec.quant import QuantSpec, RuleSpec, WeightSpec
 from qat.train.weights import network_state, restore
 

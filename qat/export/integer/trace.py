@@ -19,10 +19,9 @@ from qat.export.integer.mutation import Observed, check_unchanged
 from qat.export.integer.refusals import CURE, Site, function_name, place_of, refusal_of
 from qat.export.packed.convert import Converted
 from qat.nn.activation import QuantizedActivation
-from qat.quantize.flow import LAYER_TYPES
 from qat.quantize.modes import evaluating
-from qat.quantize.plan import latent_weight
 from qat.quantize.prepare import INPUT_QUANTIZER
+from qat.quantize.weights import LAYER_TYPES, latent_weight
 
 _OF_ONE_TENSOR = ("view", "reshape")  # their further inputs are sizes
 
@@ -46,8 +45,7 @@ def network_graph(model: nn.Module, converted: Converted, example: Tensor) -> Gr
         run = Observed(traced)
         run.propagate(example)
         codes = {
-            id(latent_weight(model.get_submodule(name))): weight
-            for name, weight in converted.weights.items()
+            id(latent_weight(model, name)): weight for name, weight in converted.weights.items()
         }
         return folded(_Translation(model, codes).graph(traced.graph, run))
 
@@ -230,7 +228,10 @@ class NetworkTracer(fx.Tracer):
             return forward(*args, **kwargs)
         quantizer = dict(m.named_children()).get(INPUT_QUANTIZER)
         if quantizer is not None:
-            args = (quantizer(args[0]), *args[1:])
+            if args:
+                args = (quantizer(args[0]), *args[1:])
+            else:
+                kwargs = {**kwargs, "input": quantizer(kwargs["input"])}
         return super().call_module(m, forward, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:

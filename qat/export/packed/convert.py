@@ -12,19 +12,19 @@ from qat.export.packed.weight_codes import WeightCodes, weight_codes
 from qat.nn.activation import QuantizedActivation
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
-from qat.quantize.plan import (
-    Plan,
-    latent_weight,
-    layer_quantizer,
-    parametrization,
-    resolve,
-    weight_parametrizations,
-)
+from qat.quantize.loading import name_problems, quantizer_entries
+from qat.quantize.plan import Plan, parametrization, quantizer_for, resolve
 from qat.quantize.plan import weight_quantizer as projection
-from qat.quantize.prepare import example_shape, name_problems, quantizer_entries
+from qat.quantize.preparation_version import preparation_of
+from qat.quantize.prepare import example_shape
+from qat.quantize.weights import (
+    current_weight,
+    latent_weight,
+    plain_key,
+    weight_parametrizations,
+    weight_place,
+)
 from qat.spec.quant import QuantSpec, WeightSpec
-
-_LATENT = "parametrizations.weight.original"  # where a parametrized layer keeps its weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +36,13 @@ class Converted:
             several layers share is its first layer's.
         residue: the rest of the state dict, float: biases, normalisation, steps, float weights.
         example: shape of one image of the example that it was prepared with, None if unknown.
+        preparation: earliest version of the preparation that makes the same of the network.
     """
 
     weights: dict[str, WeightCodes]
     residue: dict[str, Tensor]
     example: tuple[int, ...] | None = None
+    preparation: int = 1
 
 
 def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
@@ -64,22 +66,20 @@ def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
     for key, tensor in model.state_dict().items():
         if not bool(tensor.isfinite().all()):
             raise NonFiniteError(f"{key} holds a value that is not finite; export another epoch")
-    modules = dict(model.named_modules())
     weights: dict[str, WeightCodes] = {}
     for name, weight_spec in resolve(model, spec).quantized.items():
-        module = modules[name]
-        if weight_spec.is_in_graph and not parametrize.is_parametrized(module, "weight"):
+        if weight_spec.is_in_graph and not parametrize.is_parametrized(*weight_place(model, name)):
             raise SpecError(
-                f"{name}.weight has no {weight_spec.method} quantizer; convert the network that "
-                "prepare() has made, or take the codes of load_packed(...).converted"
+                f"the weight {name} has no {weight_spec.method} quantizer; convert the network "
+                "that prepare() has made, or take the codes of load_packed(...).converted"
             )
-        quantizer = layer_quantizer(module, weight_spec)
-        weights[name] = weight_codes(latent_weight(module), quantizer)
+        quantizer = quantizer_for(model, name, weight_spec)
+        weights[name] = weight_codes(latent_weight(model, name), quantizer)
     _refuse_shared(model, weights)
     coded = _weight_keys(model, weights)
     state = model.state_dict()
     residue = {key: state[key].detach().cpu().clone() for key in state if key not in coded}
-    return Converted(weights, residue, example_shape(model))
+    return Converted(weights, residue, example_shape(model), preparation_of(model))
 
 
 def _refuse_float_phase(model: nn.Module) -> None:
@@ -114,11 +114,11 @@ def put(model: nn.Module, converted: Converted) -> None:
     state.update(converted.residue)
     model.load_state_dict(state)
     for name, weight in converted.weights.items():
-        layer = model.get_submodule(name)
-        if parametrize.is_parametrized(layer, "weight"):
-            _separate(layer)
-            parametrize.remove_parametrizations(layer, "weight")
-        layer.weight.copy_(weight.hard())  # type: ignore[operator]
+        owner, attribute = weight_place(model, name)
+        if parametrize.is_parametrized(owner, attribute):
+            _separate(owner)
+            parametrize.remove_parametrizations(owner, attribute)
+        current_weight(model, name).copy_(weight.hard())
 
 
 def _separate(layer: nn.Module) -> None:
@@ -146,8 +146,8 @@ def latent_state(model: nn.Module, converted: Converted) -> dict[str, Tensor]:
     }
     state = {**converted.residue, **weights}
     entries = set(quantizer_entries(model))
-    plain = {key.replace(_LATENT, "weight") for key in set(model.state_dict()) - entries}
-    theirs = {key for key in state if key.replace(_LATENT, "weight") not in plain}
+    plain = {plain_key(key) for key in set(model.state_dict()) - entries}
+    theirs = {key for key in state if plain_key(key) not in plain}
     if theirs != entries:
         state = {key: value for key, value in state.items() if key not in theirs | entries}
     return state
@@ -176,14 +176,14 @@ def _refuse_shared(model: nn.Module, names: Mapping[str, object]) -> None:
     for name, quantizer in weight_parametrizations(model):
         if name not in names:
             raise SpecError(
-                f"{name}.weight is another layer's too, and each has a {quantizer.kind} quantizer "
-                "of its own; use quant.weight.method=update for shared weights"
+                f"the weight {name} is another layer's too, and each has a {quantizer.kind} "
+                "quantizer of its own; use quant.weight.method=update for shared weights"
             )
 
 
 def _weight_keys(model: nn.Module, names: Mapping[str, object]) -> set[str]:
     """Keys of the state dict under which the weights of these layers stand, shared ones too."""
-    coded = {id(latent_weight(model.get_submodule(name))) for name in names}
+    coded = {id(latent_weight(model, name)) for name in names}
     return {
         key
         for key, parameter in model.named_parameters(remove_duplicate=False)

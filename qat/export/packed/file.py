@@ -23,6 +23,7 @@ from qat.errors import CheckpointError
 from qat.export.packed.convert import Converted, quantizer_of
 from qat.export.packed.weight_codes import is_ternary, unpacked
 from qat.quantize.plan import Plan, resolve
+from qat.quantize.weights import latent_weight
 from qat.spec.header import FORMAT, Header, header_from
 from qat.storage.reading import parsing, read_regular, regular_file
 
@@ -156,11 +157,11 @@ def unpack(file: PackedFile, model: nn.Module, plan: Plan | None = None) -> Conv
     weights = {}
     for name, spec in layers.items():
         quantizer = quantizer_of(spec)
-        shape = model.get_submodule(name).weight.shape
+        shape = latent_weight(model, name).shape
         trits = file.header.trits and is_ternary(quantizer)
         try:
             codes, scale = file.tensors[f"codes/{name}"], file.tensors[f"scale/{name}"]
-            weights[name] = unpacked(codes, scale, shape, quantizer, trits=trits)  # type: ignore[arg-type]
+            weights[name] = unpacked(codes, scale, shape, quantizer, trits=trits)
         except CheckpointError as error:
             raise CheckpointError(f"{name}: {error}") from None
     residue = {
@@ -168,7 +169,7 @@ def unpack(file: PackedFile, model: nn.Module, plan: Plan | None = None) -> Conv
         for name, tensor in file.tensors.items()
         if name.startswith("float/")
     }
-    return Converted(weights, residue, file.header.shape)
+    return Converted(weights, residue, file.header.shape, file.header.preparation)
 
 
 def _digest_begin(data: bytes) -> int | None:

@@ -9,8 +9,10 @@ from torch import nn
 from qat.errors import CheckpointError, QatError, expect
 from qat.export.packed.convert import Converted, put
 from qat.export.packed.file import PackedFile, read_packed, to_bytes, unpack
+from qat.quantize.loading import refuse_non_finite
 from qat.quantize.plan import resolve
-from qat.quantize.prepare import insert_quantizers, is_prepared, refuse_non_finite
+from qat.quantize.preparation_version import check_preparation
+from qat.quantize.prepare import insert_quantizers, is_prepared
 from qat.spec.header import Header
 from qat.storage.atomic import replacing
 
@@ -53,6 +55,7 @@ def save_packed(path: str | Path, converted: Converted, header: Header) -> int:
     expect(header, Header, "header", "Header(quant=spec) is enough")
     if header.shape is None:
         header = replace(header, example=converted.example)
+    header = replace(header, preparation=converted.preparation)
     data = to_bytes(converted, header)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with replacing(Path(path)) as file:
@@ -89,10 +92,12 @@ def load_packed(path: str | Path, *, model: nn.Module | None = None) -> Packed:
         except CheckpointError as error:
             raise CheckpointError(f"{path}: {error}") from None
     try:
-        plan = resolve(model, header.quant)
         if not is_prepared(model):
             shape = header.shape
-            insert_quantizers(model, plan, None if shape is None else torch.zeros(2, *shape))
+            example = None if shape is None else torch.zeros(2, *shape)
+            insert_quantizers(model, header.quant, example)
+        check_preparation(model, header.preparation)
+        plan = resolve(model, header.quant)
         model.eval()
         converted = unpack(file, model, plan)
         put(model, converted)

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from qat.quantize.flow import LAYER_TYPES
 from qat.quantize.modes import training_mode_without_traces
-from qat.quantize.plan import latent_weight
 from qat.quantize.prepare import activation_quantizers
+from qat.quantize.weights import latent_weights
 
 Loss = Callable[[], Tensor]
 
@@ -44,7 +43,7 @@ def look(net: nn.Module, loss: Loss, *, width: float, directions: int, seed: int
         directions: number of random directions, >= 1.
         seed: of the directions.
     """
-    weights = [p for p in _layer_weights(net) if p.requires_grad]
+    weights = [p for p in latent_weights(net).values() if p.requires_grad]
     devices = {p.device for p in net.parameters() if p.device.type == "cuda"}
 
     def repeatable() -> Tensor:
@@ -162,20 +161,15 @@ def _quantizer_inputs(net: nn.Module) -> Iterator[list[Tensor]]:
     """
     inputs: list[Tensor] = []
 
-    def keep(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        if not args[0].requires_grad:
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        given: Tensor = args[0] if args else kwargs["input"]
+        if not given.requires_grad:
             return None
-        inputs.append(args[0].view_as(args[0]))
-        return (inputs[-1], *args[1:])
+        inputs.append(given.view_as(given))
+        return (inputs[-1],), {}
 
     with ExitStack() as hooks:
         for quantizer in activation_quantizers(net).values():
             if quantizer.enabled:
-                hooks.callback(quantizer.register_forward_pre_hook(keep).remove)
+                hooks.callback(quantizer.register_forward_pre_hook(keep, with_kwargs=True).remove)
         yield inputs
-
-
-def _layer_weights(net: nn.Module) -> list[Tensor]:
-    """The parameter behind each conv and linear weight, once."""
-    layers = [m for m in net.modules() if isinstance(m, LAYER_TYPES)]
-    return list({id(w): w for w in map(latent_weight, layers)}.values())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
-from qat.quantize.plan import latent_weight, weight_parametrizations
+from qat.quantize.weights import latent_weight, weight_parametrizations
 
 Quantizer = WeightQuantizer | WeightParametrization
 
@@ -27,7 +27,7 @@ def quantized_weights(module: LightningModule) -> list[tuple[Tensor, Quantizer]]
     ]
     net: torch.nn.Module = module.net  # type: ignore[assignment]
     for name, quantizer in weight_parametrizations(net):
-        found.append((latent_weight(net.get_submodule(name)).detach(), quantizer))
+        found.append((latent_weight(net, name).detach(), quantizer))
     return found
 
 

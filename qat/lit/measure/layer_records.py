@@ -14,9 +14,8 @@ from qat.nn.activation_codes import code_rule
 from qat.nn.binary_parametrization import BiperWeight
 from qat.nn.parametrization import DorefaWeight
 from qat.nn.sign_activation import SignActivation
-from qat.quantize.flow import LAYER_TYPES
-from qat.quantize.plan import latent_weight, weight_parametrizations
 from qat.quantize.prepare import activation_quantizers
+from qat.quantize.weights import latent_weight, latent_weights, weight_parametrizations
 
 BINS = 41
 _HALF = BINS // 2
@@ -24,7 +23,7 @@ _HALF = BINS // 2
 
 @dataclass(frozen=True, slots=True)
 class LayerWeight:
-    """Latent weight w of a conv or linear layer, what quantizes it, and its codes and scale."""
+    """Latent weight w that enters products, what quantizes it, and its codes and scale."""
 
     layer: str
     latent: Tensor
@@ -46,14 +45,11 @@ def layer_weights(module: LitQuantized) -> Iterator[LayerWeight]:
         zip(optimizer.latent_weights_by_parameter(), optimizer.latent_pairs(), strict=True)
     )
     for name, quantizer in weight_parametrizations(module.net):
-        parameter = latent_weight(module.net.get_submodule(name))
+        parameter = latent_weight(module.net, name)
         by_parameter[parameter] = parameter.detach(), quantizer
-    for name, layer in module.net.named_modules():
-        if isinstance(layer, LAYER_TYPES):
-            # a parameter that several layers share belongs to the first
-            found = by_parameter.pop(latent_weight(layer), None)
-            if found is not None:
-                yield LayerWeight.encoded(name, *found)
+    for name, parameter in latent_weights(module.net).items():
+        if parameter in by_parameter:
+            yield LayerWeight.encoded(name, *by_parameter[parameter])
 
 
 def alphas(net: nn.Module) -> dict[str, float]:

@@ -11,8 +11,9 @@ from qat.errors import CheckpointError, NonFiniteError, SpecError
 from qat.export.packed.convert import convert, latent_state, put, quantizer_of
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import bcgd, binary_relax
-from qat.quantize.plan import latent_weight, layer_quantizer, resolve, weight_projections
-from qat.quantize.prepare import load_weights
+from qat.quantize.loading import load_weights
+from qat.quantize.plan import quantizer_for, resolve, weight_projections
+from qat.quantize.weights import latent_weight
 from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
 from support.networks import (
     CASES,
@@ -82,7 +83,7 @@ def test_every_entry_of_the_state_is_a_code_or_residue(case):
     make, spec = case
     net = prepared(make, spec)
     converted = convert(net, spec)
-    coded = {id(latent_weight(net.get_submodule(name))) for name in converted.weights}
+    coded = {id(latent_weight(net, name)) for name in converted.weights}
     for key, value in net.state_dict(keep_vars=True).items():
         assert (id(value) in coded) != (key in converted.residue)
     assert list(resolve(net, spec).quantized) == list(converted.weights)
@@ -145,8 +146,7 @@ def test_training_can_go_on_from_the_hard_weights(name):
     assert load_weights(fresh, latent_state(fresh, converted)) == []
     specs = resolve(fresh, spec).quantized
     for layer, weight in converted.weights.items():
-        module = fresh.get_submodule(layer)
-        codes, _ = layer_quantizer(module, specs[layer]).encode(latent_weight(module))
+        codes, _ = quantizer_for(fresh, layer, specs[layer]).encode(latent_weight(fresh, layer))
         same = float((codes == weight.codes).double().mean())
         # the projections on uniform and power-of-two grids are not exact, so a few codes may move
         assert same == 1 if weight.quantizer.kind not in ("uniform", "power_of_two") else same > 0.9
@@ -167,12 +167,12 @@ def test_training_can_go_on_with_other_options(other):
     # DoReFa's weights learn nothing besides, so the steps of the activations are all that is kept
     assert bool(started) == (other in ("lsq", "input-bits"))
     weight = converted.weights["conv1"].hard()
-    assert torch.equal(latent_weight(fresh.get_submodule("conv1")), weight)
+    assert torch.equal(latent_weight(fresh, "conv1"), weight)
 
 
 def test_a_network_without_its_quantizers_is_refused():
     spec = weights(3, method="lsq")
-    with pytest.raises(SpecError, match=r"^0\.weight has no lsq quantizer") as error:
+    with pytest.raises(SpecError, match=r"^the weight 0 has no lsq quantizer") as error:
         convert(tiny(), spec)
     assert "\n" not in str(error.value)
 
@@ -180,7 +180,9 @@ def test_a_network_without_its_quantizers_is_refused():
 @pytest.mark.parametrize("method", ["lsq", "dorefa"])
 def test_a_weight_shared_by_two_in_graph_quantizers_is_refused(method):
     spec = weights(3, method=method)
-    with pytest.raises(SpecError, match=rf"^b\.weight is another layer's too.* {method} ") as error:
+    with pytest.raises(
+        SpecError, match=rf"^the weight b is another layer's too.* {method} "
+    ) as error:
         convert(prepared(Tied, spec), spec)
     assert "\n" not in str(error.value)
 

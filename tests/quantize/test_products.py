@@ -1,4 +1,4 @@
-"""What feeds each layer, and how many multiply-accumulates it makes."""
+"""What enters each product, and how many multiply-accumulates it makes."""
 
 import operator
 
@@ -8,12 +8,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from qat.nn.activation import ActivationQuantizer
-from qat.quantize.flow import (
-    FLOAT,
-    Source,
-    trace,
-)
 from qat.quantize.modes import evaluating
+from qat.quantize.products import trace
 
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -46,7 +42,27 @@ def changed(x, change):
     return view
 
 
-QUANTIZED, POOLED = Source("quantized", 3, "quant"), Source("pooled", 3, "quant")
+QUANTIZED, POOLED = ("quantized", 3, "quant"), ("pooled", 3, "quant")
+IMAGE, FLOAT = ("image", 32, ""), ("float", 32, "")
+
+
+def sources(net, images=IMAGES):
+    """Name of each layer -> what feeds it: kind, bits, and name of the quantizer."""
+    found = {}
+    for product in trace(net, images).products:
+        (value,) = product.inputs
+        found[product.module] = (value.kind, value.bits, value.name)
+    return found
+
+
+def macs(net, images=IMAGES):
+    """Name of each layer -> its multiply-accumulates per image."""
+    found = {}
+    for product in trace(net, images).products:
+        found[product.module] = found.get(product.module, 0) + product.macs
+    return found
+
+
 CONV_PATHS = {
     "nothing": (nn.Identity(), QUANTIZED),
     "max pool": (nn.MaxPool2d(2), QUANTIZED),
@@ -73,9 +89,9 @@ CONV_PATHS = {
 @pytest.mark.parametrize("name", CONV_PATHS)
 def test_sources_of_a_convolution(name):
     path, expected = CONV_PATHS[name]
-    found = trace(Between(path, nn.Conv2d(4, 2, 1)), IMAGES)
-    assert found["layer"].source == expected
-    assert found["first"].source == Source("image")
+    found = sources(Between(path, nn.Conv2d(4, 2, 1)))
+    assert found["layer"] == expected
+    assert found["first"] == IMAGE
 
 
 @pytest.mark.parametrize(
@@ -90,7 +106,7 @@ def test_sources_of_a_convolution(name):
 )
 def test_sources_of_a_linear_layer(function, expected):
     path = function if isinstance(function, nn.Module) else Path(function)
-    assert trace(Between(path, nn.Linear(256, 2)), IMAGES)["layer"].source == expected
+    assert sources(Between(path, nn.Linear(256, 2)))["layer"] == expected
 
 
 def test_a_residual_sum_is_float_until_the_next_quantizer():
@@ -105,17 +121,16 @@ def test_a_residual_sum_is_float_until_the_next_quantizer():
             y = self.b(y) + y
             return self.d(self.q2(y)) + self.c(y)
 
-    sources = {name: flow.source for name, flow in trace(Block(), IMAGES).items()}
-    assert sources == {
-        "a": Source("image"),
-        "b": Source("quantized", 2, "q1"),
-        "d": Source("quantized", 5, "q2"),
+    assert sources(Block()) == {
+        "a": IMAGE,
+        "b": ("quantized", 2, "q1"),
+        "d": ("quantized", 5, "q2"),
         "c": FLOAT,
     }
 
 
 @pytest.mark.parametrize(
-    ("layer", "macs"),
+    ("layer", "count"),
     [
         (nn.Conv2d(4, 6, 3, padding=1), 8 * 8 * 6 * 4 * 9),
         (nn.Conv2d(4, 6, 3), 6 * 6 * 6 * 4 * 9),
@@ -124,17 +139,16 @@ def test_a_residual_sum_is_float_until_the_next_quantizer():
         (nn.Conv2d(4, 4, 3, padding=2, dilation=2, groups=4), 8 * 8 * 4 * 9),
     ],
 )
-def test_macs_of_convolutions(layer, macs):
-    for count in (1, 3):
-        found = trace(Between(nn.Identity(), layer), IMAGES[:count])
-        assert found["layer"].macs == macs
-        assert found["first"].macs == 8 * 8 * 4
+def test_macs_of_convolutions(layer, count):
+    for images in (1, 3):
+        found = macs(Between(nn.Identity(), layer), IMAGES[:images])
+        assert found == {"first": 8 * 8 * 4, "layer": count}
 
 
 def test_macs_of_linear_layers():
     tokens = Path(lambda x: x.flatten(2).transpose(1, 2))
-    assert trace(Between(tokens, nn.Linear(4, 5)), IMAGES)["layer"].macs == 64 * 4 * 5
-    assert trace(Between(nn.Flatten(), nn.Linear(256, 5)), IMAGES)["layer"].macs == 256 * 5
+    assert macs(Between(tokens, nn.Linear(4, 5)))["layer"] == 64 * 4 * 5
+    assert macs(Between(nn.Flatten(), nn.Linear(256, 5)))["layer"] == 256 * 5
 
 
 def test_macs_are_per_image_where_windows_fill_the_batch_axis():
@@ -143,11 +157,11 @@ def test_macs_are_per_image_where_windows_fill_the_batch_axis():
         lambda x: x.unfold(2, 4, 4).unfold(3, 4, 4).permute(0, 2, 3, 4, 5, 1).reshape(-1, 16, 4)
     )
     for count in (1, 3):
-        found = trace(Between(windows, nn.Linear(4, 5)), IMAGES[:count])
-        assert found["layer"].macs == 64 * 4 * 5
+        found = macs(Between(windows, nn.Linear(4, 5)), IMAGES[:count])
+        assert found["layer"] == 64 * 4 * 5
 
 
-def test_a_layer_called_twice_sums_its_work():
+def test_a_layer_called_twice_makes_two_products():
     class Twice(nn.Module):
         def __init__(self):
             super().__init__()
@@ -156,9 +170,9 @@ def test_a_layer_called_twice_sums_its_work():
         def forward(self, x):
             return self.layer(self.quant(self.layer(x)))
 
-    flow = trace(Twice(), IMAGES)["layer"]
-    assert flow.macs == 2 * 64
-    assert flow.source == FLOAT  # an image and a quantizer
+    first, second = trace(Twice(), IMAGES).products
+    assert (first.macs, second.macs) == (64, 64)
+    assert [p.inputs[0].kind for p in (first, second)] == ["image", "quantized"]
 
 
 def test_trace_leaves_the_network_as_it_was():

@@ -1,0 +1,152 @@
+"""Call sites: quantizers behind function calls, one for each call of a module's forward.
+
+A ReLU module that is called twice, or a `F.relu` that is no module at all, has no place of its own
+among the modules. Its place is the call: the n-th of `relu` while the forward of one module, the
+owner, runs. The owner keeps the quantizers of its calls in a child, `call_sites`, and its hooks
+count the calls by a torch function mode. The modules themselves stay what they are, so networks
+are copied, pickled, compiled, checkpointed and loaded as before.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+CALL_SITES = "call_sites"
+
+# float activations with a staircase of their own: max(x, 0), up to a ceiling
+ACTIVATIONS: dict[Callable[..., Any], str] = {
+    **dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), "relu"),
+    F.relu6: "relu6",
+    F.hardtanh: "hardtanh",
+}
+PRODUCTS: dict[Callable[..., Any], str] = {
+    **{getattr(F, name): name for name in ("conv1d", "conv2d", "conv3d", "linear")},
+    **{f: f"conv_transpose{n}d" for n, f in enumerate(
+        (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), start=1)},
+    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__), "matmul"),
+    **dict.fromkeys((torch.mm, Tensor.mm), "mm"),
+    **dict.fromkeys((torch.bmm, Tensor.bmm), "bmm"),
+}  # fmt: skip
+COUNTED = {**ACTIVATIONS, **PRODUCTS}
+# names of their first two arguments, which may be given by keyword
+_ARGUMENTS = {
+    **dict.fromkeys(PRODUCTS.values(), ("input", "weight")),
+    **dict.fromkeys(ACTIVATIONS.values(), ("input",)),
+    **dict.fromkeys(("matmul",), ("input", "other")),
+    **dict.fromkeys(("mm", "bmm"), ("input", "mat2")),
+}
+
+
+def site_key(function: str, count: int, place: int = 0) -> str:
+    """Name of a site: function, which of its calls, and which argument if not the first."""
+    return f"{function}_{count}" + (f"_{place}" if place else "")
+
+
+def add_site(owner: nn.Module, key: str, quantizer: nn.Module) -> None:
+    """Put a quantizer behind one function call of `owner`'s forward.
+
+    Args:
+        owner: module whose forward makes the call, directly or in the modules that it calls.
+        key: of the call, see `site_key`; calls are counted from the beginning of each forward of
+            `owner`.
+        quantizer: instead of an activation function; before a product, for one of its operands.
+    """
+    sites = dict(owner.named_children()).get(CALL_SITES)
+    if sites is None:
+        sites = nn.ModuleDict()
+        owner.add_module(CALL_SITES, sites)
+        owner.register_forward_pre_hook(_enter)
+        owner.register_forward_hook(_leave, always_call=True)
+    assert isinstance(sites, nn.ModuleDict)
+    sites[key] = quantizer
+
+
+def arguments(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
+    """The operands of a counted function, however they are given."""
+    names = _ARGUMENTS[function]
+    given = args[: len(names)]
+    return [*given, *(kwargs[name] for name in names[len(given) :] if name in kwargs)]
+
+
+def with_argument(
+    function: str, args: tuple[Any, ...], kwargs: dict[str, Any], place: int, value: Any
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments with another operand at `place`."""
+    if place < len(args):
+        return (*args[:place], value, *args[place + 1 :]), kwargs
+    return args, {**kwargs, _ARGUMENTS[function][place]: value}
+
+
+class _Calls(TorchFunctionMode):
+    """Counts the calls of one forward of an owner, and lets the quantizers of its sites act.
+
+    Owners stand inside each other. Each counts every call that its forward leads to, whether or
+    not it is an inner owner's; the innermost one, which sees a call first, counts for all.
+    """
+
+    def __init__(self, sites: nn.ModuleDict, outer: "_Calls | None") -> None:
+        super().__init__()
+        self._sites, self._outer = sites, outer
+        self._counts: dict[str, int] = {}
+        self._is_counted_inside = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        function = None if self._is_counted_inside else COUNTED.get(func)
+        if function is None:
+            return func(*args, **kwargs)
+        found = self._count(function)
+        self._silence(True)
+        try:
+            if func in ACTIVATIONS and found[0] is not None:
+                return found[0](arguments(function, args, kwargs)[0])
+            for place, quantizer in enumerate(found):
+                if quantizer is not None:
+                    operand = quantizer(arguments(function, args, kwargs)[place])
+                    args, kwargs = with_argument(function, args, kwargs, place, operand)
+            return func(*args, **kwargs)
+        finally:
+            self._silence(False)
+
+    def _count(self, function: str) -> list[nn.Module | None]:
+        """The quantizers of this call, of its first and second operand."""
+        count = self._counts.get(function, 0)
+        self._counts[function] = count + 1
+        found: list[nn.Module | None] = (
+            [None, None] if self._outer is None else self._outer._count(function)
+        )
+        for place in (0, 1):
+            key = site_key(function, count, place)
+            if key in self._sites:
+                found[place] = self._sites[key]
+        return found
+
+    def _silence(self, is_counted_inside: bool) -> None:
+        """What the outer owners see of this call from now on is counted already."""
+        if self._outer is not None:
+            self._outer._is_counted_inside = is_counted_inside
+            self._outer._silence(is_counted_inside)
+
+
+def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Forward pre-hook of an owner."""
+    outer = None
+    for index in range(torch._C._len_torch_function_stack()):
+        mode = torch._C._get_function_stack_at(index)
+        if isinstance(mode, _Calls):
+            outer = mode
+    calls = _Calls(module.get_submodule(CALL_SITES), outer)  # type: ignore[arg-type]
+    # torch.compile follows what can be reached from the network
+    module.__dict__.setdefault("_calls", []).append(calls)
+    calls.__enter__()  # type: ignore[no-untyped-call]
+
+
+def _leave(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
+    """Forward hook of an owner, also where its forward raised."""
+    module.__dict__["_calls"].pop()
+    # the stack is each thread's own, and what _enter has put on it is on top again
+    torch._C._pop_torch_function_stack()
