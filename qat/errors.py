@@ -64,3 +64,9 @@ def expect(value: object, kind: type, name: str, cure: str) -> None:
 def a_or_an(noun: str) -> str:
     """A noun with its article, by its first letter."""
     return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
+
+
+def percent(share: float) -> str:
+    """A share in percent with two decimals; 100 only where it is all, and 0 where it is nothing."""
+    rounded = min(max(100 * share, 0.01 if share > 0 else 0), 99.99 if share < 1 else 100)
+    return f"{rounded:.2f} %"

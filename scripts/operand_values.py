@@ -21,7 +21,8 @@ class Count:
     Attributes:
         macs: multiply-accumulates, of all images together.
         few: those of them whose operands hold few values, both of them.
-        weights: place in memory of each parameter that was multiplied -> its number of entries.
+        weights: place in memory of each parameter that was multiplied -> its number of entries; of
+            a convolution also a weight that is made of parameters, under a negative number.
         few_weights: those of them that hold few values in each row.
     """
 
@@ -89,6 +90,7 @@ class _Counter(TorchDispatchMode):
             x, w, transposed = args[0], args[1], args[6]
             places = math.prod(x.shape[2:] if transposed else out.shape[2:])
             self._add(x, w, x.shape[0] * places * w.numel())
+            self._add_made(w)
         elif name in ("mm", "bmm"):
             self._add(args[0], args[1], args[0].numel() * args[1].shape[-1])
         elif name in ("addmm", "baddbmm", "addbmm"):
@@ -104,6 +106,15 @@ class _Counter(TorchDispatchMode):
         first, second = self._is_few(a), self._is_few(b)  # both are looked at
         if first and second:
             self._found.few += macs
+
+    def _add_made(self, weight: Tensor) -> None:
+        """A convolution's weight counts even where it is no parameter but made of some."""
+        if weight.untyped_storage().data_ptr() not in self._places:
+            rows = weight.detach().reshape(len(weight), -1)
+            key = -len(self._found.weights) - 1
+            self._found.weights[key] = weight.numel()
+            if all(len(torch.unique(row)) <= self._most[0] for row in rows):
+                self._found.few_weights[key] = weight.numel()
 
     def _is_few(self, tensor: Tensor) -> bool:
         place = tensor.untyped_storage().data_ptr()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from qat.errors import NotOnGridError
+from qat.errors import NotOnGridError, percent
 from qat.nn.parametrization import LsqWeight
 from qat.nn.weight import WeightQuantizer
 from qat.quantize.audit import audit, check_on_grid
@@ -199,7 +199,9 @@ def test_the_table_has_a_row_per_layer_and_the_totals():
     assert [line.split()[0] for line in lines[2:5]] == ["0", "3", "8"]
     assert lines[3].split()[1:4] == ["1", "binary", "2"]
     assert lines[4].split()[1:4] == ["32", "float", "-"]
-    assert "float weight: 8: ends.last=float" in table
+    assert "float weight:  8: ends.last=float (19.8 % of the weights)" in table
+    image = 100 * result.layers[0].macs / result.macs
+    assert f"0: network input; set quant.input_bits to quantize it ({image:.1f} % of the" in table
     assert f"{result.bytes:,} bytes packed, {result.float_bytes:,} as float" in table
     assert "80.20 % of the weights that enter products on their grids" in table
     both = result.layers[1].macs / result.macs
@@ -233,3 +235,53 @@ def test_a_grid_that_is_not_symmetric_is_recognised(codes):
     assert (ratio - ratio.round()).abs().max() < 1e-4
     with pytest.raises(NotOnGridError, match="layer"):
         check_on_grid("layer", weight + torch.tensor([0.0, 0.01, 0.0, 0.0]), quantizer)
+
+
+class Deep(nn.Module):
+    """Three stages of many blocks, and attention between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 4, 1)
+        self.stages = nn.Sequential(*(self.stage() for _ in range(3)))
+        self.head = nn.Linear(4, 3)
+
+    @staticmethod
+    def stage():
+        return nn.Sequential(*(nn.Sequential(nn.ReLU(), nn.Conv2d(4, 4, 1)) for _ in range(20)))
+
+    def forward(self, x):
+        x = self.stages(self.stem(x)).flatten(2)
+        return self.head((x.transpose(1, 2) @ x @ x.transpose(1, 2)).mean(1))
+
+
+def test_many_layers_are_shown_by_stage_and_their_reasons_together():
+    spec = QuantSpec(overrides=(Override(match="stages.1.*", weight={"bits": 32}),))
+    net = hard(prepare(Deep(), spec, example=IMAGES), spec)
+    result = audit(net, spec, IMAGES)
+    assert len(result.layers) == 1 + 60 + 1 + 1
+    lines = audit_table(result).splitlines()
+    assert [" ".join(line.split()[:4]) for line in lines[2:8]] == [
+        "stem 1 binary 2",
+        "stages.0 (20) 1 binary",
+        "stages.1 (20) 32 float",
+        "stages.2 (20) 1 binary",
+        "matmul 32 float -",
+        "head 1 binary 2",
+    ]
+    floats = [line for line in lines if line.startswith("float weight:")]
+    assert len(floats) == 1
+    assert "stages.1.0.1, stages.1.1.1, stages.1.2.1 and 17 more: override match=" in floats[0]
+    products = [line for line in lines if line.startswith("float product:")]
+    share = 100 * 2 * 64 * 64 * 4 / result.macs
+    assert products == [
+        f"float product: matmul: two activations ({share:.1f} % of the multiplications)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("share", "text"),
+    [(0, "0.00 %"), (1e-9, "0.01 %"), (0.5, "50.00 %"), (0.999999, "99.99 %"), (1, "100.00 %")],
+)
+def test_all_is_said_of_all_only(share, text):
+    assert percent(share) == text

@@ -7,12 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from qat.errors import percent
 from qat.report.compare.wording import NOTHING, duration
 from qat.report.figures.diagnostics import save_diagnostics
+from qat.report.figures.network import draw_network
 from qat.report.page.curve_section import curve_pictures
 from qat.report.page.group_section import group_section
 from qat.report.page.html import Details, Gallery, Paragraph, Section, TextTable, page
 from qat.report.page.pictures import Pictures
+from qat.report.page.tables import audit_rows
 from qat.report.runs.grouping import Group
 from qat.report.runs.labels import quant_name, shown
 from qat.report.runs.runs import Run, read_run
@@ -80,10 +83,37 @@ def run_page(run: Run) -> str:
     sections = [
         Section("Result", [_results(run), _costs(run)]),
         Section("How it learned", [Gallery(curves) if curves else Paragraph("No metrics.csv.")]),
+        *_network(run, pictures),
         Section("Layer by layer", group_section(group, pictures, state=state)),
         Section("Config", [Details("All keys of the resolved config", [_config(run)])]),
     ]
     return page(name, [Paragraph(_lead(run))], sections)
+
+
+def _network(run: Run, pictures: Pictures) -> list[Section]:
+    """What the network multiplies, and how much of it on few levels; empty for older runs."""
+    rows = audit_rows(run)
+    if not rows:
+        return []
+    weights, products = run.number("quantized_share"), run.number("product_share")
+    shares = [
+        f"{percent(share)} of the {what}"
+        for share, what in (
+            (weights, "weights that enter products lie on their grids"),
+            (products, "multiplications have both operands on grids"),
+        )
+        if share is not None
+    ]
+    picture = pictures.add(
+        draw_network(rows),
+        "network",
+        title="The network.",
+        reading="A column for each product, from the image to the logits: its share of the "
+        "multiplications above, the bits of its two operands below. Orange is float; the audit "
+        "in summary.json names the reason of each.",
+    )
+    lead = Paragraph(f"{'; '.join(shares)}.") if shares else None
+    return [Section("What is quantized", [*([lead] if lead else []), Gallery([picture])])]
 
 
 def _lead(run: Run) -> str:

@@ -151,6 +151,12 @@ def _tried(group: Group, key: str) -> str:
     return f"{shown(group.runs[0].config.get(key))} of {group.tried}{end}"
 
 
+def audit_rows(run: Run) -> list[Mapping[str, Any]]:
+    """The products of a run's audit that can be drawn, in the order of execution."""
+    numbers = ("macs", "weight_bits", "input_bits")
+    return [row for row in _audit(run) if all(isinstance(row.get(n), int) for n in numbers)]
+
+
 def _audit(run: Run) -> list[Mapping[str, Any]]:
     layers = run.value("audit")
     found = layers if isinstance(layers, list) else []
