@@ -1,7 +1,7 @@
 """The pages that are made, not written: every option, Lightning's parts, results, benchmarks.
 
-    python scripts/pages.py                 write docs/{options,lightning,results,benchmarks}.md
-    python scripts/pages.py check=true      only say which of them are not as they would be written
+    python scripts/pages.py              write docs/{options,lightning,results,coverage,benchmarks}.md
+    python scripts/pages.py check=true   only say which of them are not as they would be written
 
 The tables in README.md that name a card are filled, too.
 """
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from coverage_page import coverage_page
 from lightning_page import lightning_page
 from measured import benchmarks_page
 from options_page import options_page
@@ -42,6 +43,7 @@ def generated() -> dict[str, str]:
         "docs/options.md": options_page(),
         "docs/lightning.md": lightning_page(),
         "docs/results.md": results_page(results),
+        "docs/coverage.md": coverage_page(results / "coverage.yaml"),
         "docs/benchmarks.md": benchmarks_page(results / "benchmarks"),
     }
 

@@ -4,7 +4,7 @@
     python scripts/report.py sweeps/first
     python scripts/pictures.py sweep=sweeps/first
 
-Writes estimators.png, which needs no run, and copies cost.png, weights.png and diagnostics.png to
+Writes estimators.png and network.png, which need no run, and copies cost.png, weights.png and diagnostics.png to
 docs/pictures/. report.png is the head of the report in a browser:
 
     chromium --headless --hide-scrollbars --screenshot=docs/pictures/report.png --window-size=1200,1200 sweeps/first/report/index.html
@@ -14,10 +14,14 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from qat.commands.options import read_arguments, run_command
 from qat.errors import DataError
 from qat.spec.schema import check, option
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "pictures"
 # name -> where it lies below the sweep's folder
@@ -46,12 +50,31 @@ def main(arguments: Sequence[str]) -> None:
     folder = Path(read_arguments(PicturesSpec, arguments, example="sweep=sweeps/first").sweep)
     OUT.mkdir(parents=True, exist_ok=True)
     draw_estimators(relu_stairs(2)).savefig(OUT / "estimators.png", dpi=80)
+    _network().savefig(OUT / "network.png", dpi=80)
     for name, pattern in FROM.items():
         found = sorted(folder.glob(pattern))
         if not found:
             raise DataError(f"{folder} has no {pattern}; train it and write its report first")
         shutil.copyfile(found[0], OUT / f"{name}.png")
     print(OUT)
+
+
+def _network() -> "Figure":
+    """ResNet-18 with other bits in its second stage, as an override gives them."""
+    import torch
+
+    from qat import EndsSpec, Override, QuantSpec, audit, prepare
+    from qat.models.resnet import torchvision_resnet
+    from qat.quantize.plan import project_weights
+    from qat.report.figures.network import draw_network
+
+    other = Override(match="layer2.*", weight={"bits": 4}, activation={"bits": 8})
+    spec = QuantSpec(ends=EndsSpec(last="float"), overrides=(other,))
+    net = torchvision_resnet("resnet18", num_classes=10, in_channels=3, image_size=32)
+    images = torch.zeros(2, 3, 32, 32)
+    prepare(net, spec, example=images)
+    project_weights(net, spec)
+    return draw_network(audit(net, spec, images).to_dict()["layers"])
 
 
 if __name__ == "__main__":

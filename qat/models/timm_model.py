@@ -1,9 +1,4 @@
-"""Timm models by name.
-
-Surgery sees activation *modules* only, one quantizer each. timm's mobilevitv2 also calls a ReLU as
-a function, which therefore stays float; dla, hrnet, res2net, legacy_se* and efficientvit use one
-ReLU module in several places, which therefore share a step.
-"""
+"""Timm models by name."""
 
 from collections.abc import Mapping
 from contextlib import nullcontext
