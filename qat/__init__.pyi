@@ -40,6 +40,7 @@ from .optim.rule import bcgd as bcgd
 from .optim.rule import binary_connect as binary_connect
 from .optim.rule import binary_relax as binary_relax
 from .optim.rule import float_only as float_only
+from .quantize.activations import activation_quantizers as activation_quantizers
 from .quantize.audit import Audit as Audit
 from .quantize.audit import LayerAudit as LayerAudit
 from .quantize.audit import audit as audit
@@ -47,7 +48,6 @@ from .quantize.audit_table import audit_table as audit_table
 from .quantize.calibrate import start_steps as start_steps
 from .quantize.loading import load_weights as load_weights
 from .quantize.plan import weight_projections as weight_projections
-from .quantize.prepare import activation_quantizers as activation_quantizers
 from .quantize.prepare import enable_quantizers as enable_quantizers
 from .quantize.prepare import prepare as prepare
 from .quantize.prepare import set_progress as set_progress

@@ -2,7 +2,7 @@
 
     python scripts/coverage.py                          all of them; about an hour on two cores
     python scripts/coverage.py only=vit_tiny,dla34      some, printed
-    python scripts/coverage.py record=results/coverage.yaml    and written down
+    python scripts/coverage.py record=results/coverage/networks.yaml    and written down
 
 Each is built as `model=timm model.name=NAME` builds it, prepared for 1-bit weights and 4-bit
 activations, trained for two steps, audited, packed and opened again. What the audit claims is held
@@ -42,6 +42,7 @@ from qat import (
 from qat.commands.options import read_arguments, run_command
 from qat.errors import QatError, SpecError, one_line
 from qat.models.timm_model import timm_model
+from qat.quantize.calibrate import start_steps
 from qat.spec.header import Header
 from qat.spec.schema import check, option
 from qat.storage.atomic import write_whole
@@ -144,6 +145,9 @@ def covered(member: Member) -> Row:
         return row
     try:
         _train(net, spec, images[:IMAGES], row)
+        if not row.steps:
+            row.fault = "two training steps from new weights end in values that are no numbers"
+            return row
         _judge(net, spec, images, row)
         row.packed = _is_packed_right(net, spec, member, images[:IMAGES])
     except Exception as error:  # whatever it is, the other networks are still to be seen
@@ -157,6 +161,7 @@ def _train(net: nn.Module, spec: QuantSpec, images: Tensor, row: Row) -> None:
     groups = parameter_groups(net.named_parameters(), lr=1e-3, weight_decay=None, step_rate=0.01)
     base = torch.optim.SGD(groups, lr=1e-3)
     optimizer = QuantOptimizer(base, weight_projections(net, spec), bcgd())
+    start_steps(net, spec, [images])
     net.train()
     losses = []
     for _ in range(2):
@@ -167,7 +172,8 @@ def _train(net: nn.Module, spec: QuantSpec, images: Tensor, row: Row) -> None:
         loss.backward()
         optimizer.step()
         losses.append(float(loss))
-    row.steps = all(torch.isfinite(torch.tensor(losses)).tolist())
+    weights = torch.stack([p.detach().sum() for p in net.parameters()])
+    row.steps = bool(torch.isfinite(torch.tensor(losses)).all() and torch.isfinite(weights).all())
     net.eval()
 
 

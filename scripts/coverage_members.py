@@ -24,7 +24,7 @@ class Member:
 
 _TIMM: tuple[tuple[str, str, int], ...] = (
     ("beit", "beit_base_patch16_224", 224),
-    ("byoanet", "halonet_h1", 96),
+    ("byoanet", "halonet_h1", 256),
     ("byobnet", "gernet_s", 96),
     ("cait", "cait_xxs24_224", 224),
     ("coat", "coat_tiny", 224),
@@ -37,7 +37,7 @@ _TIMM: tuple[tuple[str, str, int], ...] = (
     ("cspnet", "cs3darknet_m", 96),
     ("cspnext", "cspnext_tiny", 96),
     ("davit", "davit_tiny", 96),
-    ("deepseek_vit", "deepseek_vit_412m", 96),
+    ("deepseek_vit", "deepseek_vit_412m", 112),
     ("deit", "deit_tiny_patch16_224", 224),
     ("densenet", "densenet121", 96),
     ("dla", "dla46_c", 96),

@@ -37,6 +37,12 @@ class Count:
         return self.few / max(1, self.macs)
 
     @property
+    def parameter_share(self) -> float:
+        """As `weight_share`, of parameters alone."""
+        few = sum(count for place, count in self.few_weights.items() if place >= 0)
+        return few / max(1, sum(count for place, count in self.weights.items() if place >= 0))
+
+    @property
     def weight_share(self) -> float:
         """Share of the entries of multiplied parameters that hold few values, 0..1."""
         return sum(self.few_weights.values()) / max(1, sum(self.weights.values()))
@@ -95,10 +101,9 @@ class _Counter(TorchDispatchMode):
             self._add(args[0], args[1], args[0].numel() * args[1].shape[-1])
         elif name in ("addmm", "baddbmm", "addbmm"):
             self._add(args[1], args[2], args[1].numel() * args[2].shape[-1])
-        elif name in ("mv", "dot", "vdot"):
-            self._add(args[0], args[1], args[0].numel())
-        elif name == "addmv":
-            self._add(args[1], args[2], args[1].numel())
+        elif name in ("mv", "dot", "vdot", "addmv"):
+            # of a norm, as a rule: what it measures is no weight of the network
+            self._found.macs += args[name == "addmv"].numel()
         return out
 
     def _add(self, a: Tensor, b: Tensor, macs: int) -> None:

@@ -1,28 +1,26 @@
 """Audit of a network: what is quantized, on which levels, fed by what, at what cost."""
 
+import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from qat.errors import NotOnGridError
 from qat.nn.parametrization import WeightParametrization
-from qat.nn.weight import WeightQuantizer
-from qat.quantize.plan import Plan, WeightPlan, quantizer_for, resolve
-from qat.quantize.products import Picture, Product, Value, trace
-from qat.quantize.weights import (
-    CONV_TYPES,
-    current_weight,
-    latent_weight,
-    weight_name,
-    weight_parametrizations,
-)
-from qat.spec.quant import FLOAT_BITS, QuantSpec, WeightSpec
+from qat.quantize.audit_weights import AuditedWeight, audited_weights, identity, reached_weights
+from qat.quantize.picture import Picture, Product
+from qat.quantize.plan import Plan, WeightPlan, resolve
+from qat.quantize.products import Observed, trace
+from qat.quantize.reach import Reach, known_reach
+from qat.quantize.values import Value
+from qat.quantize.weights import CONV_TYPES, LAYER_TYPES, TRANSPOSED_TYPES, latent_weight, unwrapped
+from qat.spec.quant import FLOAT_BITS, QuantSpec
 
 # ACE counts floats as bfloat16, the narrowest float that trains and runs without loss
 _ACE_FLOAT_BITS = 16
+
+
 _INPUT_REASONS = {
     "image": "network input; set quant.input_bits to quantize it",
     "pooled": "average of quantized values",
@@ -37,6 +35,9 @@ _INPUT_REASONS = {
 class LayerAudit:
     """One place of the network where it multiplies: by a weight, or two activations.
 
+    Of a place whose calls have different inputs, the costs are sums over the calls, and the input
+    is described by the most bits.
+
     Attributes:
         name: dotted module name; of a weight that is no layer's own, the parameter's; of a product
             of activations, that of the module and the function.
@@ -50,6 +51,9 @@ class LayerAudit:
         macs: multiply-accumulates per image.
         reason: why the weight is float, "" if it is not.
         input_reason: why the input is float, or holds more values than its bits say; else "".
+        bops: bit operations per image, MACs * weight bits * input bits, floats 32.
+        ace: the same with floats as 16 bits.
+        macs_on_grids: those of the MACs whose operands both hold few levels.
         input_signed: whether half of the input's levels are negative.
         function: torch function that multiplies.
     """
@@ -65,18 +69,11 @@ class LayerAudit:
     macs: int
     reason: str
     input_reason: str
+    bops: int = 0
+    ace: int = 0
+    macs_on_grids: int = 0
     input_signed: bool = False
     function: str = ""
-
-    @property
-    def bops(self) -> int:
-        """Bit operations per image: MACs * weight bits * input bits."""
-        return self.macs * self.weight_bits * self.input_bits
-
-    @property
-    def is_on_grids(self) -> bool:
-        """Whether both operands hold few levels."""
-        return self.weight_bits < FLOAT_BITS and self.input_bits < FLOAT_BITS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,8 +88,8 @@ class Audit:
             come last, without work.
         other: parameters that are no weight of a product -> (number, why float).
         bits: mean bits per weight.
-        quantized_share: share of the weights that lie on a grid and enter every product as they
-            are, 0..1.
+        quantized_share: share of the weights that enter products which lie on a grid and enter
+            every product as they are, 0..1; what the example did not reach is left out.
         product_share: share of the multiplications that have both operands on grids, 0..1.
         bytes: size of all weights packed at their bits, scales and float residue at 4 bytes.
         float_bytes: size of all parameters and statistics at 4 bytes.
@@ -130,180 +127,105 @@ def audit(model: nn.Module, spec: QuantSpec | Plan, example: Tensor) -> Audit:
     Raises:
         NotOnGridError: a weight that should be on its grid holds another value.
     """
-    plans = resolve(model, spec).weights
-    picture = trace(model, example)
-    weights = _checked(model, plans, picture)
-    layers = tuple(_layers(model, weights, picture))
+    plan, model = resolve(model, spec), unwrapped(model)
+    plans, reach = plan.weights, known_reach(model) or Reach()
+    entering: dict[str, Tensor] = {}
+
+    def keep(product: Observed) -> None:
+        is_made = product.weight is not None and product.weight.through != ""
+        if product.module in reach.made and is_made and product.weight_tensor is not None:
+            entering[product.module] = product.weight_tensor.detach()
+
+    picture = trace(model, example, watch=keep)
+    weights = audited_weights(model, plans, picture, reach, entering)
+    layers = tuple(_layers(model, weights, picture, reach))
     # a tied weight is stored once, as its first layer's
-    stored = [weights[name] for name, plan in plans.items() if not plan.is_shared]
-    total = sum(weight.count for weight in stored)
-    on_grid = [weight for weight in stored if weight.grid]
-    weight_bits = sum(weight.count * weight.bits for weight in stored)
-    elements = _elements(model)
-    scales = sum(weight.scale_groups for weight in on_grid)
+    shared = {name for name, plan in plans.items() if plan.is_shared}
+    stored = {name: weight for name, weight in weights.items() if name not in shared}
+    total = sum(weight.count for weight in stored.values())
+    weight_bits = sum(weight.count * weight.bits for weight in stored.values())
+    elements = _elements(model, reach)
+    scales = sum(weight.scale_groups for weight in stored.values() if weight.grid)
     macs = sum(layer.macs for layer in layers)
     return Audit(
         layers=layers,
-        other=_other_parameters(model, plans),
+        other=_other_parameters(model, plans, reach),
         bits=weight_bits / max(1, total),
-        quantized_share=sum(weight.count for weight in on_grid) / max(1, total),
-        product_share=sum(layer.macs for layer in layers if layer.is_on_grids) / max(1, macs),
+        quantized_share=_share_on_grids(
+            model, stored, reached_weights(model, picture, reach), reach
+        ),
+        product_share=sum(layer.macs_on_grids for layer in layers) / max(1, macs),
         bytes=(weight_bits + 7) // 8 + 4 * (elements - total + scales),
         float_bytes=4 * elements,
         macs=macs,
         bops=sum(layer.bops for layer in layers),
-        ace=sum(
-            layer.macs * min(layer.weight_bits, _ACE_FLOAT_BITS) * min(layer.input_bits, 16)
-            for layer in layers
-        ),
+        ace=sum(layer.ace for layer in layers),
     )
 
 
-def check_on_grid(
-    name: str, weight: Tensor, quantizer: WeightQuantizer | WeightParametrization
-) -> tuple[int, float]:
-    """Number of different values per scale group (the largest) and mean scale of a hard weight.
-
-    Raises:
-        NotOnGridError: more values than levels, or a value that is no level times the scale.
-    """
-    rows = weight.detach().flatten(1) if quantizer.granularity == "channel" else weight.detach()
-    rows = rows.reshape(rows.shape[0] if quantizer.granularity == "channel" else 1, -1)
-    grid = torch.tensor(quantizer.levels, dtype=torch.float64)
-    most = 0
-    scales: list[float] = []
-    for row in rows:
-        values = torch.unique(row).double().cpu()
-        scale = _fitting_scale(values, grid)
-        if len(values) > len(grid) or scale is None:
-            raise NotOnGridError(
-                f"{name}: {len(values)} different values found where the {quantizer.kind} grid of "
-                f"{quantizer.bits} bits has {len(grid)} levels; the weight is not on its grid. "
-                "QuantOptimizer puts it there by each step (a rule that relaxes: inside its "
-                "hard_weights()), or do p.copy_(q(p)) for p, q in weight_projections(...).items()"
-            )
-        most = max(most, len(values))
-        scales.append(scale)
-    return most, sum(scales) / len(scales)
-
-
-def _fitting_scale(values: Tensor, grid: Tensor) -> float | None:
-    """The scale s with every value in s * grid (relative tolerance 1e-5), or None."""
-    largest = float(values.abs().max())
-    if largest == 0:
-        return 0.0
-    # the largest level itself may be unused; on a grid that is not symmetric it is negative
-    for level in sorted({abs(float(k)) for k in grid if k != 0}, reverse=True):
-        scale = largest / level
-        nearest = grid[torch.bucketize(values / scale, (grid[1:] + grid[:-1]) / 2)]
-        distance = (values / scale - nearest).abs()
-        if float(distance.max()) <= 1e-5 * max(1.0, float(grid.max())):
-            return scale
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Weight:
-    """A weight as it was found: number of entries, bits, grid, levels, scale, why float."""
-
-    count: int
-    bits: int
-    grid: str
-    levels: int
-    scale: float
-    scale_groups: int
-    reason: str
-
-
-def _checked(
-    model: nn.Module, plans: Mapping[str, WeightPlan], picture: Picture
-) -> dict[str, _Weight]:
-    """Every weight by name, held against its grid and against the products it enters."""
-    changed = {
-        weight_name(parameter): product.weight.through
-        for product in picture.products
-        if product.weight is not None and product.weight.through
-        for parameter in product.weight.parameters
-    }
-    found: dict[int, _Weight] = {}
-    weights: dict[str, _Weight] = {}
-    for name, plan in plans.items():
-        parameter = latent_weight(model, name)
-        if id(parameter) not in found:
-            reason = plan.reason
-            if plan.spec.is_quantized and name in changed:
-                reason = f"{changed[name]} makes the weight of it"
-            spec = WeightSpec(bits=32) if reason else plan.spec
-            found[id(parameter)] = _weight(model, name, spec, reason)
-        weights[name] = found[id(parameter)]
-    return weights
-
-
-def _weight(model: nn.Module, name: str, spec: WeightSpec, reason: str) -> _Weight:
-    weight = latent_weight(model, name) if reason else current_weight(model, name)
-    count = weight.numel()
-    if not spec.is_quantized:
-        size = float(weight.detach().abs().mean())
-        return _Weight(count, spec.bits, "", len(torch.unique(weight)), size, 0, reason)
-    quantizer = quantizer_for(model, name, spec)
-    levels, scale = check_on_grid(name, weight, quantizer)
-    groups = weight.shape[0] if spec.granularity == "channel" else 1
-    return _Weight(count, spec.bits, str(quantizer.kind), levels, scale, groups, "")
-
-
 def _layers(
-    model: nn.Module, weights: Mapping[str, _Weight], picture: Picture
+    model: nn.Module, weights: Mapping[str, AuditedWeight], picture: Picture, reach: Reach
 ) -> Iterator[LayerAudit]:
     """A row for each place that multiplies, then those that the example did not reach."""
     places: dict[tuple[str, str], list[Product]] = {}
-    reached = set()
     for product in picture.products:
-        places.setdefault(_row_name(model, product), []).append(product)
-        reached |= set(_names(product))
+        places.setdefault(_row_name(model, product, reach), []).append(product)
     modules = dict(model.named_modules())
     for (name, _), products in places.items():
-        yield _row(name, modules[products[0].module], weights, products)
+        yield _row(name, modules[products[0].module], weights, products, reach)
+    reached = reached_weights(model, picture, reach)
     for name, weight in weights.items():
-        if name not in reached and weight not in [weights[other] for other in reached]:
+        if identity(model, name, reach) not in reached:
             yield _unreached(name, weight)
 
 
-def _names(product: Product) -> list[str]:
-    """Names of the weights behind an operand."""
-    parameters = () if product.weight is None else product.weight.parameters
-    return sorted(map(weight_name, parameters))
+def _share_on_grids(
+    model: nn.Module, stored: Mapping[str, AuditedWeight], reached: set[object], reach: Reach
+) -> float:
+    own = [w for name, w in stored.items() if identity(model, name, reach) in reached]
+    return sum(w.count for w in own if w.grid) / max(1, sum(w.count for w in own))
 
 
-def _row_name(model: nn.Module, product: Product) -> tuple[str, str]:
+def _row_name(model: nn.Module, product: Product, reach: Reach) -> tuple[str, str]:
     """What a product is called, and what keeps it apart from others of the same name."""
-    names = _names(product)
+    names = reach.names(product)
     if product.weight is None or not names:
         return f"{product.module}.{product.function}".lstrip("."), "activations"
     # a layer that shares its weight with an earlier one has a row of its own
-    own = dict(model.get_submodule(product.module).named_parameters(recurse=False))
-    is_layer = "weight" in own and len(names) == 1
+    module = model.get_submodule(product.module)
+    is_layer = isinstance(module, (*LAYER_TYPES, *TRANSPOSED_TYPES)) and len(names) == 1
     return (product.module if is_layer else ", ".join(names)), "weight"
 
 
 def _row(
-    name: str, module: nn.Module, weights: Mapping[str, _Weight], products: list[Product]
+    name: str,
+    module: nn.Module,
+    weights: Mapping[str, AuditedWeight],
+    products: list[Product],
+    reach: Reach,
 ) -> LayerAudit:
     first = products[0]
     source = _source([product.inputs[0] for product in products])
-    macs = sum(product.macs for product in products)
+    names = reach.names(first)
+    is_plain = len(names) == 1 and bool(
+        not first.weight or not first.weight.through or names[0] in reach.made
+    )
+    bits = weights[names[0]].bits if names and is_plain else FLOAT_BITS
     common: dict[str, Any] = {
         "name": name,
         "source": source.kind,
-        "input_bits": source.bits if source.kind == "quantized" else FLOAT_BITS,
+        "input_bits": _bits(source),
         "input_signed": source.kind == "quantized" and source.signed,
-        "macs": macs,
+        "macs": sum(product.macs for product in products),
         "function": first.function,
+        **_costs(products, bits if names else None),
     }
-    names = _names(first)
     if first.weight is None or not names:
         other = _source([p.inputs[1] if p.weight is None else p.weight for p in products])
         is_quantized = other.kind == "quantized"
         reason = "two activations" if first.weight is None else "no parameter: a constant"
+        if other.kind == "weight":
+            reason = "makes a weight, and multiplies no image"
         if first.weight is not None and other.is_of_image:
             reason = "made of the image"
         return LayerAudit(
@@ -317,7 +239,6 @@ def _row(
             **common,
         )
     own = [weights[n] for n in names]
-    is_plain = len(own) == 1 and not first.weight.through
     return LayerAudit(
         weights=sum(weight.count for weight in own),
         weight_bits=own[0].bits if is_plain else FLOAT_BITS,
@@ -330,13 +251,34 @@ def _row(
     )
 
 
+def _costs(products: list[Product], weight_bits: int | None) -> dict[str, int]:
+    """Costs of one place, call by call; `weight_bits` None where both operands are activations."""
+    bops = ace = on_grids = 0
+    for product in products:
+        other = product.inputs[1] if product.weight is None else product.weight
+        one, two = _bits(product.inputs[0]), _bits(other) if weight_bits is None else weight_bits
+        bops += product.macs * one * two
+        ace += product.macs * min(one, _ACE_FLOAT_BITS) * min(two, _ACE_FLOAT_BITS)
+        on_grids += product.macs if max(one, two) < FLOAT_BITS else 0
+    return {"bops": bops, "ace": ace, "macs_on_grids": on_grids}
+
+
+def _bits(value: Value) -> int:
+    """Bits of an activation."""
+    return value.bits if value.kind == "quantized" else FLOAT_BITS
+
+
 def _source(values: list[Value]) -> Value:
-    """What feeds all calls of one place; float if it is not the same for all."""
-    alike = {(value.kind, value.bits, value.signed) for value in values}
-    return values[0] if len(alike) == 1 else Value("float")
+    """What feeds all calls of one place; float if some of it is."""
+    if {value.kind for value in values} == {"quantized"}:
+        most = max(values, key=lambda value: value.bits)
+        has_zero = all(value.has_zero for value in values)
+        return replace(most, signed=any(v.signed for v in values), has_zero=has_zero)
+    kinds = {value.kind for value in values}
+    return values[0] if len(kinds) == 1 else Value("float")
 
 
-def _unreached(name: str, weight: _Weight) -> LayerAudit:
+def _unreached(name: str, weight: AuditedWeight) -> LayerAudit:
     return LayerAudit(
         name=name,
         weights=weight.count,
@@ -368,26 +310,36 @@ def _pads_zeros(module: nn.Module) -> bool:
     return isinstance(module.padding, str) or any(module.padding)
 
 
-def _elements(model: nn.Module) -> int:
-    """Parameters and statistics of a state dict; scales of in-graph weights are counted apart."""
+def _elements(model: nn.Module, reach: Reach) -> int:
+    """Parameters and statistics of a state dict; scales of in-graph weights are counted apart.
+
+    Of a weight that is made, the weight counts and not what it is made of.
+    """
     every: dict[int, Tensor] = {id(p): p for p in model.parameters()}
     for module in model.modules():
         passing = module._non_persistent_buffers_set
         kept = {n: b for n, b in module.named_buffers(recurse=False) if n not in passing}
         every |= {id(buffer): buffer for buffer in kept.values()}
-    scales = [t for _, w in weight_parametrizations(model) for t in (*w.parameters(), *w.buffers())]
+    quantizers = [m for m in model.modules() if isinstance(m, WeightParametrization)]
+    scales = [
+        t for quantizer in quantizers for t in (*quantizer.parameters(), *quantizer.buffers())
+    ]
     floats = sum(t.numel() for t in every.values() if t.is_floating_point())
-    return floats - sum(t.numel() for t in scales)
+    parameters = dict(model.named_parameters())
+    parts = {n: parameters[n].numel() for made in reach.made.values() for n in made.parameters}
+    made = sum(math.prod(weight.shape) for weight in reach.made.values())
+    return floats - sum(t.numel() for t in scales) - sum(parts.values()) + made
 
 
 def _other_parameters(
-    model: nn.Module, plans: Mapping[str, WeightPlan]
+    model: nn.Module, plans: Mapping[str, WeightPlan], reach: Reach
 ) -> dict[str, tuple[int, str]]:
     """Parameters that are no weight of a product."""
-    weights = {id(latent_weight(model, name)) for name in plans}
+    weights = {id(latent_weight(model, name)) for name, plan in plans.items() if not plan.is_made}
+    parts = {name for made in reach.made.values() for name in made.parameters}
     other: dict[str, tuple[int, str]] = {}
     for name, p in model.named_parameters():
-        if id(p) in weights:
+        if id(p) in weights or name in parts:
             continue
         reason = "bias, normalisation or step" if p.ndim <= 1 else "no weight of a product"
         key = "vectors" if p.ndim <= 1 else name

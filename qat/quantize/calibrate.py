@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from qat.nn.activation import QuantizedActivation
+from qat.quantize.activations import activation_quantizers
+from qat.quantize.made_weights import start_made
 from qat.quantize.modes import training_mode_without_traces
 from qat.quantize.plan import Plan, resolve
-from qat.quantize.prepare import activation_quantizers, enable_quantizers
+from qat.quantize.prepare import enable_quantizers
 from qat.quantize.weights import latent_weight, weight_parametrizations
 from qat.spec.quant import QuantSpec
 
@@ -62,6 +64,7 @@ def start_steps(model: nn.Module, spec: QuantSpec | Plan, batches: Iterable[Tens
             quantizer.start_from(total / count)
     for name, weight in weight_parametrizations(model):
         weight.start(latent_weight(model, name))
+    start_made(model, plan)
     enable_quantizers(model, True)
     return list(chosen)
 

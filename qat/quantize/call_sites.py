@@ -2,12 +2,13 @@
 
 A ReLU module that is called twice, or a `F.relu` that is no module at all, has no place of its own
 among the modules. Its place is the call: the n-th of `relu` while the forward of one module, the
-owner, runs. The owner keeps the quantizers of its calls in a child, `call_sites`, and its hooks
-count the calls by a torch function mode. The modules themselves stay what they are, so networks
-are copied, pickled, compiled, checkpointed and loaded as before.
+owner, runs. The hooks of the owner count the calls by a torch function mode; the quantizer is kept
+by the module that makes the call, in a child `call_sites`. The modules themselves stay what they
+are, so networks are copied, pickled, compiled and loaded as before.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,19 +16,25 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from qat.errors import SpecError
+
 CALL_SITES = "call_sites"
+# of an owner: its counters that run, and where the quantizers of its calls are, by key
+_RUNNING, _PATHS = "_qat_calls", "_qat_call_sites"
 
 # float activations with a staircase of their own: max(x, 0), up to a ceiling
 ACTIVATIONS: dict[Callable[..., Any], str] = {
     **dict.fromkeys((F.relu, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_), "relu"),
     F.relu6: "relu6",
-    F.hardtanh: "hardtanh",
+    **dict.fromkeys((F.hardtanh, F.hardtanh_), "hardtanh"),
 }
 PRODUCTS: dict[Callable[..., Any], str] = {
     **{getattr(F, name): name for name in ("conv1d", "conv2d", "conv3d", "linear")},
     **{f: f"conv_transpose{n}d" for n, f in enumerate(
         (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d), start=1)},
-    **dict.fromkeys((torch.matmul, Tensor.matmul, Tensor.__matmul__), "matmul"),
+    **dict.fromkeys(
+        (torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.linalg.matmul), "matmul"
+    ),
     **dict.fromkeys((torch.mm, Tensor.mm), "mm"),
     **dict.fromkeys((torch.bmm, Tensor.bmm), "bmm"),
 }  # fmt: skip
@@ -46,23 +53,76 @@ def site_key(function: str, count: int, place: int = 0) -> str:
     return f"{function}_{count}" + (f"_{place}" if place else "")
 
 
-def add_site(owner: nn.Module, key: str, quantizer: nn.Module) -> None:
-    """Put a quantizer behind one function call of `owner`'s forward.
+class CallSites(nn.ModuleDict):
+    """The quantizers of calls that one module's forward makes, by key.
+
+    Called it is the identity, for owners that run through all of their children.
+    """
+
+    def forward(self, x: Any) -> Any:
+        """`x` itself."""
+        return x
+
+
+def add_site(model: nn.Module, owner: str, holder: str, key: str, quantizer: nn.Module) -> None:
+    """Put a quantizer behind one function call of an owner's forward.
 
     Args:
-        owner: module whose forward makes the call, directly or in the modules that it calls.
-        key: of the call, see `site_key`; calls are counted from the beginning of each forward of
-            `owner`.
+        model: network.
+        owner: name of the module whose forward leads to the call; calls are counted from the
+            beginning of each forward of it.
+        holder: name of the module that makes the call itself, which keeps the quantizer.
+        key: of the call, see `site_key`.
         quantizer: instead of an activation function; before a product, for one of its operands.
+
+    Raises:
+        SpecError: the holder has a child of this name of its own.
     """
-    sites = dict(owner.named_children()).get(CALL_SITES)
+    counts = model.get_submodule(owner)
+    inside = not owner or holder == owner or holder.startswith(f"{owner}.")
+    place = holder if inside else owner
+    keeper = model.get_submodule(place)
+    sites = keeper._modules.get(CALL_SITES)
     if sites is None:
-        sites = nn.ModuleDict()
-        owner.add_module(CALL_SITES, sites)
-        owner.register_forward_pre_hook(_enter)
-        owner.register_forward_hook(_leave, always_call=True)
-    assert isinstance(sites, nn.ModuleDict)
+        sites = CallSites()
+        keeper.add_module(CALL_SITES, sites)
+    if not isinstance(sites, CallSites):
+        raise SpecError(
+            f"{place or 'the network'} has a child {CALL_SITES} of its own, which is where its "
+            "quantizers go; call it otherwise"
+        )
     sites[key] = quantizer
+    paths: dict[str, str] | None = counts.__dict__.get(_PATHS)
+    if paths is None:
+        paths = counts.__dict__[_PATHS] = {}
+        counts.register_forward_pre_hook(_enter)
+        counts.register_forward_hook(_leave, always_call=True)
+    way = place[len(owner) :].lstrip(".")
+    paths[key] = f"{way}.{CALL_SITES}.{key}".lstrip(".")
+
+
+def owners(model: nn.Module) -> list[str]:
+    """Names of the modules whose calls are counted."""
+    return [name for name, module in model.named_modules() if _PATHS in module.__dict__]
+
+
+def site(model: nn.Module, owner: str, key: str) -> nn.Module:
+    """The quantizer of a call; KeyError if it has none."""
+    counts = model.get_submodule(owner)
+    return counts.get_submodule(counts.__dict__[_PATHS][key])
+
+
+@contextmanager
+def counted(owner: nn.Module) -> Iterator[None]:
+    """A block in which the calls of `owner`'s forward are made without calling the module."""
+    if _PATHS not in owner.__dict__:
+        yield
+        return
+    _enter(owner, ())
+    try:
+        yield
+    finally:
+        _leave(owner, (), None)
 
 
 def arguments(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
@@ -88,9 +148,10 @@ class _Calls(TorchFunctionMode):
     not it is an inner owner's; the innermost one, which sees a call first, counts for all.
     """
 
-    def __init__(self, sites: nn.ModuleDict, outer: "_Calls | None") -> None:
+    def __init__(self, owner: nn.Module, outer: "_Calls | None") -> None:
         super().__init__()
-        self._sites, self._outer = sites, outer
+        self._owner, self._outer = owner, outer
+        self._paths: dict[str, str] = owner.__dict__[_PATHS]
         self._counts: dict[str, int] = {}
         self._is_counted_inside = False
 
@@ -121,8 +182,8 @@ class _Calls(TorchFunctionMode):
         )
         for place in (0, 1):
             key = site_key(function, count, place)
-            if key in self._sites:
-                found[place] = self._sites[key]
+            if key in self._paths:
+                found[place] = self._owner.get_submodule(self._paths[key])
         return found
 
     def _silence(self, is_counted_inside: bool) -> None:
@@ -139,14 +200,14 @@ def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
         mode = torch._C._get_function_stack_at(index)
         if isinstance(mode, _Calls):
             outer = mode
-    calls = _Calls(module.get_submodule(CALL_SITES), outer)  # type: ignore[arg-type]
+    calls = _Calls(module, outer)
     # torch.compile follows what can be reached from the network
-    module.__dict__.setdefault("_calls", []).append(calls)
+    module.__dict__.setdefault(_RUNNING, []).append(calls)
     calls.__enter__()  # type: ignore[no-untyped-call]
 
 
 def _leave(module: nn.Module, args: tuple[Any, ...], out: Any) -> None:
     """Forward hook of an owner, also where its forward raised."""
-    module.__dict__["_calls"].pop()
+    module.__dict__[_RUNNING].pop()
     # the stack is each thread's own, and what _enter has put on it is on top again
     torch._C._pop_torch_function_stack()

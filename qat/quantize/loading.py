@@ -9,7 +9,7 @@ from torch import nn
 from qat.errors import CheckpointError
 from qat.nn.activation import QuantizedActivation
 from qat.nn.parametrization import WeightParametrization
-from qat.quantize.weights import plain_key
+from qat.quantize.names import plain_key
 
 # DataParallel and averages, Lightning modules, ours, compiled ones
 _WRAPPERS = ("module.", "model.", "net.", "_orig_mod.")

@@ -21,7 +21,7 @@ KEEPING = frozenset(
         *("constant_pad_nd", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d"),
         *("replication_pad1d", "replication_pad2d", "replication_pad3d", "where", "copy"),
         *("copy_", "contiguous", "_conj", "resolve_conj", "_reshape_alias"),
-        "native_dropout",
+        *("native_dropout", "topk", "sort", "masked_fill"),
     }
 )
 AVERAGING = frozenset(
@@ -30,12 +30,19 @@ AVERAGING = frozenset(
         *("_adaptive_avg_pool3d", "adaptive_avg_pool1d"),
     }
 )
+# nothing but memory to write to, or zeros
+BLANK = frozenset(
+    {
+        *("empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"),
+        *("zeros", "zeros_like", "new_zeros"),
+    }
+)
 # never negative, whatever enters
 _NON_NEGATIVE = frozenset(
     {
         *("relu", "relu_", "sigmoid", "sigmoid_", "_softmax", "_safe_softmax"),
         *("hardsigmoid", "hardsigmoid_", "abs", "abs_", "square", "exp", "exp_"),
-        "softplus",
+        *("softplus", "norm", "linalg_vector_norm"),
     }
 )
 # never negative if nothing that enters is
@@ -44,7 +51,7 @@ _RISING = frozenset(
         *("add", "add_", "mul", "mul_", "div", "div_", "sum", "sqrt", "rsqrt", "cumsum"),
         *("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"),
         *("_upsample_bilinear2d_aa", "silu", "silu_", "gelu", "hardswish", "hardswish_"),
-        *("tanh", "elu", "maximum", "minimum", "norm", "linalg_vector_norm", "pow"),
+        *("tanh", "elu", "maximum", "minimum", "pow", "threshold"),
     }
 )
 _CLAMPS = ("clamp", "clamp_", "clamp_min", "clamp_min_", "hardtanh", "hardtanh_")
@@ -91,18 +98,23 @@ def is_non_negative(operator: str, args: Sequence[Any], entering: Iterable[bool]
     """
     if operator in _NON_NEGATIVE or (operator in _CLAMPS and _lower_end(operator, args) >= 0):
         return True
-    if operator in ("pow", "pow_") and args[1:] and args[1] in (2, 4):
+    exponents = [a for a in args[1:2] if isinstance(a, (int, float))]
+    if operator in ("pow", "pow_") and any(exponent % 2 == 0 for exponent in exponents):
         return True
     numbers = [a for a in args if isinstance(a, (int, float)) and not isinstance(a, bool)]
-    is_rising = operator in _RISING or operator in AVERAGING or operator in KEEPING
+    is_rising = operator in _RISING or operator in AVERAGING
     return is_rising and all(entering) and all(number >= 0 for number in numbers)
 
 
-def pads_with(operator: str, args: Sequence[Any]) -> float | None:
-    """The value that a padding operator adds, None for the other operators."""
-    if operator != "constant_pad_nd":
-        return None
-    return float(args[2]) if len(args) > 2 else 0.0
+def adds_value(operator: str, args: Sequence[Any]) -> float | None:
+    """A value that a KEEPING operator adds to those it keeps, None if it adds none."""
+    if operator == "constant_pad_nd":
+        return float(args[2]) if len(args) > 2 else 0.0
+    if operator == "im2col":
+        return 0.0 if any(args[3]) else None
+    if operator == "masked_fill":
+        return float("nan") if isinstance(args[2], Tensor) else float(args[2])
+    return None
 
 
 def _lower_end(operator: str, args: Sequence[Any]) -> float:
@@ -112,7 +124,7 @@ def _lower_end(operator: str, args: Sequence[Any]) -> float:
 
 
 def _convolution(args: Sequence[Any], out: Tensor) -> list[Factors]:
-    x, weight, *_, transposed, _padding, _groups = args
+    x, weight, transposed = args[0], args[1], args[6]
     # each output position, or input position if transposed, meets one slice of the weight
     positions = x if transposed else out
     return [Factors(x, weight, positions.numel() * weight.numel() // max(1, weight.shape[0]))]
@@ -150,7 +162,7 @@ def _deformed(args: Sequence[Any], out: Tensor) -> list[Factors]:
 
 
 _PRODUCTS: dict[str, Callable[[Sequence[Any], Any], list[Factors]]] = {
-    "convolution": _convolution,
+    **dict.fromkeys(("convolution", "_convolution", "convolution_overrideable"), _convolution),
     "deform_conv2d": _deformed,
     "linear": _linear,
     **dict.fromkeys(("mm", "bmm", "mv", "dot", "vdot"), lambda args, out: _matrices(*args[:2])),

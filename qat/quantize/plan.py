@@ -13,11 +13,11 @@ from qat.nn.activation import QuantizedActivation
 from qat.nn.binary_parametrization import METHODS
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
+from qat.quantize.reach import Made, Reach, known_reach
 from qat.quantize.weights import (
     RECURRENT_TYPES,
-    Reach,
-    known_reach,
     latent_weight,
+    unwrapped,
     weight_names,
     weight_parametrizations,
     weight_place,
@@ -44,12 +44,14 @@ class WeightPlan:
         reason: why it stays float, "" if it does not.
         is_shared: whether an earlier layer has the same parameter, and with it the say.
         is_hindered: whether it stays float because its values cannot be put on a grid.
+        is_made: whether the forward makes it of parameters; it is quantized where it is made.
     """
 
     spec: WeightSpec
     reason: str = ""
     is_shared: bool = False
     is_hindered: bool = False
+    is_made: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +69,16 @@ class Plan:
 
     @property
     def quantized(self) -> dict[str, WeightSpec]:
-        """Options of every layer that holds a quantized weight of its own, by dotted name."""
+        """Options of every parameter that is a quantized weight, by the first of its names."""
         plans = self.weights.items()
-        return {n: p.spec for n, p in plans if p.spec.is_quantized and not p.is_shared}
+        own = {n: p for n, p in plans if not p.is_shared and not p.is_made}
+        return {name: plan.spec for name, plan in own.items() if plan.spec.is_quantized}
+
+    @property
+    def made(self) -> dict[str, WeightSpec]:
+        """Options of every quantized weight that is made of parameters, by its layer's name."""
+        plans = self.weights.items()
+        return {n: p.spec for n, p in plans if p.is_made and p.spec.is_quantized}
 
     def bits_by_name(self, name: str, ends: Collection[str]) -> int:
         """Bits that the options give a weight by its name alone, and by the ends that it is at."""
@@ -102,6 +111,7 @@ def resolve(model: nn.Module, spec: QuantSpec | Plan, *, reach: Reach | None = N
     if isinstance(spec, Plan):
         return spec
     spec = options_of(spec)
+    model = unwrapped(model)
     reach = reach or known_reach(model)
     names = weight_names(model, reach)
     _check_overrides(model, spec, names, reach)
@@ -109,6 +119,10 @@ def resolve(model: nn.Module, spec: QuantSpec | Plan, *, reach: Reach | None = N
     weights: dict[str, WeightPlan] = {}
     firsts: dict[int, WeightPlan] = {}
     for name, obstacle in names.items():
+        if reach is not None and name in reach.made:
+            plan = _weight_plan(name, _masked(reach.made[name], name, spec), spec, ends)
+            weights[name] = replace(plan, is_made=True)
+            continue
         parameter = id(latent_weight(model, name)) if not obstacle else None
         if parameter in firsts:
             weights[name] = replace(firsts[parameter], is_shared=True)
@@ -155,9 +169,10 @@ def weight_projections(model: nn.Module, spec: QuantSpec | Plan) -> dict[Tensor,
     Raises:
         SpecError: an override matches no layer.
     """
+    plan, model = resolve(model, spec), unwrapped(model)
     return {
         latent_weight(model, name): weight_quantizer(options)
-        for name, options in resolve(model, spec).quantized.items()
+        for name, options in plan.quantized.items()
         if not options.is_in_graph
     }
 
@@ -218,6 +233,16 @@ def _unreachable(model: nn.Module, name: str, spec: QuantSpec) -> str:
     if chosen.is_in_graph and isinstance(owner, RECURRENT_TYPES):
         return f"{type(owner).__name__} keeps {attribute} in a list of its own; use method=update"
     return ""
+
+
+def _masked(made: Made, name: str, spec: QuantSpec) -> str:
+    """Why a weight with zeros cannot be put on its grid: the grid has none; "" if it can."""
+    override = _last_match(spec, [name], "weight")
+    chosen = spec.weight if override is None else weight_of(spec, override)
+    if not made.has_zeros or not chosen.is_quantized:
+        return ""
+    of = parametrization(chosen) if chosen.is_in_graph else weight_quantizer(chosen)
+    return "" if 0 in of.levels else f"{made.through} makes zeros, which its grid has not"
 
 
 def _check_overrides(

@@ -34,6 +34,8 @@ def difference_in_weights(model: nn.Module, plan: Plan) -> str:
     for name, weight in plan.weights.items():
         bits = plan.bits_by_name(name, [end for end, names in ends.items() if name in names])
         before = bits if name in layers and name not in standardised else FLOAT_BITS
+        if weight.is_made and weight.spec.is_quantized:
+            return f"put what the weight of {name} is made of on a grid, or nothing"
         if before != weight.spec.bits and not weight.is_shared:
             return f"gave the weight {name} {_in_words(before)}"
     return ""
@@ -69,6 +71,11 @@ def check_preparation(model: nn.Module, version: Any) -> None:
         raise CheckpointError(
             "it was prepared by an earlier version of qat, which "
             f"{getattr(model, _DIFFERENCE)}; open it with that version, or train it again"
+        )
+    if version == PREPARATION:
+        raise CheckpointError(
+            f"it was prepared as version {version} of the preparation does, by what an example has "
+            "shown, and this network as version 1 does"
         )
     raise CheckpointError(
         f"it was prepared by version {version!r:.20} of the preparation, this qat knows "

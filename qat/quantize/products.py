@@ -6,10 +6,10 @@ operator it is followed what each tensor is made of. The torch functions above t
 linear, relu ...) and the modules around these say where a product stands.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,163 +20,31 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakIdRef, WeakTensorKeyDictionary
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from qat.nn.activation import QuantizedActivation
 from qat.nn.parametrization import WeightParametrization
 from qat.quantize.call_sites import ACTIVATIONS, COUNTED, arguments
-from qat.quantize.modes import evaluating
+from qat.quantize.modes import evaluating, training_mode_without_traces
 from qat.quantize.operators import (
     AVERAGING,
+    BLANK,
     KEEPING,
     Factors,
+    adds_value,
     is_non_negative,
     kept,
     operands,
-    pads_with,
 )
+from qat.quantize.picture import Call, Picture, Product
+from qat.quantize.values import BLANK_VALUE, Kind, Marks, Value, is_same_part, joined, tensors_in
 from qat.spec.quant import FLOAT_BITS
-
-Kind = Literal["constant", "weight", "image", "quantized", "pooled", "float"]
 
 # functions whose second operand is the weight, whatever it is made of
 _HAS_WEIGHT = ("conv", "linear", "deform")
+
+
 _RECURRENT = ("lstm", "gru", "rnn")
-
-
-@dataclass(frozen=True, slots=True)
-class Value:
-    """What a tensor is made of.
-
-    Attributes:
-        kind: constant (neither parameters nor the image are behind it, or what products of such
-            have given), weight (made of parameters alone), image (the network's input, before any
-            weight has multiplied it), quantized (levels of one quantizer), pooled (an average of
-            such levels), float (anything else).
-        bits: of the quantizer behind "quantized", "pooled" and "weight", else 32.
-        name: dotted name of that quantizer, else "".
-        has_zero: whether 0 is one of its levels.
-        signed: whether it has negative levels.
-        is_positive: whether no value can be negative.
-        parameters: of a weight, the names of the parameters behind it.
-        through: of a weight, what was made of the parameters, "" if it holds entries of one
-            parameter as they are.
-        after: numbers of the products with a weight that are behind it, the nearest ones.
-    """
-
-    kind: Kind
-    bits: int = FLOAT_BITS
-    name: str = ""
-    has_zero: bool = True
-    signed: bool = True
-    is_positive: bool = False
-    parameters: frozenset[str] = frozenset()
-    through: str = ""
-    after: frozenset[int] = frozenset()
-
-    @property
-    def is_of_image(self) -> bool:
-        """Whether the image is behind it."""
-        return self.kind not in ("constant", "weight")
-
-
-CONSTANT = Value("constant")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
-    """One call of a counted torch function.
-
-    Attributes:
-        number: position among all counted calls of the forward pass.
-        function: its name, see `call_sites.COUNTED`.
-        frames: the modules whose forward runs, outermost first, each with the number of its call.
-        channels: length of the second axis of its first operand.
-        ceiling: of a ReLU, its upper end; None if it has none.
-        is_activation: whether it is a ReLU, up to a ceiling.
-    """
-
-    number: int
-    function: str
-    frames: tuple[tuple[str, int], ...]
-    channels: int | None = None
-    ceiling: float | None = None
-    is_activation: bool = False
-
-    @property
-    def module(self) -> str:
-        """The innermost module."""
-        return self.frames[-1][0] if self.frames else ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Product:
-    """One multiplication of the network; what is repeated in one place is one product.
-
-    Attributes:
-        number: by which `Value.after` names it.
-        module: the innermost module whose forward makes it.
-        function: torch function that makes it, or the operator.
-        weight: the operand that is made of parameters, or takes a weight's place in the function;
-            None for a product of two activations.
-        inputs: the other operand, or both.
-        place: which argument of the function the input is; None if it is none of its own.
-        macs: multiply-accumulates per image.
-        call: of the function; None if it is no counted one.
-        is_first: whether the image enters it, and no product with a weight is before it.
-        is_last: whether no further product with a weight is behind it.
-        after: numbers of the nearest products with a weight that its operands are made of.
-    """
-
-    number: int
-    module: str
-    function: str
-    weight: Value | None
-    inputs: tuple[Value, ...]
-    place: int | None
-    macs: int
-    call: Call | None
-    is_first: bool
-    is_last: bool
-    after: frozenset[int] = frozenset()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """What one forward pass has shown.
-
-    Attributes:
-        products: in the order of execution.
-        calls: counted calls, in the order of execution.
-        module_calls: dotted name -> how often the module was called.
-        overwritten: modules and functions that changed a tensor in place which was read again
-            afterwards, other than through what they gave.
-    """
-
-    products: tuple[Product, ...]
-    calls: tuple[Call, ...]
-    module_calls: Mapping[str, int]
-    overwritten: tuple[str, ...]
-
-    def owner(self, call: Call) -> str:
-        """The innermost module around a call that runs once: it counts the call's sites."""
-        names = [name for name, _ in call.frames if self.module_calls[name] == 1]
-        return names[-1] if names else ""
-
-    def count(self, call: Call, owner: str, *, without: Collection[str] = ()) -> int:
-        """How many calls of the same function `owner` leads to before this one.
-
-        Args:
-            call: of the picture.
-            owner: a module around it that runs once.
-            without: modules whose calls do not count.
-        """
-        return sum(
-            earlier.function == call.function
-            and any(name == owner for name, _ in earlier.frames)
-            and not any(name in without for name, _ in earlier.frames)
-            for earlier in self.calls[: call.number]
-        )
 
 
 class Observed(NamedTuple):
@@ -191,9 +59,13 @@ class Observed(NamedTuple):
 
 
 def trace(
-    model: nn.Module, example: Tensor, *, watch: Callable[[Observed], None] | None = None
+    model: nn.Module,
+    example: Tensor,
+    *,
+    watch: Callable[[Observed], None] | None = None,
+    training: bool = False,
 ) -> Picture:
-    """Run `model` once in eval mode and follow what enters each product.
+    """Run `model` once, in eval mode unless said otherwise, and follow what enters each product.
 
     Attention is computed by plain products, and what a compiled network does is done eagerly.
     Counted are convolutions, transposed ones too, matrix products, those of einsum, attention and
@@ -203,12 +75,16 @@ def trace(
         model: any network; its mode, parameters and buffers are left as they are.
         example: input images (N, C, H, W).
         watch: is told of each product while it happens.
+        training: run it in training mode; its buffers and the random numbers stay as they were.
     """
     found = _Followed(model, len(example), watch)
     # inference tensors do not count their changes, and changes shall not reach the caller's images
-    with evaluating(model), torch.inference_mode(False), torch.no_grad(), ExitStack() as undo:
+    mode = training_mode_without_traces if training else evaluating
+    with mode(model), torch.inference_mode(False), torch.no_grad(), ExitStack() as undo:
+        if training:
+            undo.enter_context(torch.random.fork_rng(devices=[]))
         image = example.clone()
-        found.marks.put(image, Value("image"))
+        found.marks.put(image, found.fresh(Value("image")))
         # a compiled network, fused attention and cuDNN's cells show no products
         undo.enter_context(torch.compiler.set_stance("force_eager"))
         undo.enter_context(sdpa_kernel(SDPBackend.MATH))
@@ -217,67 +93,8 @@ def trace(
         undo.enter_context(_followed(model, found))
         undo.enter_context(_Functions(found))
         undo.enter_context(_Operators(found))
-        model(image)
+        found.read(tensors_in(model(image)))
     return found.picture()
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in a value, also in lists, tuples and mappings."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from tensors_in(item)
-    elif isinstance(value, Mapping):
-        yield from tensors_in(list(value.values()))
-
-
-def changes(tensor: Tensor) -> int:
-    """How often a tensor, or what shares its memory, was changed in place."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-class _Marks:
-    """The values of the tensors that are alive; it keeps none of them alive."""
-
-    def __init__(self) -> None:
-        self._values = WeakTensorKeyDictionary()
-        self._in_memory: dict[int, list[WeakIdRef]] = {}
-
-    def put(self, tensor: Tensor, value: Value) -> None:
-        if tensor not in self._values:
-            # of what lay in this place before, and is no more, nothing is kept
-            place = tensor.untyped_storage()._cdata
-            alive = [ref for ref in self._in_memory.get(place, ()) if ref() is not None]
-            self._in_memory[place] = [*alive, WeakIdRef(tensor)]
-        self._values[tensor] = value
-
-    def of(self, tensor: Tensor) -> Value:
-        found: Value | None = self._values.get(tensor)  # type: ignore[no-untyped-call]
-        if found is None:  # made behind the operators' back, as `.data` is
-            found = next((self._values[other] for other in self.sharing(tensor)), CONSTANT)
-        return found
-
-    def sharing(self, tensor: Tensor) -> list[Tensor]:
-        """The tensors with a value that lie in the same memory."""
-        refs = self._in_memory.get(tensor.untyped_storage()._cdata, ())
-        return [other for ref in refs if (other := ref()) is not None]
-
-
-def _joined(values: Iterable[Value], operator: str) -> Value:
-    """What is made of several values together, entry by entry, or by any other operator."""
-    values = tuple(values)
-    after = frozenset[int]().union(*(value.after for value in values))
-    alike = {replace(value, after=frozenset()) for value in values}
-    if len(alike) == 1:
-        return replace(values[0], after=after)
-    of_image = {value.kind for value in values if value.is_of_image}
-    if of_image:
-        return Value("image" if of_image == {"image"} else "float", after=after)
-    parameters = frozenset[str]().union(*(value.parameters for value in values))
-    if not parameters:
-        return Value("constant", after=after)
-    return Value("weight", parameters=parameters, through=operator, after=after)
 
 
 class _Followed:
@@ -286,10 +103,12 @@ class _Followed:
     def __init__(
         self, model: nn.Module, images: int, watch: Callable[[Observed], None] | None
     ) -> None:
-        self.marks = _Marks()
+        self.marks = Marks()
         for name, parameter in model.named_parameters():
             self.marks.put(parameter, Value("weight", parameters=frozenset([name])))
         self.frames: list[tuple[str, int]] = []  # modules that run, with the number of their call
+        self.entered: list[int] = []  # origins of what entered them
+        self._origins = 0
         self.function = ""  # torch function that runs
         self.call: Call | None = None  # the same, if it is counted
         self.operands: tuple[Value, ...] = ()  # of this call
@@ -304,16 +123,26 @@ class _Followed:
     def module(self) -> str:
         return self.frames[-1][0] if self.frames else ""
 
+    def read(self, tensors: Iterable[Tensor]) -> None:
+        """Tensors are read: by an operator, or as the network's answer."""
+        for tensor in tensors:
+            if tensor in self.stale:
+                self.overwritten[self.stale[tensor]] = None
+
     def given(self, operator: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Value:
         """The value of what an operator gives that makes no product."""
         name = self.function or operator.strip("_")
-        if operator in KEEPING:
-            value = _joined(map(self.marks.of, tensors_in(kept(operator, args))), name)
-            padding = pads_with(operator, args)
-            if padding is None or (padding == 0 and value.has_zero):
-                return value
-            return self._changed([value], name, value.is_positive and padding >= 0)
         values = [self.marks.of(tensor) for tensor in tensors_in([args, kwargs])]
+        if operator in BLANK:
+            return BLANK_VALUE
+        if operator in KEEPING:
+            value = joined(map(self.marks.of, tensors_in(kept(operator, args))), name)
+            # what chooses the entries is behind them, too
+            value = replace(value, after=value.after.union(*(other.after for other in values)))
+            added = adds_value(operator, args)
+            if added is None or (added == 0 and value.has_zero and value.kind != "weight"):
+                return value
+            return self._changed([value], name, value.is_positive and added >= 0)
         entering = [value.is_positive for value in values]
         is_positive = is_non_negative(operator, (*args, *kwargs.values()), entering)
         if operator in AVERAGING and values and values[0].kind == "quantized":
@@ -323,32 +152,37 @@ class _Followed:
     def _changed(self, values: list[Value], name: str, is_positive: bool) -> Value:
         """New values made of these."""
         if len({value.kind for value in values if value.is_of_image}) == 0:
-            value = _joined(values, name)
+            value = joined(values, name)
             return replace(value, through=name) if value.kind == "weight" else value
         after = frozenset[int]().union(*(value.after for value in values))
         kinds = {value.kind for value in values if value.is_of_image}
-        kind: Kind = "image" if kinds == {"image"} else "float"
-        return Value(kind, is_positive=is_positive, after=after)
+        if kinds == {"image"}:
+            return Value("image", is_positive=is_positive, through=name, after=after)
+        return Value("float", is_positive=is_positive, after=after)
 
-    def product(self, operator: str, factors: Factors, earlier: Value | None) -> Value:
+    def fresh(self, value: Value) -> Value:
+        """A value that something new has made."""
+        self._origins += 1
+        return replace(value, origin=self._origins)
+
+    def product(self, operator: str, factors: Factors, earlier: Iterable[Value]) -> Value:
         """Record a product; the value of what it gives.
 
         Args:
             operator: that makes it.
             factors: what it multiplies.
-            earlier: what an earlier product of the same operator gives, None for its first one.
+            earlier: what else the operator adds up: earlier products of it, a bias.
         """
         a, b, macs = factors
         function = self.function or operator
         first, second = self.marks.of(a), self.marks.of(b)
-        if function.startswith(_HAS_WEIGHT):
-            weight: Value | None = second
-        elif second.kind != "weight" and first.kind == "weight":
+        if first.kind == "weight" and second.is_of_image:
             a, b, first, second = b, a, second, first
-            weight = second
-        else:
-            weight = second if second.kind == "weight" else None
+        is_weight = second.kind == "weight" or function.startswith(_HAS_WEIGHT)
+        weight = second if is_weight else None
         inputs = (first,) if weight is not None else (first, second)
+        if function.startswith("linear") and operator != "linear" and b.ndim == 2:
+            b = b.t()  # as it was given to the function
         if self._watch is not None:
             tensors = (a,) if weight is not None else (a, b)
             other = b if weight is not None else None
@@ -358,19 +192,50 @@ class _Followed:
         alike = [None if v is None else replace(v, after=frozenset()) for v in (weight, *inputs)]
         total = self._sums.setdefault(
             (where, function, *alike),
-            _Sum(len(self._sums), self.module, function, weight, inputs, self.call, self._place()),
+            _Sum(
+                number=len(self._sums),
+                module=self.module,
+                function=function,
+                weight=weight,
+                inputs=inputs,
+                call=self.call,
+                place=self._place(),
+                is_own_input=bool(self.entered) and self.entered[-1] in (0, first.origin),
+            ),
         )
-        before = [first, second] if earlier is None else [first, second, earlier]
+        before = [first, second, *earlier]
         after = frozenset[int]().union(*(value.after for value in before))
         # a recurrent layer begins with zeros for each image
+        if weight is not None:
+            total.weight_shape = tuple(b.shape)
+            is_made = weight.kind == "weight" and bool(weight.through)
+            total.has_zero_weights = is_made and not b.is_meta and bool((b == 0).any())
         of_image = any(v.is_of_image for v in before) or function.startswith(_RECURRENT)
         total.add(macs, after, of_image=of_image)
         if weight is not None and weight.kind == "weight":
-            return Value("float" if of_image else "constant", after=frozenset([total.number]))
+            added = frozenset[int]().union(*(value.after for value in earlier))
+            own = frozenset([total.number])
+            return Value("float" if of_image else "constant", after=own | added)
         # a fixed filter, as of a cosine transform, leaves the image what it is
         is_filter = first.kind == "image" and second.kind == "constant"
         kind: Kind = "image" if is_filter else "float" if of_image else "constant"
         return Value(kind, after=after)
+
+    def products(self, operator: str, factors: Sequence[Factors], args: Sequence[Any]) -> Value:
+        """Record the products of one operator; the value of what it gives."""
+        made: list[Value] = []
+        for pair in factors:
+            others = [t for t in tensors_in(args) if t is not pair.first and t is not pair.second]
+            made.append(self.product(operator, pair, [*made, *map(self.marks.of, others)]))
+        return made[-1]
+
+    def write(self, tensor: Tensor, value: Value, operator: str) -> None:
+        """A tensor holds new values, and so does, all or in part, what lies in the same memory."""
+        for other in self.marks.sharing(tensor):
+            is_same = is_same_part(other, tensor)
+            new = value if is_same else joined([self.marks.of(other), value], operator)
+            self.marks.put(other, self.fresh(new))
+        self.marks.put(tensor, value)
 
     def _place(self) -> int | None:
         """Which operand of the running call is the input, the one that is no weight."""
@@ -405,9 +270,12 @@ class _Sum:
     inputs: tuple[Value, ...]
     call: Call | None
     place: int | None
+    is_own_input: bool
     after: frozenset[int] = frozenset()
     of_image: int = 0  # multiply-accumulates of all images together
     constant: int = 0  # those that do not depend on the images
+    weight_shape: tuple[int, ...] = ()
+    has_zero_weights: bool = False
 
     @property
     def has_weight(self) -> bool:
@@ -428,11 +296,14 @@ class _Sum:
             weight=self.weight,
             inputs=self.inputs,
             place=self.place,
+            is_own_input=self.is_own_input,
             macs=self.of_image // images + self.constant,
             call=self.call,
             is_first=not self.after - {self.number} and any(v.is_of_image for v in self.inputs),
             is_last=self.number not in inner,
             after=self.after,
+            weight_shape=self.weight_shape,
+            has_zero_weights=self.has_zero_weights,
         )
 
 
@@ -445,26 +316,22 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        found, marks = self._found, self._found.marks
+        found = self._found
         operator = func.overloadpacket.__name__
-        for tensor in tensors_in([args, kwargs]):
-            if tensor in found.stale:
-                found.overwritten[found.stale[tensor]] = None
+        found.read(tensors_in([args, kwargs]))
         value = found.given(operator, args, kwargs)
         out = func(*args, **kwargs)
-        earlier = None
-        for factors in operands(operator, args, out):
-            value = earlier = found.product(operator, factors, earlier)
+        products = operands(operator, args, out)
+        if products:
+            value = found.products(operator, products, args)
+        if operator not in KEEPING:
+            value = found.fresh(value)
         changed = list(_written(func, args, kwargs))
         for tensor in tensors_in(out):
             if not any(tensor is other for other in changed):
-                marks.put(tensor, value)
+                found.marks.put(tensor, value)
         for tensor in changed:
-            # what lies in the same memory holds new entries too, all of them or some
-            for other in marks.sharing(tensor):
-                is_whole = other.numel() == tensor.numel()
-                marks.put(other, value if is_whole else _joined([marks.of(other), value], operator))
-            marks.put(tensor, value)
+            found.write(tensor, value, operator)
         return out
 
 
@@ -498,6 +365,7 @@ class _Functions(TorchFunctionMode):
                 function=counted,
                 frames=tuple(found.frames),
                 channels=given[0].shape[1] if given and given[0].ndim > 1 else None,
+                is_on_image=bool(given) and found.operands[0].kind == "image",
                 ceiling=ceiling or None,
                 is_activation=func in ACTIVATIONS and ceiling is not None,
             )
@@ -547,14 +415,18 @@ def _followed(model: nn.Module, found: _Followed) -> Iterator[None]:
             count = found.module_calls.get(names[module], 0) + 1
             found.module_calls[names[module]] = count
             found.frames.append((names[module], count))
+            first = next(tensors_in(list(args)), None)
+            # what is given by keyword is not told here
+            found.entered.append(0 if first is None else found.marks.of(first).origin)
 
     def leave(module: nn.Module, args: Any, out: Any) -> None:
         if module in names:
             found.frames.pop()
+            found.entered.pop()
 
     def mark(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         before = found.marks.of(next(tensors_in([args, kwargs])))
-        found.marks.put(out, _quantized(module, names[module], before))
+        found.marks.put(out, found.fresh(_quantized(module, names[module], before)))
 
     quantizers = [m for m in names if isinstance(m, (QuantizedActivation, WeightParametrization))]
     handles = (

@@ -111,7 +111,8 @@ def test_the_control_repeats_our_float_run(control, tmp_path):
             assert theirs[state][key] == value, (state, key)
     for key in ("bits", "bytes", "float_bytes", "bops", "ace", "steps", "epochs", "seed"):
         assert theirs[key] == ours[key], key
-    assert {*ours} - {*theirs} == {"occupancy"}, "of a callback that the peers' loop has not"
+    # of a callback, and of our own exports, which the peers' loop has not
+    assert {*ours} - {*theirs} == {"export", "occupancy"}
 
 
 def test_operands_lie_on_few_levels(trained):

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from qat.lit.classifier import LitClassifier
-from qat.quantize.prepare import activation_quantizers, prepare
+from qat.quantize.activations import activation_quantizers
+from qat.quantize.prepare import prepare
 from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec, WeightSpec
 from qat.spec.run import (
     SchedulerSpec,

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import nn
 
 from qat.errors import QatError
-from qat.quantize.prepare import activation_quantizers
+from qat.quantize.activations import activation_quantizers
 from qat.spec.run import SchedulerSpec
 from support.digits_run import BATCHES, fit, module
 

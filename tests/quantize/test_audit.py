@@ -7,8 +7,9 @@ from torch import nn
 from qat.errors import NotOnGridError, percent
 from qat.nn.parametrization import LsqWeight
 from qat.nn.weight import WeightQuantizer
-from qat.quantize.audit import audit, check_on_grid
+from qat.quantize.audit import audit
 from qat.quantize.audit_table import audit_table
+from qat.quantize.audit_weights import check_on_grid
 from qat.quantize.plan import weight_projections
 from qat.quantize.prepare import prepare
 from qat.spec.quant import ActivationSpec, EndsSpec, Override, QuantSpec, WeightSpec

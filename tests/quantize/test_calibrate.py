@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import nn
 
+from qat.quantize.activations import activation_quantizers
 from qat.quantize.batchnorm import reestimated_batchnorm
 from qat.quantize.calibrate import start_steps
-from qat.quantize.prepare import activation_quantizers, enable_quantizers, prepare
+from qat.quantize.prepare import enable_quantizers, prepare
 from qat.spec.quant import ActivationSpec, Override, QuantSpec
 
 BATCHES = torch.randn(3, 8, 1, 6, 6, generator=torch.Generator().manual_seed(0))

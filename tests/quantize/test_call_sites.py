@@ -11,16 +11,12 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from qat.errors import SpecError
+from qat.quantize.activations import activation_quantizers
 from qat.quantize.calibrate import start_steps
 from qat.quantize.call_sites import add_site
 from qat.quantize.loading import load_weights
 from qat.quantize.plan import project_weights, resolve
-from qat.quantize.prepare import (
-    activation_quantizers,
-    enable_quantizers,
-    insert_quantizers,
-    prepare,
-)
+from qat.quantize.prepare import enable_quantizers, insert_quantizers, prepare
 from qat.spec.quant import ActivationSpec, Override, QuantSpec
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -103,7 +99,7 @@ def test_names_and_options_of_calls():
     assert found == {
         # once called, a module is replaced as ever
         **{"one.relu6": 2, "two.relu6": 4},
-        **{f"{block}.call_sites.relu_{i}": 4 for block in ("one", "two") for i in (0, 1)},
+        **{f"{b}.relu.call_sites.relu_{i}": 4 for b in ("one", "two") for i in (0, 1)},
     }
     assert activation_quantizers(net)["one.relu6"].ceiling == 6
     override = Override(match="two", activation={"bits": 32})
@@ -150,8 +146,8 @@ def test_the_error_of_an_inner_call_may_be_caught_by_the_network():
     torch.manual_seed(0)
     net = Caught()
     inner = nn.Hardtanh(0, 1)
-    add_site(net.inner, "relu_1", inner)
-    add_site(net, "relu_1", nn.Tanh())
+    add_site(net, "inner", "inner", "relu_1", inner)
+    add_site(net, "", "", "relu_1", nn.Tanh())
     # the outer owner counts the call before the error, and its own one after it
     assert torch.equal(net(IMAGES), torch.tanh(net.a(IMAGES)))
 
@@ -224,8 +220,9 @@ def test_every_call_of_a_weight_has_a_quantizer_of_its_input():
     spec = QuantSpec()
     net = prepare(Attention(), spec, example=IMAGES)
     found = activation_quantizers(net)
-    calls = ("linear_0", "linear_1", "linear_2", "matmul_0")
-    assert list(found) == [f"call_sites.{name}" for name in calls]
+    # each is kept by the module that makes the call
+    calls = ("mix.call_sites.linear_1", "mix.call_sites.linear_2")
+    assert list(found) == [*calls, "call_sites.linear_0", "call_sites.matmul_0"]
     assert all(quantizer.signed for quantizer in found.values())
     seen = {}
     for name, quantizer in found.items():
@@ -233,8 +230,8 @@ def test_every_call_of_a_weight_has_a_quantizer_of_its_input():
     net(IMAGES)
     for name, (before, after) in seen.items():
         assert not torch.equal(before, after), name
-    first, second = seen["call_sites.linear_1"][1], seen["call_sites.linear_2"][0]
-    assert torch.equal(second, net.mix(first))
+    first, second = seen[calls[0]][1], seen[calls[1]][0]
+    assert torch.equal(second, F.linear(first, net.mix.weight, net.mix.bias))
     project_weights(net, spec)
     assert set(resolve(net, spec).quantized) == {"embed", "qkv", "mix", "out"}
 
@@ -322,11 +319,14 @@ class Overwritten(nn.Module):
         if self.way == "function":
             F.relu_(x)
             return self.d(x)
+        if self.way == "answer itself":
+            F.relu_(x)
+            return x
         x = self.r(x)
         return self.d(x) + x
 
 
-@pytest.mark.parametrize("way", ["shortcut", "view", "function"])
+@pytest.mark.parametrize("way", ["shortcut", "view", "function", "answer itself"])
 def test_a_relu_that_changes_what_others_read_is_refused(way):
     with pytest.raises(SpecError, match="works in place, and what it overwrites is read again"):
         prepare(Overwritten(way), QuantSpec(), example=IMAGES)

@@ -131,8 +131,10 @@ def test_what_a_layer_multiplies_by_decides_and_not_its_name():
     prepare(net, spec, example=torch.randn(2, 1, 4, 4))
     plans = resolve(net, spec).weights
     assert (plans["0"].spec.bits, plans["2"].spec.bits) == (1, 1)
-    assert plans["1"].spec.bits == 32
-    assert plans["1"].reason == "sub makes the weight of it"
+    # centred, then quantized
+    assert (plans["1"].spec.bits, plans["1"].is_made) == (4, True)
+    assert not plans["0"].is_made
+    assert not plans["2"].is_made
 
 
 def test_without_layers():

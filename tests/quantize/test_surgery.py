@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from qat.errors import SpecError
 from qat.nn.activation import ActivationQuantizer
-from qat.quantize.prepare import activation_quantizers, enable_quantizers, prepare
+from qat.quantize.activations import activation_quantizers
+from qat.quantize.prepare import enable_quantizers, prepare
 from qat.spec.quant import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
 
 IMAGES = torch.randn(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -143,7 +144,7 @@ def test_float_activations_are_left_alone():
 
 def test_each_call_of_a_shared_relu_has_a_step():
     net = prepare(Shared(2), QuantSpec(), example=IMAGES)
-    assert list(activation_quantizers(net)) == ["call_sites.relu_0", "call_sites.relu_1"]
+    assert list(activation_quantizers(net)) == [f"relu.call_sites.relu_{i}" for i in (0, 1)]
     assert type(net.relu) is nn.ReLU
     assert list(activation_quantizers(prepare(Shared(1), QuantSpec(), example=IMAGES))) == ["relu"]
 

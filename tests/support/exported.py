@@ -8,7 +8,8 @@ from qat.export.integer.network import as_codes
 from qat.export.integer.trace import network_graph
 from qat.export.packed.convert import convert, put
 from qat.models.small import CifarResNet
-from qat.quantize.prepare import activation_quantizers, prepare
+from qat.quantize.activations import activation_quantizers
+from qat.quantize.prepare import prepare
 from qat.spec.quant import ActivationSpec, EndsSpec, QuantSpec, RuleSpec, WeightSpec
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, fx
 from torch.fx.passes.shape_prop import ShapeProp
 
 from qat.export.integer.refusals import refusal_of
-from qat.quantize.products import changes, tensors_in
+from qat.quantize.values import changes, tensors_in
 
 CURE = "let it answer a new tensor, and read that one (y = y + x, inplace=False, no out=)"
 

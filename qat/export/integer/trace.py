@@ -19,8 +19,11 @@ from qat.export.integer.mutation import Observed, check_unchanged
 from qat.export.integer.refusals import CURE, Site, function_name, place_of, refusal_of
 from qat.export.packed.convert import Converted
 from qat.nn.activation import QuantizedActivation
+from qat.quantize.activations import INPUT_QUANTIZER, activation_quantizers
+from qat.quantize.call_sites import CALL_SITES, counted
 from qat.quantize.modes import evaluating
-from qat.quantize.prepare import INPUT_QUANTIZER
+from qat.quantize.products import trace
+from qat.quantize.reach import Reach, known_reach
 from qat.quantize.weights import LAYER_TYPES, latent_weight
 
 _OF_ONE_TENSOR = ("view", "reshape")  # their further inputs are sizes
@@ -44,16 +47,31 @@ def network_graph(model: nn.Module, converted: Converted, example: Tensor) -> Gr
         traced = _traced(model, example)
         run = Observed(traced)
         run.propagate(example)
+        made = (known_reach(model) or Reach()).made
         codes = {
-            id(latent_weight(model, name)): weight for name, weight in converted.weights.items()
+            id(latent_weight(model, name)): weight
+            for name, weight in converted.weights.items()
+            if name not in made
         }
-        return folded(_Translation(model, codes).graph(traced.graph, run))
+        graph = _Translation(model, codes).graph(traced.graph, run)
+        _check_quantizers(model, traced.graph, example)
+        return folded(graph)
+
+
+def _check_quantizers(model: nn.Module, traced: fx.Graph, example: Tensor) -> None:
+    """Refuse a graph without a quantizer that acts in the network: it would be another network."""
+    called = trace(model, example).module_calls
+    known = {node.target for node in traced.nodes if node.op == "call_module"}
+    for name in activation_quantizers(model):
+        if name in called and name not in known:
+            raise SpecError(f"the quantizer {name} cannot be followed and exported; {CURE}")
 
 
 def _traced(model: nn.Module, example: Tensor) -> fx.GraphModule:
     tracer = NetworkTracer(example)
     try:
-        return fx.GraphModule(model, tracer.trace(model))
+        with counted(model):  # the hooks of the network itself are passed by
+            return fx.GraphModule(model, tracer.trace(model))
     except SpecError:
         raise
     except Exception as error:  # whatever the model's own code makes of symbols for tensors
@@ -190,6 +208,23 @@ def _in_place(function: Callable[..., Any]) -> Callable[[fx.Proxy, Any], fx.Prox
     return traced
 
 
+def _as_function(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of tensors as the function that it is, which quantizers at calls stand behind."""
+
+    def called(self: fx.Proxy, *args: Any) -> Any:
+        return function(self, *args)
+
+    return called
+
+
+for _name, _function in {
+    "relu": torch.relu,
+    "relu_": torch.relu_,
+    "__matmul__": torch.matmul,
+    **{name: getattr(torch, name) for name in ("matmul", "mm", "bmm")},
+}.items():
+    setattr(_Value, _name, _as_function(_function))
+
 for _name in (
     *("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul"),
     *("iand", "ior", "ixor", "ilshift", "irshift"),
@@ -211,9 +246,11 @@ class NetworkTracer(fx.Tracer):
         self._is_evaluating = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Quantizers are leaves, as torch's own modules are."""
+        """Quantizers are leaves, as torch's own modules are that have none at their calls."""
         if isinstance(m, QuantizedActivation):
             return True
+        if CALL_SITES in m._modules:
+            return False
         return bool(super().is_leaf_module(m, module_qualified_name))
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

@@ -13,14 +13,16 @@ from qat.nn.activation import QuantizedActivation
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
 from qat.quantize.loading import name_problems, quantizer_entries
+from qat.quantize.made_weights import fix_weight, made_quantizer, made_weights
+from qat.quantize.names import plain_key
 from qat.quantize.plan import Plan, parametrization, quantizer_for, resolve
 from qat.quantize.plan import weight_quantizer as projection
 from qat.quantize.preparation_version import preparation_of
-from qat.quantize.prepare import example_shape
+from qat.quantize.reach import example_shape, known_reach
 from qat.quantize.weights import (
     current_weight,
     latent_weight,
-    plain_key,
+    unwrapped,
     weight_parametrizations,
     weight_place,
 )
@@ -62,6 +64,7 @@ def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
             float warm start.
         NonFiniteError: a parameter or statistic is NaN or infinite.
     """
+    model = unwrapped(model)
     _refuse_float_phase(model)
     for key, tensor in model.state_dict().items():
         if not bool(tensor.isfinite().all()):
@@ -75,11 +78,20 @@ def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
             )
         quantizer = quantizer_for(model, name, weight_spec)
         weights[name] = weight_codes(latent_weight(model, name), quantizer)
+    weights |= _made_codes(model, resolve(model, spec))
     _refuse_shared(model, weights)
     coded = _weight_keys(model, weights)
     state = model.state_dict()
     residue = {key: state[key].detach().cpu().clone() for key in state if key not in coded}
     return Converted(weights, residue, example_shape(model), preparation_of(model))
+
+
+def _made_codes(model: nn.Module, plan: Plan) -> dict[str, WeightCodes]:
+    """Codes of the weights that the forward makes."""
+    return {
+        name: weight_codes(weight, made_quantizer(model, name))
+        for name, weight in made_weights(model, plan).items()
+    }
 
 
 def _refuse_float_phase(model: nn.Module) -> None:
@@ -113,7 +125,11 @@ def put(model: nn.Module, converted: Converted) -> None:
     state = model.state_dict()
     state.update(converted.residue)
     model.load_state_dict(state)
+    reach = known_reach(model)
     for name, weight in converted.weights.items():
+        if reach is not None and name in reach.made:
+            fix_weight(model, name, weight.hard())
+            continue
         owner, attribute = weight_place(model, name)
         if parametrize.is_parametrized(owner, attribute):
             _separate(owner)
@@ -139,6 +155,13 @@ def latent_state(model: nn.Module, converted: Converted) -> dict[str, Tensor]:
             these have learned is left out, as in float weights.
         converted: what it shall hold.
     """
+    reach = known_reach(model)
+    made = [name for name in converted.weights if reach is not None and name in reach.made]
+    if made:
+        raise CheckpointError(
+            f"the weight of {made[0]} is stored as its forward has made it, and not what it is "
+            "made of: training cannot go on from this file, only from the run's checkpoint"
+        )
     weights = {
         key: weight.latent()
         for name, weight in converted.weights.items()
@@ -183,8 +206,11 @@ def _refuse_shared(model: nn.Module, names: Mapping[str, object]) -> None:
 
 def _weight_keys(model: nn.Module, names: Mapping[str, object]) -> set[str]:
     """Keys of the state dict under which the weights of these layers stand, shared ones too."""
-    coded = {id(latent_weight(model, name)) for name in names}
-    return {
+    reach = known_reach(model)
+    made = {} if reach is None else {n: m for n, m in reach.made.items() if n in names}
+    coded = {id(latent_weight(model, name)) for name in names if name not in made}
+    parts = {key for weight in made.values() for key in weight.parameters}
+    return parts | {
         key
         for key, parameter in model.named_parameters(remove_duplicate=False)
         if id(parameter) in coded

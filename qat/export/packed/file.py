@@ -23,7 +23,8 @@ from qat.errors import CheckpointError
 from qat.export.packed.convert import Converted, quantizer_of
 from qat.export.packed.weight_codes import is_ternary, unpacked
 from qat.quantize.plan import Plan, resolve
-from qat.quantize.weights import latent_weight
+from qat.quantize.reach import known_reach
+from qat.quantize.weights import weight_shape
 from qat.spec.header import FORMAT, Header, header_from
 from qat.storage.reading import parsing, read_regular, regular_file
 
@@ -147,7 +148,8 @@ def unpack(file: PackedFile, model: nn.Module, plan: Plan | None = None) -> Conv
     Raises:
         CheckpointError: the file's entries do not fit the network.
     """
-    layers = resolve(model, plan or file.header.quant).quantized
+    plan = resolve(model, plan or file.header.quant)
+    layers = {**plan.quantized, **plan.made}
     wanted = {f"{kind}/{name}" for name in layers for kind in ("codes", "scale")}
     found = {name for name in file.tensors if not name.startswith("float/")}
     if wanted != found:
@@ -157,7 +159,7 @@ def unpack(file: PackedFile, model: nn.Module, plan: Plan | None = None) -> Conv
     weights = {}
     for name, spec in layers.items():
         quantizer = quantizer_of(spec)
-        shape = latent_weight(model, name).shape
+        shape = weight_shape(model, name, known_reach(model))
         trits = file.header.trits and is_ternary(quantizer)
         try:
             codes, scale = file.tensors[f"codes/{name}"], file.tensors[f"scale/{name}"]

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from qat.quantize.activations import activation_quantizers
 from qat.quantize.modes import training_mode_without_traces
-from qat.quantize.prepare import activation_quantizers
 from qat.quantize.weights import latent_weights
 
 Loss = Callable[[], Tensor]

@@ -14,7 +14,7 @@ from qat.nn.activation_codes import code_rule
 from qat.nn.binary_parametrization import BiperWeight
 from qat.nn.parametrization import DorefaWeight
 from qat.nn.sign_activation import SignActivation
-from qat.quantize.prepare import activation_quantizers
+from qat.quantize.activations import activation_quantizers
 from qat.quantize.weights import latent_weight, latent_weights, weight_parametrizations
 
 BINS = 41

@@ -164,7 +164,8 @@ class Answer(nn.Module):
 
 
 def test_the_answer_itself_and_the_images_left_as_they_are():
-    net, spec, example = Answer(), QuantSpec(), IMAGES.clone()
+    spec = QuantSpec(activation=ActivationSpec(bits=32))
+    net, example = Answer(), IMAGES.clone()
     prepare(net, spec, example=IMAGES.clone())
     with pytest.raises(SpecError, match="the function relu changes the network's answer in place"):
         network_graph(net, convert(net, spec), example)

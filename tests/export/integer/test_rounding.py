@@ -7,7 +7,7 @@ from qat.export.integer.graph import Quantize
 from qat.export.integer.network import IntegerNetwork, as_codes, quantized, real
 from qat.export.integer.trace import network_graph
 from qat.export.packed.convert import convert, put
-from qat.quantize.prepare import activation_quantizers
+from qat.quantize.activations import activation_quantizers
 from qat.spec.quant import QuantSpec
 from support.networks import images, lenet, prepared, resnet18, weights
 from support.products import mostly_slow

@@ -142,8 +142,10 @@ def test_a_network_prepared_without_an_example(tmp_path):
 def test_an_older_file_opens_with_a_prepared_network_and_says_so(tmp_path):
     spec, path = QuantSpec(), tmp_path / "net.safetensors"
     net = prepare(Functional(), spec, example=images()).eval()
-    path.write_bytes(to_bytes(convert(net, spec), Header(quant=spec)))
-    with pytest.raises(CheckpointError, match=r"call_sites\.relu_0\.step.*give a model that prepa"):
+    converted = convert(net, spec)
+    header = Header(quant=spec, preparation=converted.preparation)
+    path.write_bytes(to_bytes(converted, header))
+    with pytest.raises(CheckpointError, match=r"prepared as version 2 .*give a model that prepa"):
         load_packed(path, model=Functional())
     load_packed(path, model=prepare(Functional(), spec, example=images()))
 
