@@ -8,13 +8,13 @@ import yaml
 
 _HEAD = """# Coverage
 
-<!-- written by scripts/pages.py from results/coverage.yaml; not by hand -->
+<!-- written by scripts/pages.py from results/coverage/networks.yaml; not by hand -->
 
 One network of every module of timm that classifies images, and one of every family of torchvision:
-prepared for 1-bit weights and 4-bit activations, trained for two steps, audited, packed, and opened
-again. "By count" is what the values of the multiplied tensors show, by
-[a count](audit.md#what-the-audit-claims) that knows of no quantizer; an audit that says more than that
-is a false claim.
+prepared for 1-bit weights and 4-bit activations, trained for two steps, audited, packed, and
+opened again. "By count" is what the values of the multiplied tensors show, by
+[a count](audit.md#what-the-audit-claims) that knows of no quantizer; an audit that says more than
+that is a false claim.
 """
 
 

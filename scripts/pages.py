@@ -1,7 +1,7 @@
 """The pages that are made, not written: every option, Lightning's parts, results, benchmarks.
 
-    python scripts/pages.py              write docs/{options,lightning,results,coverage,benchmarks}.md
-    python scripts/pages.py check=true   only say which of them are not as they would be written
+    python scripts/pages.py                 write docs/options.md, lightning, results, ...
+    python scripts/pages.py check=true      only say which of them are not as they would be written
 
 The tables in README.md that name a card are filled, too.
 """
@@ -43,7 +43,7 @@ def generated() -> dict[str, str]:
         "docs/options.md": options_page(),
         "docs/lightning.md": lightning_page(),
         "docs/results.md": results_page(results),
-        "docs/coverage.md": coverage_page(results / "coverage.yaml"),
+        "docs/coverage.md": coverage_page(results / "coverage" / "networks.yaml"),
         "docs/benchmarks.md": benchmarks_page(results / "benchmarks"),
     }
 
