@@ -42,8 +42,8 @@ from .optim.rule import binary_relax as binary_relax
 from .optim.rule import float_only as float_only
 from .quantize.activations import activation_quantizers as activation_quantizers
 from .quantize.audit import Audit as Audit
-from .quantize.audit import LayerAudit as LayerAudit
 from .quantize.audit import audit as audit
+from .quantize.audit_products import LayerAudit as LayerAudit
 from .quantize.audit_table import audit_table as audit_table
 from .quantize.calibrate import start_steps as start_steps
 from .quantize.loading import load_weights as load_weights

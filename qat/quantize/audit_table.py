@@ -4,7 +4,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import groupby
 
 from qat.errors import percent
-from qat.quantize.audit import Audit, LayerAudit
+from qat.quantize.audit import Audit
+from qat.quantize.audit_products import LayerAudit
 
 _HEADER = ("layer", "bits", "grid", "levels", "scale", "weights", "share", "mult.", "input")
 _MOST_ROWS = 40  # a longer table shows stages instead of layers

@@ -43,7 +43,7 @@ def audited_weights(
     changed = {
         weight_name(parameter): product.weight.through
         for product in picture.products
-        if product.weight is not None and product.weight.through
+        if product.weight is not None and product.has_made_weight
         for parameter in product.weight.parameters
     }
     quantized = {

@@ -6,7 +6,7 @@ multiplication one on its grid. Gradients go through the quantizer (straight thr
 method's own), and on through what made the weight, into the parameters.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from typing import cast
 
 import torch
@@ -15,25 +15,27 @@ from torch import Tensor, nn
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.projected_weight import FixedWeight, ProjectedWeight
 from qat.quantize.call_sites import add_site, site
+from qat.quantize.followed import Observed
 from qat.quantize.modes import evaluating
 from qat.quantize.plan import Plan, parametrization, weight_quantizer
-from qat.quantize.products import Observed, trace
-from qat.quantize.reach import Made, Reach, example_shape, known_reach
+from qat.quantize.products import trace
+from qat.quantize.reach import Reach, example_shape, known_reach
 
 
 def quantize_made(model: nn.Module, plan: Plan, reach: Reach, example: Tensor) -> None:
     """Put a quantizer behind each weight of the plan that is made; scales start from it."""
     if not plan.made:
         return
-    weights = _observed(model, {name: reach.made[name] for name in plan.made}, example)
+    entering = EnteringWeights(plan.made)
+    trace(model, example, watch=entering)
     for name, spec in plan.made.items():
         if spec.is_in_graph:
             quantizer: WeightParametrization = parametrization(spec)
-            quantizer.start(weights[name])
+            quantizer.start(entering.found[name])
         else:
             quantizer = ProjectedWeight(weight_quantizer(spec))
         made = reach.made[name]
-        add_site(model, made.owner, name, made.site, quantizer.to(weights[name].device))
+        add_site(model, made.owner, name, made.site, quantizer.to(entering.found[name].device))
 
 
 def made_quantizer(model: nn.Module, name: str) -> WeightParametrization:
@@ -96,14 +98,20 @@ def fix_weight(model: nn.Module, name: str, weight: Tensor) -> None:
             parameter.copy_(weight)
 
 
-def _observed(model: nn.Module, wanted: Mapping[str, Made], example: Tensor) -> dict[str, Tensor]:
-    """The weights that these layers multiply by."""
-    found: dict[str, Tensor] = {}
+class EnteringWeights:
+    """The weights that some layers make, as they enter their products, by layer.
 
-    def keep(product: Observed) -> None:
-        is_made = product.weight is not None and product.weight.through != ""
-        if product.module in wanted and is_made and product.weight_tensor is not None:
-            found[product.module] = product.weight_tensor.detach().clone()
+    Args:
+        layers: names of these; of others nothing is kept.
+    """
 
-    trace(model, example, watch=keep)
-    return found
+    def __init__(self, layers: Collection[str]) -> None:
+        self._layers = layers
+        self.found: dict[str, Tensor] = {}
+
+    def __call__(self, product: Observed) -> None:
+        """Told of each product by `trace`."""
+        weight = product.weight
+        if product.module in self._layers and weight is not None and weight.through:
+            assert product.weight_tensor is not None  # it has a value
+            self.found[product.module] = product.weight_tensor.detach().clone()

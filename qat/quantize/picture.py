@@ -51,7 +51,6 @@ class Product:
         call: of the function; None if it is no counted one.
         is_first: whether the image enters it, and no product with a weight is before it.
         is_last: whether no further product with a weight is behind it.
-        after: numbers of the nearest products with a weight that its operands are made of.
         weight_shape: shape of the weight, as it enters.
         has_zero_weights: whether some of them are 0; asked of weights that are made only.
     """
@@ -67,9 +66,13 @@ class Product:
     call: Call | None
     is_first: bool
     is_last: bool
-    after: frozenset[int] = frozenset()
     weight_shape: tuple[int, ...] = ()
     has_zero_weights: bool = False
+
+    @property
+    def has_made_weight(self) -> bool:
+        """Whether its weight is a function of parameters, and none of them as it is."""
+        return self.weight is not None and self.weight.through != ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ from qat.quantize.weights import (
     latent_weight,
     unwrapped,
     weight_names,
-    weight_parametrizations,
+    weight_parametrization,
     weight_place,
 )
 from qat.spec.quant import (
@@ -193,7 +193,7 @@ def quantizer_for(
     model: nn.Module, name: str, spec: WeightSpec
 ) -> WeightQuantizer | WeightParametrization:
     """What quantizes the weight `name`: encode, decode and levels, whatever the method."""
-    found = dict(weight_parametrizations(model)).get(name) if spec.is_in_graph else None
+    found = weight_parametrization(model, name) if spec.is_in_graph else None
     return weight_quantizer(spec) if found is None else found
 
 

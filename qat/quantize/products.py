@@ -6,10 +6,10 @@ operator it is followed what each tensor is made of. The torch functions above t
 linear, relu ...) and the modules around these say where a product stands.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,42 +20,16 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from qat.nn.activation import QuantizedActivation
 from qat.nn.parametrization import WeightParametrization
 from qat.quantize.call_sites import ACTIVATIONS, COUNTED, arguments
+from qat.quantize.followed import Followed, Observed
 from qat.quantize.modes import evaluating, training_mode_without_traces
-from qat.quantize.operators import (
-    AVERAGING,
-    BLANK,
-    KEEPING,
-    Factors,
-    adds_value,
-    is_non_negative,
-    kept,
-    operands,
-)
-from qat.quantize.picture import Call, Picture, Product
-from qat.quantize.values import BLANK_VALUE, Kind, Marks, Value, is_same_part, joined, tensors_in
+from qat.quantize.operators import KEEPING, operands
+from qat.quantize.picture import Call, Picture
+from qat.quantize.values import Value, tensors_in
 from qat.spec.quant import FLOAT_BITS
-
-# functions whose second operand is the weight, whatever it is made of
-_HAS_WEIGHT = ("conv", "linear", "deform")
-
-
-_RECURRENT = ("lstm", "gru", "rnn")
-
-
-class Observed(NamedTuple):
-    """A product while it happens, with the tensors that enter it."""
-
-    module: str
-    function: str
-    weight: Value | None
-    weight_tensor: Tensor | None
-    inputs: tuple[Value, ...]
-    input_tensors: tuple[Tensor, ...]
 
 
 def trace(
@@ -77,7 +51,7 @@ def trace(
         watch: is told of each product while it happens.
         training: run it in training mode; its buffers and the random numbers stay as they were.
     """
-    found = _Followed(model, len(example), watch)
+    found = Followed(model, len(example), watch)
     # inference tensors do not count their changes, and changes shall not reach the caller's images
     mode = training_mode_without_traces if training else evaluating
     with mode(model), torch.inference_mode(False), torch.no_grad(), ExitStack() as undo:
@@ -97,220 +71,10 @@ def trace(
     return found.picture()
 
 
-class _Followed:
-    """One forward pass: what the levels of observation tell each other, and what they found."""
-
-    def __init__(
-        self, model: nn.Module, images: int, watch: Callable[[Observed], None] | None
-    ) -> None:
-        self.marks = Marks()
-        for name, parameter in model.named_parameters():
-            self.marks.put(parameter, Value("weight", parameters=frozenset([name])))
-        self.frames: list[tuple[str, int]] = []  # modules that run, with the number of their call
-        self.entered: list[int] = []  # origins of what entered them
-        self._origins = 0
-        self.function = ""  # torch function that runs
-        self.call: Call | None = None  # the same, if it is counted
-        self.operands: tuple[Value, ...] = ()  # of this call
-        self.calls: list[Call] = []
-        self.module_calls: dict[str, int] = {}
-        self.stale = WeakTensorKeyDictionary()  # overwritten tensor -> by what
-        self.overwritten: dict[str, None] = {}
-        self._images, self._watch = images, watch
-        self._sums: dict[tuple[Any, ...], _Sum] = {}
-
-    @property
-    def module(self) -> str:
-        return self.frames[-1][0] if self.frames else ""
-
-    def read(self, tensors: Iterable[Tensor]) -> None:
-        """Tensors are read: by an operator, or as the network's answer."""
-        for tensor in tensors:
-            if tensor in self.stale:
-                self.overwritten[self.stale[tensor]] = None
-
-    def given(self, operator: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Value:
-        """The value of what an operator gives that makes no product."""
-        name = self.function or operator.strip("_")
-        values = [self.marks.of(tensor) for tensor in tensors_in([args, kwargs])]
-        if operator in BLANK:
-            return BLANK_VALUE
-        if operator in KEEPING:
-            value = joined(map(self.marks.of, tensors_in(kept(operator, args))), name)
-            # what chooses the entries is behind them, too
-            value = replace(value, after=value.after.union(*(other.after for other in values)))
-            added = adds_value(operator, args)
-            if added is None or (added == 0 and value.has_zero and value.kind != "weight"):
-                return value
-            return self._changed([value], name, value.is_positive and added >= 0)
-        entering = [value.is_positive for value in values]
-        is_positive = is_non_negative(operator, (*args, *kwargs.values()), entering)
-        if operator in AVERAGING and values and values[0].kind == "quantized":
-            return replace(values[0], kind="pooled")
-        return self._changed(values, name, is_positive)
-
-    def _changed(self, values: list[Value], name: str, is_positive: bool) -> Value:
-        """New values made of these."""
-        if len({value.kind for value in values if value.is_of_image}) == 0:
-            value = joined(values, name)
-            return replace(value, through=name) if value.kind == "weight" else value
-        after = frozenset[int]().union(*(value.after for value in values))
-        kinds = {value.kind for value in values if value.is_of_image}
-        if kinds == {"image"}:
-            return Value("image", is_positive=is_positive, through=name, after=after)
-        return Value("float", is_positive=is_positive, after=after)
-
-    def fresh(self, value: Value) -> Value:
-        """A value that something new has made."""
-        self._origins += 1
-        return replace(value, origin=self._origins)
-
-    def product(self, operator: str, factors: Factors, earlier: Iterable[Value]) -> Value:
-        """Record a product; the value of what it gives.
-
-        Args:
-            operator: that makes it.
-            factors: what it multiplies.
-            earlier: what else the operator adds up: earlier products of it, a bias.
-        """
-        a, b, macs = factors
-        function = self.function or operator
-        first, second = self.marks.of(a), self.marks.of(b)
-        if first.kind == "weight" and second.is_of_image:
-            a, b, first, second = b, a, second, first
-        is_weight = second.kind == "weight" or function.startswith(_HAS_WEIGHT)
-        weight = second if is_weight else None
-        inputs = (first,) if weight is not None else (first, second)
-        if function.startswith("linear") and operator != "linear" and b.ndim == 2:
-            b = b.t()  # as it was given to the function
-        if self._watch is not None:
-            tensors = (a,) if weight is not None else (a, b)
-            other = b if weight is not None else None
-            self._watch(Observed(self.module, function, weight, other, inputs, tensors))
-        # what repeats in one place is one product: the steps of a recurrent layer
-        where = self.module if self.call is None else self.call.number
-        alike = [None if v is None else replace(v, after=frozenset()) for v in (weight, *inputs)]
-        total = self._sums.setdefault(
-            (where, function, *alike),
-            _Sum(
-                number=len(self._sums),
-                module=self.module,
-                function=function,
-                weight=weight,
-                inputs=inputs,
-                call=self.call,
-                place=self._place(),
-                is_own_input=bool(self.entered) and self.entered[-1] in (0, first.origin),
-            ),
-        )
-        before = [first, second, *earlier]
-        after = frozenset[int]().union(*(value.after for value in before))
-        # a recurrent layer begins with zeros for each image
-        if weight is not None:
-            total.weight_shape = tuple(b.shape)
-            is_made = weight.kind == "weight" and bool(weight.through)
-            total.has_zero_weights = is_made and not b.is_meta and bool((b == 0).any())
-        of_image = any(v.is_of_image for v in before) or function.startswith(_RECURRENT)
-        total.add(macs, after, of_image=of_image)
-        if weight is not None and weight.kind == "weight":
-            added = frozenset[int]().union(*(value.after for value in earlier))
-            own = frozenset([total.number])
-            return Value("float" if of_image else "constant", after=own | added)
-        # a fixed filter, as of a cosine transform, leaves the image what it is
-        is_filter = first.kind == "image" and second.kind == "constant"
-        kind: Kind = "image" if is_filter else "float" if of_image else "constant"
-        return Value(kind, after=after)
-
-    def products(self, operator: str, factors: Sequence[Factors], args: Sequence[Any]) -> Value:
-        """Record the products of one operator; the value of what it gives."""
-        made: list[Value] = []
-        for pair in factors:
-            others = [t for t in tensors_in(args) if t is not pair.first and t is not pair.second]
-            made.append(self.product(operator, pair, [*made, *map(self.marks.of, others)]))
-        return made[-1]
-
-    def write(self, tensor: Tensor, value: Value, operator: str) -> None:
-        """A tensor holds new values, and so does, all or in part, what lies in the same memory."""
-        for other in self.marks.sharing(tensor):
-            is_same = is_same_part(other, tensor)
-            new = value if is_same else joined([self.marks.of(other), value], operator)
-            self.marks.put(other, self.fresh(new))
-        self.marks.put(tensor, value)
-
-    def _place(self) -> int | None:
-        """Which operand of the running call is the input, the one that is no weight."""
-        if self.call is None or len(self.operands) < 2:
-            return None
-        if self.call.function.startswith(_HAS_WEIGHT):
-            return 0
-        places = [i for i, value in enumerate(self.operands) if value.kind != "weight"]
-        return places[0] if len(places) == 1 else None
-
-    def picture(self) -> Picture:
-        """All that was found, once the pass is over."""
-        inner = frozenset[int]().union(
-            *(s.after - {s.number} for s in self._sums.values() if s.has_weight)
-        )
-        return Picture(
-            products=tuple(s.product(self._images, inner) for s in self._sums.values()),
-            calls=tuple(self.calls),
-            module_calls=dict(self.module_calls),
-            overwritten=tuple(self.overwritten),
-        )
-
-
-@dataclass(slots=True)
-class _Sum:
-    """A product that grows with its repetitions."""
-
-    number: int
-    module: str
-    function: str
-    weight: Value | None
-    inputs: tuple[Value, ...]
-    call: Call | None
-    place: int | None
-    is_own_input: bool
-    after: frozenset[int] = frozenset()
-    of_image: int = 0  # multiply-accumulates of all images together
-    constant: int = 0  # those that do not depend on the images
-    weight_shape: tuple[int, ...] = ()
-    has_zero_weights: bool = False
-
-    @property
-    def has_weight(self) -> bool:
-        return self.weight is not None and self.weight.kind == "weight"
-
-    def add(self, macs: int, after: frozenset[int], *, of_image: bool) -> None:
-        self.after |= after
-        if of_image:
-            self.of_image += macs
-        else:
-            self.constant += macs
-
-    def product(self, images: int, inner: frozenset[int]) -> Product:
-        return Product(
-            number=self.number,
-            module=self.module,
-            function=self.function,
-            weight=self.weight,
-            inputs=self.inputs,
-            place=self.place,
-            is_own_input=self.is_own_input,
-            macs=self.of_image // images + self.constant,
-            call=self.call,
-            is_first=not self.after - {self.number} and any(v.is_of_image for v in self.inputs),
-            is_last=self.number not in inner,
-            after=self.after,
-            weight_shape=self.weight_shape,
-            has_zero_weights=self.has_zero_weights,
-        )
-
-
 class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Carries values from the inputs to the outputs of operators, and finds the products."""
 
-    def __init__(self, found: _Followed) -> None:
+    def __init__(self, found: Followed) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._found = found
 
@@ -346,7 +110,7 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Ite
 class _Functions(TorchFunctionMode):
     """Says which torch function the operators belong to, and counts the calls of some."""
 
-    def __init__(self, found: _Followed) -> None:
+    def __init__(self, found: Followed) -> None:
         super().__init__()
         self._found = found
 
@@ -354,35 +118,46 @@ class _Functions(TorchFunctionMode):
         kwargs = kwargs or {}
         found = self._found
         found.function = getattr(func, "__name__", "").strip("_")
-        counted = COUNTED.get(func)
-        if counted is not None:
-            found.function = counted
-            given = [t for t in arguments(counted, args, kwargs) if isinstance(t, Tensor)]
-            found.operands = tuple(map(found.marks.of, given))
-            ceiling = _ceiling(counted, args, kwargs) if func in ACTIVATIONS else None
-            found.call = Call(
-                number=len(found.calls),
-                function=counted,
-                frames=tuple(found.frames),
-                channels=given[0].shape[1] if given and given[0].ndim > 1 else None,
-                is_on_image=bool(given) and found.operands[0].kind == "image",
-                ceiling=ceiling or None,
-                is_activation=func in ACTIVATIONS and ceiling is not None,
-            )
-            found.calls.append(found.call)
+        if func in COUNTED:
+            self._begin(func, args, kwargs)
         try:
             out = func(*args, **kwargs)
         finally:
             call, found.call, found.function = found.call, None, ""
         if call is not None and call.is_activation and any(out is tensor for tensor in args[:1]):
-            # whoever reads the argument from now on, and not what is given here, reads what
-            # a function that gives a new tensor would not have changed
-            given = out.view_as(out)
-            for tensor in found.marks.sharing(out):
-                if tensor is not given:
-                    found.stale[tensor] = call.module
-            return given
+            return self._apart(out, call)
         return out
+
+    def _begin(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """A counted call begins."""
+        found = self._found
+        function = COUNTED[func]
+        given = [t for t in arguments(function, args, kwargs) if isinstance(t, Tensor)]
+        ceiling = _ceiling(function, args, kwargs) if func in ACTIVATIONS else None
+        found.function = function
+        found.operands = tuple(map(found.marks.of, given))
+        found.call = Call(
+            number=len(found.calls),
+            function=function,
+            frames=tuple(found.frames),
+            channels=given[0].shape[1] if given and given[0].ndim > 1 else None,
+            is_on_image=bool(given) and found.operands[0].kind == "image",
+            ceiling=ceiling or None,
+            is_activation=func in ACTIVATIONS and ceiling is not None,
+        )
+        found.calls.append(found.call)
+
+    def _apart(self, out: Tensor, call: Call) -> Tensor:
+        """What an activation in place gives, told apart from what it has overwritten.
+
+        Whoever reads the argument from now on, and not what is given here, reads what a function
+        that gives a new tensor would not have changed.
+        """
+        given = out.view_as(out)
+        for tensor in self._found.marks.sharing(out):
+            if tensor is not given:
+                self._found.stale[tensor] = call.module
+        return given
 
 
 def _ceiling(function: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> float | None:
@@ -406,7 +181,7 @@ def _unfused_modules() -> Iterator[None]:
 
 
 @contextmanager
-def _followed(model: nn.Module, found: _Followed) -> Iterator[None]:
+def _followed(model: nn.Module, found: Followed) -> Iterator[None]:
     """A block in which it is known which module runs, and what quantizers give."""
     names = {module: name for name, module in model.named_modules()}
 

@@ -63,8 +63,7 @@ class Reach:
         parameters = frozenset() if product.weight is None else product.weight.parameters
         for name, made in self.made.items():
             if made.parameters & parameters:
-                is_it = product.weight is not None and product.weight.through != ""
-                return [name] if is_it else []
+                return [name] if product.has_made_weight else []
         return sorted(map(weight_name, parameters))
 
 

@@ -120,13 +120,18 @@ def is_same_part(one: Tensor, other: Tensor) -> bool:
     return is_dense or (one.shape == other.shape and one.stride() == other.stride())
 
 
+def behind(values: Iterable[Value]) -> frozenset[int]:
+    """Numbers of the nearest products with a weight that are behind any of these."""
+    return frozenset[int]().union(*(value.after for value in values))
+
+
 def joined(values: Iterable[Value], operator: str) -> Value:
     """What is made of several values together, entry by entry, or by any other operator."""
     values = tuple(values)
     written = [value for value in values if value != BLANK_VALUE]
     if written and len(written) < len(values) and all(value.has_zero for value in written):
         values = tuple(written)
-    after = frozenset[int]().union(*(value.after for value in values))
+    after = behind(values)
     alike = {replace(value, after=frozenset()) for value in values}
     if len(alike) == 1:
         return replace(values[0], after=after)

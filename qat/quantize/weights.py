@@ -67,8 +67,12 @@ def weight_place(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     """The module that holds the weight of this name, and the attribute that is it."""
     owner, _, last = name.rpartition(".")
     module = model.get_submodule(owner)
-    child = module if not name else getattr(module, last, None)
-    return (child, "weight") if isinstance(child, nn.Module) else (module, last)
+    if not name:
+        return module, "weight"
+    # not by getattr, which would compute a weight, and let a spectral norm iterate once more
+    if last in module._modules and (child := module._modules[last]) is not None:
+        return child, "weight"
+    return module, last
 
 
 def weight_names(model: nn.Module, reach: Reach | None) -> dict[str, str]:
@@ -118,6 +122,15 @@ def unwrapped(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def weight_parametrization(model: nn.Module, name: str) -> WeightParametrization | None:
+    """The in-graph quantizer of the weight of this name, None if it has none."""
+    owner, attribute = weight_place(model, name)
+    if not parametrize.is_parametrized(owner, attribute):
+        return None
+    first = owner.parametrizations[attribute][0]  # type: ignore[index]
+    return first if isinstance(first, WeightParametrization) else None
+
+
 def weight_parametrizations(model: nn.Module) -> Iterator[tuple[str, WeightParametrization]]:
     """Name and in-graph quantizer of every parametrized weight in `model`."""
     for name, module in model.named_modules():
@@ -143,9 +156,8 @@ def _by_kind(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _foreign(module: nn.Module, attribute: str) -> str:
-    if not parametrize.is_parametrized(module, attribute):
+    is_own = weight_parametrization(module, attribute) is not None
+    if is_own or not parametrize.is_parametrized(module, attribute):
         return ""
     first = module.parametrizations[attribute][0]  # type: ignore[index]
-    if isinstance(first, WeightParametrization):
-        return ""
     return f"{type(first).__name__.strip('_')} makes the weight of it"
