@@ -49,7 +49,7 @@ from qat.storage.atomic import write_whole
 from qat.storage.provenance import code_version, machine, versions
 
 CLASSES, IMAGES, COUNTED = 10, 2, 8
-SLACK = 1e-3  # of a share: a tensor may hold few values by chance
+SLACK = 1e-9  # of a share, for rounding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

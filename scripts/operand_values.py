@@ -22,7 +22,8 @@ class Count:
         macs: multiply-accumulates, of all images together.
         few: those of them whose operands hold few values, both of them.
         weights: place in memory of each parameter that was multiplied -> its number of entries; of
-            a convolution also a weight that is made of parameters, under a negative number.
+            a convolution also a weight that is made of parameters, under a negative number; not a
+            filter that is a buffer, which nobody trains.
         few_weights: those of them that hold few values in each row.
     """
 
@@ -62,6 +63,7 @@ def count_values(
     """
     found = Count()
     places = {p.untyped_storage().data_ptr(): p for p in net.parameters()}
+    fixed = {b.untyped_storage().data_ptr() for b in net.buffers()}
     was_training = net.training
     net.eval()
     # fused attention and cells are one operator each, which shows no operands
@@ -72,7 +74,7 @@ def count_values(
             warnings.catch_warnings(action="ignore"),  # of oneDNN's flags
             torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
             torch.backends.mkldnn.flags(enabled=images.device.type != "cpu"),
-            _Counter(found, places, weight_values, input_values),
+            _Counter(found, places, fixed, weight_values, input_values),
         ):
             net(images)
     finally:
@@ -83,10 +85,15 @@ def count_values(
 
 class _Counter(TorchDispatchMode):
     def __init__(
-        self, found: Count, places: dict[int, Tensor], weight_values: int, input_values: int
+        self,
+        found: Count,
+        places: dict[int, Tensor],
+        fixed: set[int],
+        weight_values: int,
+        input_values: int,
     ) -> None:
         super().__init__()
-        self._found, self._places = found, places
+        self._found, self._places, self._fixed = found, places, fixed
         self._most = (weight_values, input_values)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -114,7 +121,8 @@ class _Counter(TorchDispatchMode):
 
     def _add_made(self, weight: Tensor) -> None:
         """A convolution's weight counts even where it is no parameter but made of some."""
-        if weight.untyped_storage().data_ptr() not in self._places:
+        place = weight.untyped_storage().data_ptr()
+        if place not in self._places and place not in self._fixed:
             rows = weight.detach().reshape(len(weight), -1)
             key = -len(self._found.weights) - 1
             self._found.weights[key] = weight.numel()
