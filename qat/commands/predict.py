@@ -14,7 +14,8 @@ import csv
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -79,10 +80,15 @@ def main(arguments: Sequence[str]) -> None:
     from qat.commands.network import open_network
 
     found = _predictions(open_network(Path(spec.model)), paths, spec.top)
-    if spec.out is None:
-        unread = _print(found, width=max(len(shown(path)) for path in paths))
-    else:
-        unread = _write(found, Path(spec.out))
+    width = max(len(shown(path)) for path in paths)
+    unread = 0
+    with _lines(width) if spec.out is None else _table(Path(spec.out)) as put:
+        for prediction in found:
+            if prediction.error:
+                unread += 1
+                print(f"error: {one_line(prediction.error)}", file=sys.stderr)
+            put(prediction)
+    if spec.out is not None:
         print(f"{shown(spec.out)}: {len(paths) - unread} images")
     if unread:
         raise DataError(f"{unread} of {len(paths)} files could not be read, as said above")
@@ -118,9 +124,10 @@ def _predictions(network: "Network", paths: Sequence[Path], top: int) -> Iterato
     """Of each file in turn; one that is no image does not stop the others."""
     import torch
 
+    read = image_reader(network.preprocessing)
     for begin in range(0, len(paths), _AT_ONCE):
         at_once = paths[begin : begin + _AT_ONCE]
-        some = [(path, pixels_of(path, network.preprocessing)) for path in at_once]
+        some = [(path, read(path)) for path in at_once]
         images = [pixels for _, pixels in some if not isinstance(pixels, str)]
         answers = iter(_most_probable(network, torch.stack(images), top) if images else [])
         for path, pixels in some:
@@ -130,20 +137,26 @@ def _predictions(network: "Network", paths: Sequence[Path], top: int) -> Iterato
                 yield Prediction(path, next(answers))
 
 
-def pixels_of(path: Path, preprocessing: Preprocessing) -> "Tensor | str":
-    """An image (C, H, W) as the network wants it, or why there is none."""
+def image_reader(preprocessing: Preprocessing) -> Callable[[Path], "Tensor | str"]:
+    """What reads an image (C, H, W) as a network wants it, or says why there is none."""
     from qat.data.image_files import UnreadableImageError, read_image
     from qat.data.transforms import from_file
 
     if preprocessing.color == "none":
         raise SpecError(f"the network wants {preprocessing.channels} channels; files have 1 or 3")
-    try:
-        image = read_image(str(path), is_upright=preprocessing.upright)
-        return from_file(preprocessing)(image.convert(preprocessing.color))
-    except UnreadableImageError as error:
-        return str(error)
-    except DataError as error:
-        return f"{path}: {error}"
+    transform = from_file(preprocessing)
+
+    def read(path: Path) -> "Tensor | str":
+        try:
+            image = read_image(str(path), is_upright=preprocessing.upright)
+            pixels: Tensor = transform(image.convert(preprocessing.color))
+        except UnreadableImageError as error:
+            return str(error)
+        except DataError as error:
+            return f"{path}: {error}"
+        return pixels
+
+    return read
 
 
 def _most_probable(
@@ -158,41 +171,40 @@ def _most_probable(
     ]
 
 
-def _print(found: Iterator[Prediction], *, width: int) -> int:
-    """A line for each file, as they come; returns how many could not be read."""
-    unread = 0
-    for prediction in found:
-        if prediction.error:
-            unread += 1
-            print(f"error: {one_line(prediction.error)}", file=sys.stderr)
-        else:
-            named = "  ".join(f"{name} {share:.3f}" for name, share in prediction.named)
+@contextmanager
+def _lines(width: int) -> Iterator[Callable[[Prediction], None]]:
+    """A block in which predictions are printed, a line for each file."""
+
+    def put(prediction: Prediction) -> None:
+        named = "  ".join(f"{name} {share:.3f}" for name, share in prediction.named)
+        if named:
             print(f"{shown(prediction.path):{width}}  {named}")
-    return unread
+
+    yield put
 
 
-def _write(found: Iterator[Prediction], path: Path) -> int:
-    """A table with a row for each file and class; returns how many could not be read."""
-    unread = 0
+@contextmanager
+def _table(path: Path) -> Iterator[Callable[[Prediction], None]]:
+    """A block in which predictions are written, a row for each file and class."""
     try:
         with whole_file(path) as file:
             # names as the file system has them: what is no UTF-8 leaves as it came
             text = io.TextIOWrapper(file, "utf-8", "surrogateescape", newline="")
             table = csv.writer(text)
             table.writerow(["file", "rank", "class", "probability", "error"])
-            for prediction in found:
+
+            def put(prediction: Prediction) -> None:
                 if prediction.error:
-                    unread += 1
-                    print(f"error: {one_line(prediction.error)}", file=sys.stderr)
                     table.writerow([prediction.path, "", "", "", one_line(prediction.error)])
                 for rank, (name, share) in enumerate(prediction.named, 1):
                     table.writerow([prediction.path, rank, name, f"{share:.9g}", ""])
+
+            yield put
             text.detach()
     except OSError as error:
         raise DataError(
             f"cannot write out={path}: {error.strerror or error}; free space or choose another"
         ) from None
-    return unread
 
 
 def command() -> None:

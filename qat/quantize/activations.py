@@ -81,7 +81,7 @@ def quantize_activations(model: nn.Module, plan: Plan, picture: Picture) -> tupl
     on_image = {call.module for call in picture.calls if call.is_on_image}
     seen = {call.module: call.channels for call in calls}
     uses = Counter(call.module for call in calls)
-    shared = _shared_names(model)
+    shared = _other_names(model)
     names = relu_modules(model, plan)
     replaced = {
         name: seen.get(name)
@@ -109,10 +109,12 @@ def quantize_activations(model: nn.Module, plan: Plan, picture: Picture) -> tupl
     return (*replaced, *(call.module for call, _ in at_calls))
 
 
-def _shared_names(model: nn.Module) -> set[str]:
-    """Names of modules that the network holds under several names."""
-    every = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
-    return {name for name, module in model.named_modules() if every[id(module)] > 1}
+def _other_names(model: nn.Module) -> dict[str, list[str]]:
+    """Names of modules that the network holds under several names -> the others."""
+    names: dict[nn.Module, list[str]] = {}
+    for name, module in model.named_modules(remove_duplicate=False):
+        names.setdefault(module, []).append(name)
+    return {own[0]: own[1:] for own in names.values() if len(own) > 1}
 
 
 def _add(model: nn.Module, picture: Picture, call: Call, key: str, quantizer: nn.Module) -> None:
@@ -190,14 +192,12 @@ def _quantize_input(
 
 def check_names(model: nn.Module, names: Iterable[str]) -> None:
     """Refuse a ReLU module that the network holds under several names."""
-    every = list(model.named_modules(remove_duplicate=False))
+    others = _other_names(model)
     for name in names:
-        module = model.get_submodule(name)
-        others = [other for other, m in every if m is module and other != name]
-        if others:
+        if name in others:
             raise SpecError(
-                f"the activation module {name} is also {others[0]}, so both would share one step; "
-                "pass example= to prepare(), which gives every use a step of its own"
+                f"the activation module {name} is also {others[name][0]}, so both would share one "
+                "step; pass example= to prepare(), which gives every use a step of its own"
             )
 
 

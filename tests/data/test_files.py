@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from qat.commands.predict import pixels_of
+from qat.commands.predict import image_reader
 from qat.data.image_files import UnreadableImageError, check_image, read_image
 from qat.data.module import preprocessing_of
 from qat.data.registry import build_data
@@ -234,9 +234,9 @@ def test_an_image_too_thin_to_be_scaled_is_refused_in_one_line(tmp_path):
     told = Preprocessing(
         channels=1, size=224, crop="centre", mean=(0.5,), std=(0.5,), classes=("a",)
     )
-    assert pixels_of(tmp_path / "thin.png", told) == (
+    assert image_reader(told)(tmp_path / "thin.png") == (
         f"{tmp_path / 'thin.png'}: an image of 60000 x 1 pixels is too thin to have a shorter side "
         "of 256; cut it"
     )
     Image.new("L", (2000, 1)).save(tmp_path / "thin.png")
-    assert pixels_of(tmp_path / "thin.png", told).shape == (1, 224, 224)
+    assert image_reader(told)(tmp_path / "thin.png").shape == (1, 224, 224)

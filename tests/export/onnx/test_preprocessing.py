@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from qat.commands.predict import pixels_of
+from qat.commands.predict import image_reader
 from qat.data.folders import ImageFolder
 from qat.data.module import preprocessing_of
 from qat.export.onnx.model import onnx_model
@@ -69,7 +69,7 @@ def test_the_snippet_of_the_page_gives_the_numbers_of_predict(crop, colour, tmp_
         found = {}
         with contextlib.redirect_stdout(io.StringIO()):
             exec(code, found)
-        wanted = network(pixels_of(path, preprocessing)[None]).numpy()
+        wanted = network(image_reader(preprocessing)(path)[None]).numpy()
         assert np.abs(found["logits"] - wanted).max() < 1e-5 * np.abs(wanted).max()
         assert found["classes"][found["logits"].argmax()] == "abcdé"[wanted.argmax()]
 
