@@ -16,6 +16,7 @@ from qat.data.scan import Scan, check_readable, remarks, scan
 from qat.data.split import Parts, carve, carve_by_path
 from qat.data.transforms import Pixels, centred, zoomed
 from qat.errors import DataError
+from qat.spec.data import HELD_SHARE
 from qat.spec.data_files import class_names, home_of, part_folders
 from qat.spec.unlabelled import ENDINGS, files_below
 
@@ -143,7 +144,10 @@ class ImageFolder(FolderData):
         parts = part_folders(home_of(self.options))
         images = self._files("train")
         if "val" not in parts:
-            shares = self.options.test_share or 0.2, self.options.val_share or 0.2
+            shares = (
+                self.options.test_share or HELD_SHARE,
+                self.options.val_share or HELD_SHARE,
+            )
             test, validation, train = self._carved(images, shares)
             return [train, validation, test]
         if "test" not in parts:

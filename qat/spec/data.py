@@ -149,6 +149,8 @@ _OWN_OPTIONS = {
 
 # how the files of a data set are cut into parts and read
 HELD_OUT = ("split", "val_share", "test_share", "upright")
+# share of each of the two parts that are held out, unless said otherwise
+HELD_SHARE = 0.2
 
 
 def options_of(name: str) -> tuple[str, ...]:
@@ -231,10 +233,10 @@ class DataSpec:
             if field.name not in options_of(self.name) and not is_default:
                 owner = next(name for name, keys in _OWN_OPTIONS.items() if field.name in keys)
                 raise SpecError(f"data.{field.name} is for data={owner}; got data.name={self.name}")
-        if (self.val_share or 0.2) + (self.test_share or 0.2) >= 1:
+        if (self.val_share or HELD_SHARE) + (self.test_share or HELD_SHARE) >= 1:
             raise SpecError(
                 f"data.val_share={self.val_share} and data.test_share={self.test_share} leave "
-                "nothing to train on; hold out less (null is 0.2)"
+                f"nothing to train on; hold out less (null is {HELD_SHARE})"
             )
         if self.unreadable == "skip" and self.scan == "none":
             raise SpecError("data.unreadable=skip must find them; use data.scan=auto")
