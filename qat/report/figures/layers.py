@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 BLUE, RED = COLORS[:2]
 _COLUMNS, _ROWS = 2, 3
+_SIDE_BY_SIDE = 48  # letters that fit beside each other in a legend
 
 
 def draw_layers(bands: Mapping[str, Band], *, ylabel: str) -> "Figure":
@@ -37,7 +38,8 @@ def draw_layers(bands: Mapping[str, Band], *, ylabel: str) -> "Figure":
         names = [plain(name) for name in bands]
         ends = [ax.lines[0], ax.lines[-1]] if len(names) > 1 else ax.lines[:1]
         words = [f"first: {names[0]}", f"last: {names[-1]}"][: len(ends)]
-        figure.legend(ends, words, loc="outside lower left", ncols=2)
+        beside = 2 if len("".join(words)) <= _SIDE_BY_SIDE else 1
+        figure.legend(ends, words, loc="outside lower left", ncols=beside)
         return figure
 
 

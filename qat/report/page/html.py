@@ -69,9 +69,10 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Pictures side by side, as many as fit."""
+    """Pictures side by side, as many as fit; wide ones below each other."""
 
     pictures: Sequence[Picture]
+    is_wide: bool = False
 
 
 @dataclass(frozen=True, slots=True)

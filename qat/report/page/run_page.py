@@ -113,7 +113,9 @@ def _network(run: Run, pictures: Pictures) -> list[Section]:
         "in summary.json names the reason of each.",
     )
     lead = Paragraph(f"{'; '.join(shares)}.") if shares else None
-    return [Section("What is quantized", [*([lead] if lead else []), Gallery([picture])])]
+    return [
+        Section("What is quantized", [*([lead] if lead else []), Gallery([picture], is_wide=True)])
+    ]
 
 
 def _lead(run: Run) -> str:
