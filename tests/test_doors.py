@@ -17,7 +17,7 @@ from qat.commands import export
 from support import ROOT
 from support.contents import CONTENTS, MARK, put
 from support.image_folders import write_pictures
-from support.real_run import warm_server
+from support.real_run import PLAIN, warm_server
 from support.warm import WarmCommand
 
 SCRIPT = {
@@ -25,7 +25,7 @@ SCRIPT = {
 } | {"train": ROOT / "train.py"}
 MOST_SECONDS, MOST_BYTES = 60, 2 << 30
 IMAGE = str(ROOT / "tests" / "images" / "digit_3.png")
-QUICK = ["model=lenet5", "debug=quick", "training.threads=1", "hydra.run.dir=made"]
+QUICK = ["model=lenet5", "debug=quick", "training.threads=1", *PLAIN, "hydra.run.dir=made"]
 MORE = ["trainer.max_epochs=5", "resume_allow=[trainer.max_epochs]", "training.threads=1"]
 JUDGED = ["latency=[]", "threads=1"]
 

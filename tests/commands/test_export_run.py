@@ -22,11 +22,11 @@ from qat.export.packed.network import load_packed
 from qat.storage.checkpoint import load
 from qat.train.open_run import open_trained
 from support import ROOT
-from support.real_run import kill_after, train
+from support.real_run import PLAIN, kill_after, train
 
 SMALL = [
     "trainer.max_epochs=3", "warm_start.epochs=1", "training.threads=1",
-    "callbacks.diagnostics=null", "callbacks.records=null",
+    *PLAIN,
 ]  # fmt: skip
 NETWORKS = {"lenet5": ["model=lenet5"], "resnet20": ["model=resnet20", "quant=bcgd_w2a4"]}
 

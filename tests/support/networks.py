@@ -1,5 +1,7 @@
 """Networks of every kind that a packed file must hold, prepared and moved off their start."""
 
+import copy
+
 import torch
 from torch import nn
 
@@ -111,11 +113,17 @@ def images(count=4, seed=0):
     return torch.randn(count, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
 
 
+_PREPARED = {}  # what tests ask for again and again; of each they get a copy
+
+
 def prepared(make, spec, seed=0):
     """A prepared network in eval mode, always the same for the same seed."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return prepare(make(), spec, example=images()).eval()
+    key = (make, repr(spec), seed)
+    if key not in _PREPARED:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            _PREPARED[key] = prepare(make(), spec, example=images()).eval()
+    return copy.deepcopy(_PREPARED[key])
 
 
 @torch.no_grad()

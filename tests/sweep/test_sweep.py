@@ -11,7 +11,7 @@ import time
 import pytest
 
 from support import ROOT
-from support.real_run import differences, start, train
+from support.real_run import PLAIN, differences, start, train
 
 SHORT = (
     "trainer.max_epochs=2", "warm_start.epochs=1", "training.checkpoint_every=2",
@@ -19,8 +19,7 @@ SHORT = (
 )  # fmt: skip
 TWELVE = (
     "-m", "model=lenet5", "quant=float,binary_connect_w1a4,bcgd_w1a4,binary_relax_w1a32",
-    "seed=1,2,3", *SHORT, "data.batch_size=128", "sweep.parallel=2", "training.threads=1",
-    "callbacks.diagnostics=null",
+    "seed=1,2,3", *SHORT, "data.batch_size=128", "sweep.parallel=2", "training.threads=1", *PLAIN,
 )  # fmt: skip
 
 
@@ -101,7 +100,7 @@ def test_twelve_jobs_killed_three_times_end_as_undisturbed(tmp_path):
         assert ends[0]["last"] == ends[1]["last"]
 
 
-QUICK = ("model=lenet5", "debug=quick", "training.threads=1", "callbacks.diagnostics=null")
+QUICK = ("model=lenet5", "debug=quick", "training.threads=1", *PLAIN)
 
 
 @pytest.mark.slow

@@ -5,11 +5,11 @@ import json
 import pytest
 import torch
 
-from support.real_run import differences, kill_after, tensors, train
+from support.real_run import PLAIN, differences, kill_after, tensors, train
 
 SMALL = [
     "model=lenet5", "trainer.max_epochs=2", "warm_start.epochs=1", "training.threads=1",
-    "training.checkpoint_every=9", "callbacks.diagnostics=null", "callbacks.records=null",
+    "training.checkpoint_every=9", *PLAIN,
 ]  # fmt: skip
 # random directions and a learned adapter: whatever a resume could lose
 FREE = [*SMALL, "distill=faqd_label_free", "distill.features.loss=projected_affinity",

@@ -9,9 +9,9 @@ import time
 import pytest
 
 from support.products import mostly_slow
-from support.real_run import SMALL, start, train
+from support.real_run import PLAIN, SMALL, start, train
 
-LONG = [*SMALL, "trainer.max_epochs=300", "callbacks.diagnostics=null", "callbacks.records=null"]
+LONG = [*SMALL, "trainer.max_epochs=300", *PLAIN]
 
 
 def wait_for(condition, process, seconds=120):

@@ -19,13 +19,13 @@ from qat.compose import composed, conf_folder
 from qat.errors import CheckpointError
 from qat.spec import numbers
 from qat.spec.check import config_hash
-from support.real_run import train
+from support.real_run import PLAIN, train
 
 DATA = Path(__file__).parents[1] / "recorded" / "v0.1.0"
 SMALL = (
     "model=lenet5", "trainer.max_epochs=3", "warm_start.epochs=1", "trainer.limit_train_batches=4",
     "trainer.limit_val_batches=1", "trainer.limit_test_batches=1", "training.threads=1",
-    "trainer.enable_progress_bar=false", "callbacks.diagnostics=null", "callbacks.records=null",
+    "trainer.enable_progress_bar=false", *PLAIN,
 )  # fmt: skip
 
 

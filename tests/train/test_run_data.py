@@ -10,11 +10,12 @@ from qat.commands.export import main as export
 from qat.storage.data_record import FILE, read_record
 from support.image_folders import write_pictures
 from support.products import mostly_slow
-from support.real_run import kill_after, train
+from support.real_run import PLAIN, kill_after, train
 
 SMALL = (
     "model=lenet5", "data=image_folder", "data.root=d", "data.image_size=16", "data.workers=0",
     "data.batch_size=8", "trainer.max_epochs=2", "training.threads=1", "warm_start.epochs=0",
+    *PLAIN,
 )  # fmt: skip
 LONGER = ("resume_allow=[trainer.max_epochs]", "trainer.max_epochs=3")
 
