@@ -26,8 +26,8 @@ class Audit:
     by whatever module or function, of weights and of activations; not those element by element.
 
     Attributes:
-        layers: what multiplies, in the order of execution; weights that the example did not reach
-            come last, without work.
+        layers: what multiplies, in the order of execution; weights that make no product, as the
+            example did not reach them, come last, without work.
         other: parameters that are no weight of a product -> (number, why float).
         bits: mean bits per weight.
         quantized_share: share of the weights that enter products which lie on a grid and enter
@@ -76,8 +76,7 @@ def audit(model: nn.Module, spec: QuantSpec | Plan, example: Tensor) -> Audit:
     weights = audited_weights(model, plans, picture, reach, entering.found)
     entered = reached_weights(model, picture, reach)
     reached = {name for name in weights if identity(model, name, reach) in entered}
-    unreached = [name for name in weights if name not in reached]
-    layers = tuple(audited_products(model, weights, picture, reach, unreached))
+    layers = tuple(audited_products(model, weights, picture, reach, reached))
     # a tied weight is stored once, as its first layer's
     shared = {name for name, plan in plans.items() if plan.is_shared}
     stored = {name: weight for name, weight in weights.items() if name not in shared}
@@ -117,7 +116,7 @@ def _elements(model: nn.Module, reach: Reach) -> int:
     ]
     floats = sum(t.numel() for t in every.values() if t.is_floating_point())
     parameters = dict(model.named_parameters())
-    parts = {n: parameters[n].numel() for made in reach.made.values() for n in made.parameters}
+    parts = {n: parameters[n].numel() for made in reach.made.values() for n in made.own}
     made = sum(math.prod(weight.shape) for weight in reach.made.values())
     return floats - sum(t.numel() for t in scales) - sum(parts.values()) + made
 
@@ -127,7 +126,7 @@ def _other_parameters(
 ) -> dict[str, tuple[int, str]]:
     """Parameters that are no weight of a product."""
     weights = {id(latent_weight(model, name)) for name, plan in plans.items() if not plan.is_made}
-    parts = {name for made in reach.made.values() for name in made.parameters}
+    parts = {name for made in reach.made.values() for name in made.own}
     other: dict[str, tuple[int, str]] = {}
     for name, p in model.named_parameters():
         if id(p) in weights or name in parts:

@@ -1,12 +1,12 @@
 """Products of an audit: a row for each place of the network that multiplies, with its costs."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
-from qat.quantize.audit_weights import AuditedWeight
+from qat.quantize.audit_weights import AuditedWeight, identity
 from qat.quantize.picture import Picture, Product
 from qat.quantize.reach import Reach
 from qat.quantize.values import Value
@@ -76,24 +76,29 @@ def audited_products(
     weights: Mapping[str, AuditedWeight],
     picture: Picture,
     reach: Reach,
-    unreached: Iterable[str],
+    reached: Collection[str],
 ) -> Iterator[LayerAudit]:
-    """A row for each place that multiplies, then those of weights that the example missed."""
+    """A row for each place that multiplies, then those of weights that no product is made by.
+
+    These are what the example did not reach, and what is an input, or mixed into a weight.
+    """
     places: dict[tuple[str, str], list[Product]] = {}
     for product in picture.products:
         places.setdefault(_row_name(model, product, reach), []).append(product)
     modules = dict(model.named_modules())
     for (name, _), products in places.items():
         yield _row(name, modules[products[0].module], weights, products, reach)
-    for name in unreached:
-        yield _layer(
-            name,
-            weights[name],
-            source="float",
-            input_bits=FLOAT_BITS,
-            macs=0,
-            input_reason="not reached by the example",
-        )
+    shown = {identity(model, n, reach) for p in picture.products for n in reach.names(p)}
+    for name, weight in weights.items():
+        if identity(model, name, reach) not in shown:
+            yield _layer(
+                name,
+                weight,
+                source="float",
+                input_bits=FLOAT_BITS,
+                macs=0,
+                input_reason="" if name in reached else "not reached by the example",
+            )
 
 
 def _row_name(model: nn.Module, product: Product, reach: Reach) -> tuple[str, str]:

@@ -163,7 +163,8 @@ def reached_weights(model: nn.Module, picture: Picture, reach: Reach) -> set[obj
     names = {name for product in picture.products for name in reach.names(product)}
     inputs = {n for product in picture.products for v in product.inputs for n in v.parameters}
     parts = {name for made in reach.made.values() for name in made.parameters}
-    names |= set(map(weight_name, inputs - parts))
+    mixed = {name for product in picture.products for name in product.mixed_parameters}
+    names |= set(map(weight_name, (inputs | mixed) - parts))
     return {identity(model, name, reach) for name in names}
 
 

@@ -11,6 +11,7 @@ from qat.quantize.operators import (
     AVERAGING,
     BLANK,
     KEEPING,
+    MASKING,
     Factors,
     adds_value,
     is_non_negative,
@@ -18,13 +19,15 @@ from qat.quantize.operators import (
 )
 from qat.quantize.picture import Call, Picture, Product
 from qat.quantize.values import (
-    BLANK_VALUE,
+    EMPTY,
+    ZEROS,
     Kind,
     Marks,
     Value,
     behind,
     is_same_part,
     joined,
+    mixed_into,
     tensors_in,
 )
 
@@ -63,10 +66,12 @@ class Followed:
         self.function = ""  # torch function that runs
         self.call: Call | None = None  # the same, if it is counted
         self.operands: tuple[Value, ...] = ()  # of this call
+        self.weight_operand: Tensor | None = None  # the second of them
         self.calls: list[Call] = []
         self.module_calls: dict[str, int] = {}
         self.stale = WeakTensorKeyDictionary()  # overwritten tensor -> by what
         self.overwritten: dict[str, None] = {}
+        self.mixed: set[str] = set()  # parameters that enter activations entry by entry
         self._images, self._watch = images, watch
         self._sums: dict[tuple[Any, ...], _Sum] = {}
 
@@ -86,20 +91,32 @@ class Followed:
         name = self.function or operator.strip("_")
         values = [self.marks.of(tensor) for tensor in tensors_in([args, kwargs])]
         if operator in BLANK:
-            return BLANK_VALUE
+            return ZEROS if "zeros" in operator else EMPTY
         if operator in KEEPING:
-            value = joined(map(self.marks.of, tensors_in(kept(operator, args))), name)
+            source = kept(operator, args)
+            value = joined(map(self.marks.of, tensors_in(source)), name)
             # what chooses the entries is behind them, too
             value = replace(value, after=behind(values))
+            if value.kind == "weight" and operator == "where" and self._sets_zeros(source):
+                value = replace(value, masked=True)
             added = adds_value(operator, args)
             if added is None or (added == 0 and value.has_zero and value.kind != "weight"):
                 return value
-            return self._changed([value], name, value.is_positive and added >= 0)
+            changed = self._changed([value], name, value.is_positive and added >= 0)
+            return replace(changed, masked=value.masked or added == 0)
         entering = [value.is_positive for value in values]
         is_positive = is_non_negative(operator, (*args, *kwargs.values()), entering)
         if operator in AVERAGING and values and values[0].kind == "quantized":
             return replace(values[0], kind="pooled")
-        return self._changed(values, name, is_positive)
+        changed = self._changed(values, name, is_positive)
+        if changed.kind == "weight" and operator in MASKING and self._sets_zeros(args):
+            return replace(changed, masked=True)
+        return changed
+
+    def _sets_zeros(self, operands: Any) -> bool:
+        """Whether a constant among what is put together with a weight has zeros."""
+        constants = [t for t in tensors_in(operands) if self.marks.of(t).kind == "constant"]
+        return any(not t.is_meta and bool((t == 0).any()) for t in constants)
 
     def _changed(self, values: list[Value], name: str, is_positive: bool) -> Value:
         """New values made of these."""
@@ -109,7 +126,8 @@ class Followed:
             return replace(value, through=name) if value.kind == "weight" else value
         if kinds == {"image"}:
             return Value("image", is_positive=is_positive, through=name, after=behind(values))
-        return Value("float", is_positive=is_positive, after=behind(values))
+        mixed = mixed_into(values)
+        return Value("float", is_positive=is_positive, mixed=mixed, after=behind(values))
 
     def fresh(self, value: Value) -> Value:
         """A value that something new has made."""
@@ -129,17 +147,18 @@ class Followed:
         first, second = self.marks.of(a), self.marks.of(b)
         if first.kind == "weight" and second.is_of_image:
             a, b, first, second = b, a, second, first
-        if function.startswith("linear") and operator != "linear" and b.ndim == 2:
-            b = b.t()  # as it was given to the function
         is_weight = second.kind == "weight" or function.startswith(_HAS_WEIGHT)
+        if function.startswith(_HAS_WEIGHT) and self.weight_operand is not None:
+            b = self.weight_operand  # as it was given, and not as the operator has it
         if self._watch is not None:
             own = (second, b) if is_weight else (None, None)
             self._watch(Observed(self.module, *own))
         before = [first, second, *earlier]
+        self.mixed |= mixed_into(earlier)  # a bias
         of_image = any(v.is_of_image for v in before) or function.startswith(_RECURRENT)
         total = self._sum(function, first, second, is_weight=is_weight)
         if is_weight:
-            total.see_weight(second, b)
+            total.weight_shape = tuple(b.shape)
         total.add(macs, behind(before), of_image=of_image)
         if is_weight and second.kind == "weight":
             own_number = frozenset([total.number])
@@ -202,6 +221,7 @@ class Followed:
             calls=tuple(self.calls),
             module_calls=dict(self.module_calls),
             overwritten=tuple(self.overwritten),
+            mixed=frozenset(self.mixed),
         )
 
 
@@ -221,7 +241,6 @@ class _Sum:
     of_image: int = 0  # multiply-accumulates of all images together
     constant: int = 0  # those that do not depend on the images
     weight_shape: tuple[int, ...] = ()
-    has_zero_weights: bool = False
 
     @property
     def has_weight(self) -> bool:
@@ -233,12 +252,6 @@ class _Sum:
             self.of_image += macs
         else:
             self.constant += macs
-
-    def see_weight(self, value: Value, weight: Tensor) -> None:
-        """What is asked of a weight as it enters."""
-        self.weight_shape = tuple(weight.shape)
-        is_made = value.kind == "weight" and bool(value.through)
-        self.has_zero_weights = is_made and not weight.is_meta and bool((weight == 0).any())
 
     def product(self, images: int, inner: Collection[int]) -> Product:
         return Product(
@@ -254,5 +267,4 @@ class _Sum:
             is_first=not self.after - {self.number} and any(v.is_of_image for v in self.inputs),
             is_last=self.number not in inner,
             weight_shape=self.weight_shape,
-            has_zero_weights=self.has_zero_weights,
         )

@@ -6,7 +6,7 @@ multiplication one on its grid. Gradients go through the quantizer (straight thr
 method's own), and on through what made the weight, into the parameters.
 """
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from typing import cast
 
 import torch
@@ -19,14 +19,14 @@ from qat.quantize.followed import Observed
 from qat.quantize.modes import evaluating
 from qat.quantize.plan import Plan, parametrization, weight_quantizer
 from qat.quantize.products import trace
-from qat.quantize.reach import Reach, example_shape, known_reach
+from qat.quantize.reach import Made, Reach, example_shape, known_reach
 
 
 def quantize_made(model: nn.Module, plan: Plan, reach: Reach, example: Tensor) -> None:
     """Put a quantizer behind each weight of the plan that is made; scales start from it."""
     if not plan.made:
         return
-    entering = EnteringWeights(plan.made)
+    entering = EnteringWeights({name: reach.made[name] for name in plan.made})
     trace(model, example, watch=entering)
     for name, spec in plan.made.items():
         if spec.is_in_graph:
@@ -84,8 +84,8 @@ def start_made(model: nn.Module, plan: Plan) -> None:
 def fix_weight(model: nn.Module, name: str, weight: Tensor) -> None:
     """Let a layer multiply by this weight for good, whatever its forward makes.
 
-    The parameters that it is made of are set to the weight where they have its shape: what they
-    were is not known any more.
+    The parameters that it alone is made of are set to the weight where they have its shape: what
+    they were is not known any more.
     """
     reach = known_reach(model)
     assert reach is not None  # it has a name in the plan
@@ -93,7 +93,7 @@ def fix_weight(model: nn.Module, name: str, weight: Tensor) -> None:
     fixed = FixedWeight(weight.clone(), made_quantizer(model, name))
     add_site(model, made.owner, name, made.site, fixed)
     parameters = dict(model.named_parameters())
-    for parameter in (parameters[full] for full in made.parameters):
+    for parameter in (parameters[full] for full in made.own):
         if parameter.shape == weight.shape:
             parameter.copy_(weight)
 
@@ -102,16 +102,17 @@ class EnteringWeights:
     """The weights that some layers make, as they enter their products, by layer.
 
     Args:
-        layers: names of these; of others nothing is kept.
+        made: name of each of them -> its weight; of others nothing is kept.
     """
 
-    def __init__(self, layers: Collection[str]) -> None:
-        self._layers = layers
+    def __init__(self, made: Mapping[str, Made]) -> None:
+        self._made = made
         self.found: dict[str, Tensor] = {}
 
     def __call__(self, product: Observed) -> None:
         """Told of each product by `trace`."""
-        weight = product.weight
-        if product.module in self._layers and weight is not None and weight.through:
-            assert product.weight_tensor is not None  # it has a value
+        made, weight = self._made.get(product.module), product.weight
+        if made is None or weight is None or not weight.through:
+            return
+        if made.parameters & weight.parameters and product.weight_tensor is not None:
             self.found[product.module] = product.weight_tensor.detach().clone()

@@ -30,6 +30,8 @@ AVERAGING = frozenset(
         *("_adaptive_avg_pool3d", "adaptive_avg_pool1d"),
     }
 )
+# products entry by entry, whose constant factor may be a mask
+MASKING = frozenset({"mul", "mul_"})
 # nothing but memory to write to, or zeros
 BLANK = frozenset(
     {

@@ -52,7 +52,6 @@ class Product:
         is_first: whether the image enters it, and no product with a weight is before it.
         is_last: whether no further product with a weight is behind it.
         weight_shape: shape of the weight, as it enters.
-        has_zero_weights: whether some of them are 0; asked of weights that are made only.
     """
 
     number: int
@@ -67,12 +66,17 @@ class Product:
     is_first: bool
     is_last: bool
     weight_shape: tuple[int, ...] = ()
-    has_zero_weights: bool = False
 
     @property
     def has_made_weight(self) -> bool:
         """Whether its weight is a function of parameters, and none of them as it is."""
         return self.weight is not None and self.weight.through != ""
+
+    @property
+    def mixed_parameters(self) -> frozenset[str]:
+        """The parameters that something of the image mixes into its weight."""
+        weight = self.weight
+        return frozenset() if weight is None or not weight.is_of_image else weight.mixed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +89,14 @@ class Picture:
         module_calls: dotted name -> how often the module was called.
         overwritten: modules and functions that changed a tensor in place which was read again
             afterwards, other than through what they gave.
+        mixed: parameters that enter activations entry by entry, as biases and gains do.
     """
 
     products: tuple[Product, ...]
     calls: tuple[Call, ...]
     module_calls: Mapping[str, int]
     overwritten: tuple[str, ...]
+    mixed: frozenset[str]
 
     def owner(self, call: Call) -> str:
         """The innermost module around a call that runs once: it counts the call's sites."""

@@ -18,6 +18,7 @@ from torch.nn.modules.module import (
     register_module_forward_hook,
     register_module_forward_pre_hook,
 )
+from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,7 +30,10 @@ from qat.quantize.modes import evaluating, training_mode_without_traces
 from qat.quantize.operators import KEEPING, operands
 from qat.quantize.picture import Call, Picture
 from qat.quantize.values import Value, tensors_in
+from qat.quantize.weights import foreign_parametrization
 from qat.spec.quant import FLOAT_BITS
+
+_SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
 def trace(
@@ -88,6 +92,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         products = operands(operator, args, out)
         if products:
             value = found.products(operator, products, args)
+        found.mixed |= value.mixed
         if operator not in KEEPING:
             value = found.fresh(value)
         changed = list(_written(func, args, kwargs))
@@ -117,6 +122,11 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         found = self._found
+        if func == _SET_DATA:  # made anew by each access
+            out = func(*args, **kwargs)
+            # the tensor stays the same, what it holds is another's
+            found.marks.put(args[0], found.marks.of(args[1]))
+            return out
         found.function = getattr(func, "__name__", "").strip("_")
         if func in COUNTED:
             self._begin(func, args, kwargs)
@@ -124,8 +134,10 @@ class _Functions(TorchFunctionMode):
             out = func(*args, **kwargs)
         finally:
             call, found.call, found.function = found.call, None, ""
-        if call is not None and call.is_activation and any(out is tensor for tensor in args[:1]):
-            return self._apart(out, call)
+            found.weight_operand = None
+        if call is not None and call.is_activation:
+            given = arguments(call.function, args, kwargs)[0]
+            return self._apart(out, call) if out is given else out
         return out
 
     def _begin(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -136,6 +148,7 @@ class _Functions(TorchFunctionMode):
         ceiling = _ceiling(function, args, kwargs) if func in ACTIVATIONS else None
         found.function = function
         found.operands = tuple(map(found.marks.of, given))
+        found.weight_operand = given[1] if len(given) > 1 else None
         found.call = Call(
             number=len(found.calls),
             function=function,
@@ -198,6 +211,8 @@ def _followed(model: nn.Module, found: Followed) -> Iterator[None]:
         if module in names:
             found.frames.pop()
             found.entered.pop()
+        if isinstance(module, ParametrizationList):
+            _mark_foreign(module, found, out)
 
     def mark(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
         before = found.marks.of(next(tensors_in([args, kwargs])))
@@ -214,6 +229,16 @@ def _followed(model: nn.Module, found: Followed) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _mark_foreign(module: ParametrizationList, found: Followed, weight: Tensor) -> None:
+    """A weight that another's parametrization gives is made, also where it holds the same values.
+
+    What a file holds is the weight as it enters; it could not be put back through that function.
+    """
+    by, value = foreign_parametrization(module), found.marks.of(weight)
+    if by and value.kind == "weight" and not value.through:
+        found.marks.put(weight, found.fresh(replace(value, through=by)))
 
 
 def _quantized(module: nn.Module, name: str, before: Value) -> Value:

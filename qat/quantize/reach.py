@@ -23,14 +23,16 @@ class Made:
 
     Attributes:
         parameters: full names of these.
+        own: those of them that nothing else is made of.
         through: the function that makes it.
         owner: module whose forward multiplies.
         site: place of the weight among the owner's call sites.
         shape: of the weight.
-        has_zeros: whether some of them are 0, as behind a mask.
+        has_zeros: whether a constant sets some of them to 0, a mask.
     """
 
     parameters: frozenset[str]
+    own: frozenset[str]
     through: str
     owner: str
     site: str
@@ -75,6 +77,8 @@ def reach_of(model: nn.Module, picture: Picture) -> Reach:
     for product in picture.products:
         for name, reason in _obstacles(picture, product, made):
             reasons[name] = reasons.get(name) or reason
+        for name in set(map(weight_name, product.mixed_parameters)) - vectors:
+            reasons[name] = reasons.get(name) or _multiplied(product)
     for name in vectors & set(reasons):
         reasons[name] = reasons[name] or "a vector has no levels of its own"
     found = Reach(
@@ -104,9 +108,13 @@ def _obstacles(
     for name in weight.parameters - parts:
         yield weight_name(name), weight.through and f"{weight.through} makes the weight of it"
     if weight.kind != "weight" and (weight.is_of_image or weight.after):
-        where = f"{product.function} in {product.module or 'the network'}"
         for name in _makers(picture, product):
-            yield name, f"{where} multiplies by what is made of it"
+            yield name, _multiplied(product)
+
+
+def _multiplied(product: Product) -> str:
+    where = f"{product.function} in {product.module or 'the network'}"
+    return f"{where} multiplies by what is made of it"
 
 
 def _made(picture: Picture) -> dict[str, Made]:
@@ -123,11 +131,12 @@ def _made(picture: Picture) -> dict[str, Made]:
         if product.module == owner and product.function.startswith(("conv", "linear")):
             found[product.module] = Made(
                 parameters=weight.parameters,
+                own=weight.parameters - picture.mixed,
                 through=weight.through,
                 owner=owner,
                 site=site_key(call.function, picture.count(call, owner), 1),
                 shape=product.weight_shape,
-                has_zeros=product.has_zero_weights,
+                has_zeros=weight.masked,
             )
     return found
 

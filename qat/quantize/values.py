@@ -29,6 +29,9 @@ class Value:
         parameters: of a weight, the names of the parameters behind it.
         through: of a weight or the image, the last function that changed it, "" if it holds entries
             of one parameter, or pixels, as they are.
+        masked: of a weight, whether a constant has set some of its entries to 0.
+        mixed: of what the image is behind, the parameters that were mixed into it entry by entry
+            since the last product. It makes no two values different.
         after: numbers of the products with a weight that are behind it, the nearest ones.
         origin: number of what made the values; views and copies of them have the same. It makes no
             two values different.
@@ -42,6 +45,8 @@ class Value:
     is_positive: bool = False
     parameters: frozenset[str] = frozenset()
     through: str = ""
+    masked: bool = False
+    mixed: frozenset[str] = field(default=frozenset(), compare=False)
     after: frozenset[int] = frozenset()
     origin: int = field(default=0, compare=False)
 
@@ -54,7 +59,8 @@ class Value:
 CONSTANT = Value("constant")
 
 
-BLANK_VALUE = Value("constant", name="blank")  # to be written to, or nothing but zeros
+# memory to be written to, and nothing but zeros
+EMPTY, ZEROS = Value("constant", name="empty"), Value("constant", name="zeros")
 
 
 def tensors_in(value: Any) -> Iterator[Tensor]:
@@ -125,23 +131,37 @@ def behind(values: Iterable[Value]) -> frozenset[int]:
     return frozenset[int]().union(*(value.after for value in values))
 
 
+def mixed_into(values: Iterable[Value]) -> frozenset[str]:
+    """The parameters that are mixed, entry by entry, into what is made of all these."""
+    values = tuple(values)
+    return _mixed(values).union(*(value.parameters for value in values))
+
+
+def _mixed(values: Iterable[Value]) -> frozenset[str]:
+    return frozenset[str]().union(*(value.mixed for value in values))
+
+
 def joined(values: Iterable[Value], operator: str) -> Value:
     """What is made of several values together, entry by entry, or by any other operator."""
-    values = tuple(values)
-    written = [value for value in values if value != BLANK_VALUE]
-    if written and len(written) < len(values) and all(value.has_zero for value in written):
-        values = tuple(written)
-    after = behind(values)
+    every = tuple(values)
+    written = tuple(value for value in every if value not in (EMPTY, ZEROS))
+    is_padded = 0 < len(written) < len(every) and all(value.has_zero for value in written)
+    values = written if is_padded else every
+    # zeros are a level of activations, but not of every weight
+    masks = is_padded and ZEROS in every and all(value.kind == "weight" for value in written)
+    after = behind(every)
     alike = {replace(value, after=frozenset()) for value in values}
-    if len(alike) == 1:
-        return replace(values[0], after=after)
-    of_image = {value.kind for value in values if value.is_of_image}
-    if of_image:
+    if len(alike) == 1 and not masks:
+        return replace(values[0], after=after, mixed=_mixed(values))
+    kinds = {value.kind for value in values if value.is_of_image}
+    if kinds:
+        kind: Kind = "image" if kinds == {"image"} else "float"
         is_positive = all(value.is_positive for value in values)
-        if of_image == {"image"}:
-            return Value("image", is_positive=is_positive, through=operator, after=after)
-        return Value("float", is_positive=is_positive, after=after)
+        through = operator if kind == "image" else ""
+        mixed = mixed_into(values)
+        return Value(kind, is_positive=is_positive, through=through, mixed=mixed, after=after)
     parameters = frozenset[str]().union(*(value.parameters for value in values))
     if not parameters:
         return Value("constant", after=after)
-    return Value("weight", parameters=parameters, through=operator, after=after)
+    masked = masks or any(value.masked for value in values)
+    return Value("weight", parameters=parameters, through=operator, masked=masked, after=after)

@@ -1,7 +1,7 @@
 """Weights by name: the parameters that a network multiplies by."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, cast
 
 import torch
@@ -156,8 +156,13 @@ def _by_kind(model: nn.Module) -> Iterator[tuple[str, str]]:
 
 
 def _foreign(module: nn.Module, attribute: str) -> str:
-    is_own = weight_parametrization(module, attribute) is not None
-    if is_own or not parametrize.is_parametrized(module, attribute):
+    if not parametrize.is_parametrized(module, attribute):
         return ""
-    first = module.parametrizations[attribute][0]  # type: ignore[index]
-    return f"{type(first).__name__.strip('_')} makes the weight of it"
+    by = foreign_parametrization(module.parametrizations[attribute])  # type: ignore[index]
+    return f"{by} makes the weight of it" if by else ""
+
+
+def foreign_parametrization(chain: Iterable[nn.Module]) -> str:
+    """The kind of the first parametrization that is none of ours, "" if there is none."""
+    foreign = (m for m in chain if not isinstance(m, WeightParametrization))
+    return next((type(module).__name__.strip("_") for module in foreign), "")

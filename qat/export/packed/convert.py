@@ -209,7 +209,7 @@ def _weight_keys(model: nn.Module, names: Mapping[str, object]) -> set[str]:
     reach = known_reach(model)
     made = {} if reach is None else {n: m for n, m in reach.made.items() if n in names}
     coded = {id(latent_weight(model, name)) for name in names if name not in made}
-    parts = {key for weight in made.values() for key in weight.parameters}
+    parts = {key for weight in made.values() for key in weight.own}
     return parts | {
         key
         for key, parameter in model.named_parameters(remove_duplicate=False)
