@@ -86,7 +86,10 @@ def quantize_activations(model: nn.Module, plan: Plan, picture: Picture) -> tupl
     replaced = {
         name: seen.get(name)
         for name in names
-        if uses[name] <= 1 and name not in shared and name not in on_image
+        if uses[name] <= 1
+        and name not in shared
+        and name not in on_image
+        and not _has_hooks(model.get_submodule(name))
     }
     at_calls = [
         (call, options)
@@ -115,6 +118,11 @@ def _other_names(model: nn.Module) -> dict[str, list[str]]:
     for name, module in model.named_modules(remove_duplicate=False):
         names.setdefault(module, []).append(name)
     return {own[0]: own[1:] for own in names.values() if len(own) > 1}
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether someone listens to a module, or changes what it gives: then it has to stay."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
 
 
 def _add(model: nn.Module, picture: Picture, call: Call, key: str, quantizer: nn.Module) -> None:
@@ -173,6 +181,7 @@ def _is_own_input(module: nn.Module, product: Product, picture: Picture) -> bool
     products = [other for other in picture.products if other.module == product.module]
     return (
         isinstance(module, (*LAYER_TYPES, *TRANSPOSED_TYPES))
+        and not hasattr(module, INPUT_QUANTIZER)
         and picture.module_calls.get(product.module) == 1
         and len(products) == 1
         and product.is_own_input

@@ -19,8 +19,9 @@ from torch.overrides import TorchFunctionMode
 from qat.errors import SpecError
 
 CALL_SITES = "call_sites"
-# of an owner: its counters that run, and where the quantizers of its calls are, by key
-_RUNNING, _PATHS = "_qat_calls", "_qat_call_sites"
+# of an owner: its counters that run, where the quantizers of its calls are, by key, and its name
+_RUNNING, _PATHS, _NAME = "_qat_calls", "_qat_call_sites", "_qat_owner"
+_COUNTED_BY = "_qat_counted_by"  # of a module that keeps quantizers: names of their owners
 
 # float activations with a staircase of their own: max(x, 0), up to a ceiling
 ACTIVATIONS: dict[Callable[..., Any], str] = {
@@ -95,8 +96,13 @@ def add_site(model: nn.Module, owner: str, holder: str, key: str, quantizer: nn.
     paths: dict[str, str] | None = counts.__dict__.get(_PATHS)
     if paths is None:
         paths = counts.__dict__[_PATHS] = {}
+        counts.__dict__[_NAME] = owner
         counts.register_forward_pre_hook(_enter)
         counts.register_forward_hook(_leave, always_call=True)
+    if keeper is not counts:
+        if _COUNTED_BY not in keeper.__dict__:
+            keeper.register_forward_pre_hook(_check_counted)
+        keeper.__dict__.setdefault(_COUNTED_BY, set()).add(owner)
     way = place[len(owner) :].lstrip(".")
     paths[key] = f"{way}.{CALL_SITES}.{key}".lstrip(".")
 
@@ -152,6 +158,7 @@ class _Calls(TorchFunctionMode):
         super().__init__()
         self._owner, self._outer = owner, outer
         self._paths: dict[str, str] = owner.__dict__[_PATHS]
+        self.name: str = owner.__dict__[_NAME]
         self._counts: dict[str, int] = {}
         self._is_counted_inside = False
 
@@ -193,14 +200,34 @@ class _Calls(TorchFunctionMode):
             self._outer._silence(is_counted_inside)
 
 
+def _running() -> list[_Calls]:
+    """The counters that run, the innermost last."""
+    depth = torch._C._len_torch_function_stack()
+    modes = [torch._C._get_function_stack_at(index) for index in range(depth)]
+    return [mode for mode in modes if isinstance(mode, _Calls)]
+
+
+def _check_counted(module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Forward pre-hook of a module that keeps quantizers of calls which an owner around it counts.
+
+    Checkpointing may run it again without its owner, silently without its quantizers.
+    """
+    if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
+        return  # no backward pass
+    owners = module.__dict__[_COUNTED_BY]
+    if not any(calls.name in owners for calls in _running()):
+        name = min(owners)
+        raise SpecError(
+            f"checkpointing runs a part of {name or 'the network'} again without it, but it is "
+            f"{name or 'the network'} that counts the calls of that part, which runs several "
+            "times; checkpoint it whole, or give each use of the part a module of its own"
+        )
+
+
 def _enter(module: nn.Module, args: tuple[Any, ...]) -> None:
     """Forward pre-hook of an owner."""
-    outer = None
-    for index in range(torch._C._len_torch_function_stack()):
-        mode = torch._C._get_function_stack_at(index)
-        if isinstance(mode, _Calls):
-            outer = mode
-    calls = _Calls(module, outer)
+    running = _running()
+    calls = _Calls(module, running[-1] if running else None)
     # torch.compile follows what can be reached from the network
     module.__dict__.setdefault(_RUNNING, []).append(calls)
     calls.__enter__()  # type: ignore[no-untyped-call]

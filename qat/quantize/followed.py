@@ -1,5 +1,6 @@
 """One forward pass, followed: what its tensors are made of, and the products that it makes."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -61,7 +62,8 @@ class Followed:
         for name, parameter in model.named_parameters():
             self.marks.put(parameter, Value("weight", parameters=frozenset([name])))
         self.frames: list[tuple[str, int]] = []  # modules that run, with the number of their call
-        self.entered: list[int] = []  # origins of what entered them
+        self.entered: list[int] = []  # origins of what entered them, -1 for what is not known
+        self.reads: Counter[str] = Counter()  # of modules: operators that read what entered
         self._origins = 0
         self.function = ""  # torch function that runs
         self.call: Call | None = None  # the same, if it is counted
@@ -104,6 +106,8 @@ class Followed:
                 return value
             changed = self._changed([value], name, value.is_positive and added >= 0)
             return replace(changed, masked=value.masked or added == 0)
+        if self.entered and any(value.origin == self.entered[-1] for value in values):
+            self.reads[self.module] += 1
         entering = [value.is_positive for value in values]
         is_positive = is_non_negative(operator, (*args, *kwargs.values()), entering)
         if operator in AVERAGING and values and values[0].kind == "quantized":
@@ -183,7 +187,7 @@ class Followed:
                 inputs=inputs,
                 call=self.call,
                 place=self._place(),
-                is_own_input=bool(self.entered) and self.entered[-1] in (0, first.origin),
+                is_own_input=bool(self.entered) and self.entered[-1] == first.origin,
             ),
         )
 
@@ -217,7 +221,7 @@ class Followed:
         sums = self._sums.values()
         inner = {n for s in sums if s.has_weight for n in s.after if n != s.number}
         return Picture(
-            products=tuple(s.product(self._images, inner) for s in sums),
+            products=tuple(s.product(self._images, inner, self.reads) for s in sums),
             calls=tuple(self.calls),
             module_calls=dict(self.module_calls),
             overwritten=tuple(self.overwritten),
@@ -253,7 +257,7 @@ class _Sum:
         else:
             self.constant += macs
 
-    def product(self, images: int, inner: Collection[int]) -> Product:
+    def product(self, images: int, inner: Collection[int], reads: Mapping[str, int]) -> Product:
         return Product(
             number=self.number,
             module=self.module,
@@ -261,7 +265,7 @@ class _Sum:
             weight=self.weight,
             inputs=self.inputs,
             place=self.place,
-            is_own_input=self.is_own_input,
+            is_own_input=self.is_own_input and reads.get(self.module) == 1,
             macs=self.of_image // images + self.constant,
             call=self.call,
             is_first=not self.after - {self.number} and any(v.is_of_image for v in self.inputs),

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from itertools import zip_longest
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from qat.errors import CheckpointError
 from qat.nn.activation import QuantizedActivation
@@ -40,14 +40,16 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     own = model.state_dict()
     wanted = set(own) - set(absent)
     problems = name_problems(wanted, set(state))
+    # what a module keeps as extra state is no tensor
+    both = sorted(key for key in wanted & set(state) if isinstance(own[key], Tensor))
     problems += [
         f"{key} has shape {tuple(state[key].shape)}, the network wants {tuple(own[key].shape)}"
-        for key in sorted(wanted & set(state))
+        for key in both
         if state[key].shape != own[key].shape
     ]
     problems += [
         f"{key} is {state[key].dtype}, the network wants {own[key].dtype}"
-        for key in sorted(wanted & set(state))
+        for key in both
         if state[key].is_floating_point() != own[key].is_floating_point()
     ]
     if problems:
@@ -70,7 +72,8 @@ def refuse_non_finite(model: nn.Module, name: str) -> None:
         CheckpointError: NaN or infinity in the state dict.
     """
     for key, value in model.state_dict().items():
-        if value.is_floating_point() and not bool(value.isfinite().all()):
+        is_float = isinstance(value, Tensor) and value.is_floating_point()
+        if is_float and not bool(value.isfinite().all()):
             raise CheckpointError(
                 f"{name} holds values in {key} that are no numbers (NaN or infinite): the training "
                 "diverged or the file was changed; use an earlier checkpoint"
@@ -111,7 +114,7 @@ def quantizer_entries(model: nn.Module) -> list[str]:
     """Keys of a state dict that a float network does not have."""
     return [
         f"{name}.{key}"
-        for name, module in model.named_modules()
+        for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, (QuantizedActivation, WeightParametrization))
         for key in module.state_dict()
     ]

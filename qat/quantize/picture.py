@@ -46,7 +46,7 @@ class Product:
             None for a product of two activations.
         inputs: the other operand, or both.
         place: which argument of the function the input is; None if it is none of its own.
-        is_own_input: whether the input is what entered the module.
+        is_own_input: whether the input is what entered the module, which nothing else there reads.
         macs: multiply-accumulates per image.
         call: of the function; None if it is no counted one.
         is_first: whether the image enters it, and no product with a weight is before it.

@@ -20,9 +20,8 @@ from qat.quantize.activations import (
     relu_modules,
     replace_relus,
 )
-from qat.quantize.call_sites import CALL_SITES, owners
+from qat.quantize.call_checks import check_calls
 from qat.quantize.made_weights import quantize_made
-from qat.quantize.picture import Picture
 from qat.quantize.plan import Plan, options_of, parametrization, resolve
 from qat.quantize.preparation_version import difference_in_weights, keep_difference
 from qat.quantize.products import trace
@@ -130,7 +129,7 @@ def insert_quantizers(model: nn.Module, spec: QuantSpec | Plan, example: Tensor 
     quantize_made(model, plan, reach, example)
     second = trace(model, example)
     inputs = quantize_inputs(model, plan, second)
-    _check_calls(model, example)
+    check_calls(model, example, second)
     differences += differences_in_activations(model, plan, second)
     keep_difference(model, next(filter(None, differences), ""))
     keep_reach(model, reach)
@@ -196,39 +195,6 @@ def _check_followable(model: nn.Module, example: Tensor) -> None:
     for name, parameter in model.named_parameters():
         if isinstance(parameter, nn.parameter.UninitializedParameter):
             raise SpecError(f"{name} has no shape yet; call the network once, then prepare it")
-
-
-def _check_calls(model: nn.Module, example: Tensor) -> None:
-    """Refuse a network whose quantizers at calls would be mixed up in training."""
-    sites = [name for name in activation_quantizers(model) if f"{CALL_SITES}." in name]
-    if not sites:
-        return
-    picture = trace(model, example)
-    for name in sites:
-        if picture.module_calls.get(name) != 1:
-            raise SpecError(
-                f"the quantizer {name} would act {picture.module_calls.get(name, 0)} times instead "
-                "of once; give each use of the activation a module of its own"
-            )
-    try:
-        training = trace(model, example, training=True)
-    except ValueError:  # BatchNorm of one value; then nobody trains on it
-        return
-    differing = [n for n in sites if training.module_calls.get(n) != 1]
-    mixed = [o for o in owners(model) if _calls_of(training, o) != _calls_of(picture, o)]
-    if differing or mixed:
-        name = next(iter(differing), sites[0])
-        raise SpecError(
-            "the forward calls other functions in training than in evaluation, so that quantizers "
-            f"at calls, such as {name}, would be mixed up; give each use of the activation a "
-            "module of its own"
-        )
-
-
-def _calls_of(picture: Picture, owner: str) -> list[tuple[str, str]]:
-    """The counted calls that the forward of a module leads to."""
-    calls = [c for c in picture.calls if any(name == owner for name, _ in c.frames)]
-    return [(call.function, call.module) for call in calls]
 
 
 def _parametrize_weights(model: nn.Module, plan: Plan) -> None:

@@ -21,6 +21,7 @@ from torch.nn.modules.module import (
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.hooks import RemovableHandle
 
 from qat.nn.activation import QuantizedActivation
 from qat.nn.parametrization import WeightParametrization
@@ -30,7 +31,7 @@ from qat.quantize.modes import evaluating, training_mode_without_traces
 from qat.quantize.operators import KEEPING, operands
 from qat.quantize.picture import Call, Picture
 from qat.quantize.values import Value, tensors_in
-from qat.quantize.weights import foreign_parametrization
+from qat.quantize.weights import LAYER_TYPES, TRANSPOSED_TYPES, foreign_parametrization
 from qat.spec.quant import FLOAT_BITS
 
 _SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
@@ -68,7 +69,7 @@ def trace(
         undo.enter_context(sdpa_kernel(SDPBackend.MATH))
         undo.enter_context(torch.backends.cudnn.flags(enabled=False))
         undo.enter_context(_unfused_modules())
-        undo.enter_context(_followed(model, found))
+        undo.enter_context(_Modules(model, found))
         undo.enter_context(_Functions(found))
         undo.enter_context(_Operators(found))
         found.read(tensors_in(model(image)))
@@ -193,42 +194,58 @@ def _unfused_modules() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-@contextmanager
-def _followed(model: nn.Module, found: Followed) -> Iterator[None]:
-    """A block in which it is known which module runs, and what quantizers give."""
-    names = {module: name for name, module in model.named_modules()}
+class _Modules:
+    """Says which module runs, and what quantizers give, while it is entered."""
 
-    def enter(module: nn.Module, args: Any) -> None:
-        if module in names:
-            count = found.module_calls.get(names[module], 0) + 1
-            found.module_calls[names[module]] = count
-            found.frames.append((names[module], count))
-            first = next(tensors_in(list(args)), None)
-            # what is given by keyword is not told here
-            found.entered.append(0 if first is None else found.marks.of(first).origin)
+    def __init__(self, model: nn.Module, found: Followed) -> None:
+        self._found = found
+        self._names = {module: name for name, module in model.named_modules()}
+        self._handles: list[RemovableHandle] = []
 
-    def leave(module: nn.Module, args: Any, out: Any) -> None:
-        if module in names:
-            found.frames.pop()
-            found.entered.pop()
-        if isinstance(module, ParametrizationList):
-            _mark_foreign(module, found, out)
+    def __enter__(self) -> None:
+        self._handles += [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave, always_call=True),
+        ]
+        for module in self._names:
+            if isinstance(module, (QuantizedActivation, WeightParametrization)):
+                handle = module.register_forward_hook(self._mark, with_kwargs=True)
+                self._handles.append(handle)
+            if isinstance(module, (*LAYER_TYPES, *TRANSPOSED_TYPES)):
+                keywords = module.register_forward_pre_hook(self._enter_layer, with_kwargs=True)
+                self._handles.append(keywords)
 
-    def mark(module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
-        before = found.marks.of(next(tensors_in([args, kwargs])))
-        found.marks.put(out, found.fresh(_quantized(module, names[module], before)))
-
-    quantizers = [m for m in names if isinstance(m, (QuantizedActivation, WeightParametrization))]
-    handles = (
-        register_module_forward_pre_hook(enter),
-        register_module_forward_hook(leave, always_call=True),
-        *(module.register_forward_hook(mark, with_kwargs=True) for module in quantizers),
-    )
-    try:
-        yield
-    finally:
-        for handle in handles:
+    def __exit__(self, *raised: object) -> None:
+        for handle in self._handles:
             handle.remove()
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        if module in self._names:
+            found, name = self._found, self._names[module]
+            found.module_calls[name] = found.module_calls.get(name, 0) + 1
+            found.frames.append((name, found.module_calls[name]))
+            found.entered.append(_origin(args[0] if args else None, found))
+
+    def _enter_layer(self, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if not args:  # hooks of all modules are not told of keywords
+            self._found.entered[-1] = _origin(kwargs.get("input"), self._found)
+
+    def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
+        if module in self._names:
+            self._found.frames.pop()
+            self._found.entered.pop()
+        if isinstance(module, ParametrizationList):
+            _mark_foreign(module, self._found, out)
+
+    def _mark(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
+        before = self._found.marks.of(next(tensors_in([args, kwargs])))
+        value = _quantized(module, self._names[module], before)
+        self._found.marks.put(out, self._found.fresh(value))
+
+
+def _origin(entering: Any, found: Followed) -> int:
+    """Which values enter a module, -1 if that is not known."""
+    return found.marks.of(entering).origin if isinstance(entering, Tensor) else -1
 
 
 def _mark_foreign(module: ParametrizationList, found: Followed, weight: Tensor) -> None:

@@ -9,6 +9,7 @@ import torch
 from qat.data.registry import build_data
 from qat.errors import SpecError
 from qat.spec.data import FAMILIES, DataSpec
+from support.products import mostly_slow
 
 
 def digits(seed=0, **options):
@@ -45,7 +46,10 @@ def test_normalisation_is_that_of_the_training_part():
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "last"), [(2, 2), (77, 77), (98, 98), (1078, 1078), (540, 539), (2000, 1079)]
+    ("batch_size", "last"),
+    mostly_slow(
+        [(2, 2), (77, 77), (98, 98), (1078, 1078), (540, 539), (2000, 1079)], day=(1, 3, 4)
+    ),
 )
 def test_a_single_left_over_image_is_dropped(batch_size, last):
     # 1079 = 2 * 539 + 1 = 14 * 77 + 1 = 11 * 98 + 1 = 1078 + 1 = 540 + 539
@@ -55,7 +59,7 @@ def test_a_single_left_over_image_is_dropped(batch_size, last):
     assert sum(batches) in (1078, 1079)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", mostly_slow([1, 2], day=(1,)))
 def test_workers_change_nothing(workers):
     def epochs(number):
         loader = digits(batch_size=128, workers=number, seed=5).train_dataloader()

@@ -15,6 +15,7 @@ from qat.functional.affinity.feature_affinity import (
     random_directions,
     unit_columns,
 )
+from support.products import mostly_slow
 
 FORMS = [
     (1, "auto"),
@@ -36,7 +37,7 @@ LOSSES = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("loss", LOSSES)
+@pytest.mark.parametrize("loss", mostly_slow(LOSSES, day=range(0, len(LOSSES), 3)))
 @given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 9), st.integers(1, 12))
 def test_what_the_losses_ignore(loss, seed, batch, channels, positions):
     s, t = (

@@ -10,6 +10,7 @@ from qat.functional.affinity.feature_affinity import (
     unit_columns,
 )
 from qat.functional.affinity.forms import by_channels, by_gram, by_positions, cheapest_form
+from support.products import mostly_slow
 
 
 def columns(batch, channels, side, *, noise, teacher_channels=None):
@@ -140,7 +141,7 @@ COMPILED = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("loss", COMPILED)
+@pytest.mark.parametrize("loss", mostly_slow(COMPILED, day=(1, 4)))
 def test_one_graph(loss):
     generator = torch.Generator().manual_seed(0)
     s, t = (torch.randn(2, 4, 5, 5, generator=generator) for _ in range(2))

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from qat.functional.affinity.feature_affinity import affinity, feature_affinity, projected_affinity
+from support.products import mostly_slow
 
 DRAWS = 3000
 
@@ -22,7 +23,7 @@ def draws(maps, **options):
     return torch.stack(values)
 
 
-@pytest.mark.parametrize("columns", [1, 4, 15])
+@pytest.mark.parametrize("columns", mostly_slow([1, 4, 15], day=(1,)))
 def test_order_two_is_unbiased_with_the_spread_of_theory(maps, columns):
     d = (affinity(maps[0]) - affinity(maps[1]))[0]
     spread = math.sqrt(2 / columns) * float(torch.linalg.norm(d @ d) / torch.linalg.norm(d) ** 2)

@@ -10,6 +10,7 @@ from qat.functional.gaussian import gaussian_step
 from qat.functional.stairs import Stairs
 from qat.functional.ste import DERIVATIVES, ESTIMATORS, coarse_slope
 from qat.nn.learned_clip import DorefaActivation, LsqActivation, PactActivation
+from support.products import mostly_slow
 
 KINDS = [LsqActivation, PactActivation, DorefaActivation]
 X = torch.tensor([[-2.0, -0.7, -0.1, 0.0], [0.2, 0.75, 1.4, 9.0]])
@@ -182,7 +183,7 @@ def test_state_and_copies(kind):
         )
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", mostly_slow(KINDS, day=(0,)))
 def test_compiled_is_eager(kind):
     torch._dynamo.reset()
     quantizer, twin = kind(3, "dsq", signed=True), kind(3, "dsq", signed=True)

@@ -1,5 +1,7 @@
 """In-graph weights: every method with every coarse derivative trains, resumes exactly, compiles."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import nn
@@ -23,6 +25,7 @@ from qat.functional.ste import DERIVATIVES
 from qat.quantize.plan import quantizer_for
 from qat.quantize.prepare import set_progress
 from qat.quantize.weights import latent_weight, weight_parametrizations
+from support.products import mostly_slow
 
 METHODS = {"lsq": 4, "dorefa": 1, "dorefa ": 3, "reste": 1, "biper": 1}
 BATCH = torch.randn(12, 6, generator=torch.Generator().manual_seed(0))
@@ -84,9 +87,10 @@ def test_two_steps_and_an_exact_resume(method, derivative):
 
 
 # a fixed slope, one that reads its sharpness from a buffer, and the method's own
-@pytest.mark.parametrize("derivative", [None, "dsq", "tanh"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.product
+@pytest.mark.parametrize(
+    ("method", "derivative"),
+    mostly_slow(list(product(METHODS, [None, "dsq", "tanh"])), day=(0, 10)),
+)
 def test_compiled_training_is_eager_training(method, derivative):
     torch._dynamo.reset()
     spec = spec_of(method, derivative)

@@ -159,6 +159,7 @@ RECURRENT = ("lstm", "two layers, both ways", "gru", "rnn")
 @pytest.mark.filterwarnings("ignore:only .* of the", "ignore:.*weight_norm.*deprecated")
 @pytest.mark.parametrize("middle", MIDDLES)
 @pytest.mark.parametrize("ends", ["quantized", "float"])
+@pytest.mark.product
 def test_the_shares_are_those_of_the_values(middle, ends):
     net, spec = network(middle), QuantSpec(ends=EndsSpec(first=ends, last=ends))
     net(IMAGES)

@@ -18,6 +18,7 @@ from qat.storage.lock import only_process
 from qat.sweep import run, tuned
 from qat.sweep.job import jobs_of
 from qat.sweep.thinning import superfluous, thin
+from support.products import mostly_slow
 
 BEST, NEWEST = "best/step=00000020.ckpt", "last/step=00000034.ckpt"
 ALL = {BEST, NEWEST, "last/step=00000017.ckpt", "warm_start.ckpt"}
@@ -141,7 +142,7 @@ def test_a_later_call_thins_the_chosen_runs_of_a_tuned_sweep_too(tmp_path):
     assert all(kept(job) == set() for job in chosen)
 
 
-@pytest.mark.parametrize("state", ["running", "waiting", "interrupted"])
+@pytest.mark.parametrize("state", mostly_slow(["running", "waiting", "interrupted"], day=(2,)))
 def test_a_row_waits_until_all_of_its_trials_have_ended(tmp_path, capsys, state):
     spec = SweepSpec(method="tuned", tune_seeds=(1,), parameters={"optimizer.lr": [0.1, 0.2]})
     overrides = ["quant=float,bcgd_w1a4", "seed=1,2", "training.threads=1"]

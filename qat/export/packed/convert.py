@@ -67,6 +67,8 @@ def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
     model = unwrapped(model)
     _refuse_float_phase(model)
     for key, tensor in model.state_dict().items():
+        if not isinstance(tensor, Tensor):
+            raise SpecError(f"{key} is no tensor; a file holds tensors alone, so keep it elsewhere")
         if not bool(tensor.isfinite().all()):
             raise NonFiniteError(f"{key} holds a value that is not finite; export another epoch")
     weights: dict[str, WeightCodes] = {}

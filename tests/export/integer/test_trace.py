@@ -80,7 +80,9 @@ NETWORKS = {
 SMALL = ("resnet20", "resnet18-small", "resnet18-standard", "vgg11", "lenet5")
 
 
-AT_NIGHT = ("resnet18-standard", "mobilenetv2", "resnet10t")  # what others have, too
+AT_NIGHT = (
+    *("resnet18-standard", "resnet18-small", "mobilenetv2", "resnet10t", "vgg11", "regnetx"),
+)  # what others have, too
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ def case(request):
 
 
 @pytest.mark.parametrize("trits", [False, True])
+@pytest.mark.product
 def test_pack_load_pack_gives_the_same_bytes(case, trits):
     make, spec = case
     converted, data = packed(make, spec, trits=trits, **FULL)

@@ -25,6 +25,7 @@ from qat.spec.run import (
     SchedulerSpec,
     TrainingSpec,
 )
+from support.products import mostly_slow
 
 W32, A32 = WeightSpec(bits=32), ActivationSpec(bits=32)
 OF_WEIGHTS = {"flip_rate", "distance", "scale"}
@@ -107,7 +108,7 @@ class TestTraining:
         assert [(r["step"], r["epoch"]) for r in found] == [("6", "1"), ("9", "2"), ("12", "3")]
 
     # three steps an epoch, the first epoch is float; a checkpoint after every second step
-    @pytest.mark.parametrize("step", [2, 4, 5, 6, 7, 11])
+    @pytest.mark.parametrize("step", mostly_slow([2, 4, 5, 6, 7, 11], day=(0, 4)))
     def test_a_resumed_fit_leaves_the_same_bytes(self, tmp_path, step):
         def run(folder, *callbacks):
             checkpoints = tmp_path / folder / "checkpoints"
