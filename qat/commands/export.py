@@ -6,7 +6,8 @@
 
     run=                 run folder
     format=packed        one of the formats below
-    form=both            of ONNX: faithful (sums of two branches in float), fast (in int8) or both
+    form=both            of ONNX: faithful (sums of two branches in float), fast (in int8), both, or
+                         general, for networks of any functions, which both falls back to
     state=selected       epoch of the run: selected or last
     out=FOLDER           where the files go; left out, RUN/export
     trits=false          packed: ternary weights five to a byte instead of four
@@ -41,7 +42,7 @@ class ExportSpec:
 
     run: str = option(hint="give a run folder, runs/DATE/TIME")
     format: str = option("packed", choices=tuple(FORMATS))
-    form: Literal["faithful", "fast", "both"] = "both"
+    form: Literal["faithful", "fast", "both", "general"] = "both"
     state: Literal["selected", "last"] = "selected"
     out: str | None = None
     trits: bool = False

@@ -35,7 +35,7 @@ FORMATS: dict[str, Format] = {
         options=("trits",),
     ),
     "onnx": Format(
-        title="faithful.onnx and fast.onnx, for integer kernels of onnxruntime",
+        title="faithful.onnx and fast.onnx, for integer kernels of onnxruntime, or general.onnx",
         writer="onnx_files:write_onnx",
         options=("form", "calibration"),
         needs_onnx=True,

@@ -6,22 +6,30 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
+from onnx import ModelProto
 from onnx.helper import set_model_props
 
 from qat.commands.export_job import ExportJob, accuracies
 from qat.data.dataset import PlainDataset
 from qat.data.module import ImageData
-from qat.errors import shown
+from qat.errors import SpecError, one_line, shown
 from qat.export.integer.graph import Graph
 from qat.export.integer.trace import network_graph
 from qat.export.onnx.fast_steps import fast_steps
+from qat.export.onnx.general import general_model
 from qat.export.onnx.model import integer_stem, onnx_model, summands
 from qat.export.onnx.moved_codes import onnx_moved_codes
 from qat.export.onnx.qonnx import qonnx_model
 from qat.export.onnx.run import OnnxNetwork, onnx_metadata, optimised_operators
+from qat.spec.extras import require_onnxscript
 from qat.storage.atomic import replacing
 
 _AT_ONCE = 32  # images of the calibration
+_CURES = {
+    "fast": "ship faithful.onnx, or give calibration= more images",
+    "faithful": "ship the packed file",
+    "general": "ship the packed file, or give activations more bits",
+}
 _MANY = 0.02  # share of the predictions; of trained networks some tenths of a percent differ
 
 
@@ -29,7 +37,7 @@ class OnnxOptions(Protocol):
     """Options of the command that are for ONNX.
 
     Attributes:
-        form: faithful, fast or both.
+        form: faithful, fast, both or general.
         calibration: training images that find the steps of the fast form's sums.
     """
 
@@ -42,17 +50,32 @@ class OnnxOptions(Protocol):
 def write_onnx(job: ExportJob, options: OnnxOptions) -> None:
     """Write FORM.onnx for each form, and print how it differs from the run.
 
+    A network that has no faithful and no fast form gets the general one, if both were wanted.
+
     Args:
         job: the network.
         options: of the command.
+
+    Raises:
+        SpecError: the network has no such form.
     """
+    if options.form == "general":
+        return _write_general(job)
     forms = ("faithful", "fast") if options.form == "both" else (options.form,)
-    graph = network_graph(job.trained.net, job.converted, job.example)
+    try:
+        graph = network_graph(job.trained.net, job.converted, job.example)
+    except SpecError as error:
+        if options.form != "both":
+            raise
+        print(f"no faithful or fast form: {one_line(error).partition(';')[0]}")
+        return _write_general(job)
     if "fast" in forms and not summands(graph) and integer_stem(graph) is None:
         print("the network has no sums in front of quantizers, nor an integer first layer")
     for form in forms:
         steps = _steps(graph, job.trained.data, options.calibration) if form == "fast" else None
-        _write_form(job, form, graph, steps)
+        metadata = onnx_metadata(job.header, form)
+        _write_form(job, form, onnx_model(graph, steps=steps, metadata=metadata))
+        _print_moved_codes(graph, steps, job.trained.data)
 
 
 def write_qonnx(job: ExportJob, options: object = None) -> None:
@@ -69,8 +92,14 @@ def write_qonnx(job: ExportJob, options: object = None) -> None:
     print(f"{shown(path)}: {len(data):,} bytes; Quant and BipolarQuant nodes, weights as floats")
 
 
-def _write_form(job: ExportJob, form: str, graph: Graph, steps: Mapping[str, float] | None) -> None:
-    model = onnx_model(graph, steps=steps, metadata=onnx_metadata(job.header, form))
+def _write_general(job: ExportJob) -> None:
+    require_onnxscript()
+    metadata = onnx_metadata(job.header, "general")
+    model = general_model(job.trained.net, job.converted, job.example, metadata=metadata)
+    _write_form(job, "general", model)
+
+
+def _write_form(job: ExportJob, form: str, model: ModelProto) -> None:
     found = job.asked(OnnxNetwork(model.SerializeToString(), form))
     # the accuracy is known only now, and the rest is the same
     set_model_props(model, onnx_metadata(job.header_with(found), form))
@@ -83,10 +112,8 @@ def _write_form(job: ExportJob, form: str, graph: Graph, steps: Mapping[str, flo
         if differ > _MANY * len(part.labels):
             print(
                 f"  warning: on {name} {form}.onnx answers otherwise than the run for "
-                f"{100 * differ / len(part.labels):.1f} % of the images; ship faithful.onnx, or "
-                "give calibration= more images"
+                f"{100 * differ / len(part.labels):.1f} % of the images; {_CURES[form]}"
             )
-    _print_moved_codes(graph, steps, job.trained.data)
     with tempfile.TemporaryDirectory() as folder:
         counts = optimised_operators(data, Path(folder))
     told = ", ".join(f"{count} {name}" for name, count in counts.most_common())

@@ -17,6 +17,7 @@ from qat.export.packed.convert import convert
 from qat.quantize.plan import Plan, weight_projections
 
 FORMATS = ("packed", "onnx", "qonnx")  # of scripts/export.py, each asks for more
+_GENERAL = "onnx in the general form, if PyTorch can export it"
 
 
 def export_outlook(model: nn.Module, plan: Plan, example: Tensor) -> str:
@@ -28,8 +29,9 @@ def export_outlook(model: nn.Module, plan: Plan, example: Tensor) -> str:
         example: images (N, C, H, W), N >= 2.
 
     Returns:
-        Such as "packed yes; onnx, qonnx no: the layer act (GELU) cannot be exported", or "not
-        known: ..." where the network cannot even be asked.
+        Such as "packed yes; onnx in the general form, if PyTorch can export it; qonnx no: the layer
+        act (GELU) cannot be exported", or "not known: ..." where the network cannot even be asked.
+        Whether PyTorch can is not tried: it takes as long as a short run.
     """
     try:
         # whatever the model's own code says or draws while it is followed, the run is not told
@@ -39,7 +41,10 @@ def export_outlook(model: nn.Module, plan: Plan, example: Tensor) -> str:
     except Exception as error:  # a run that trains is not stopped for what comes after it
         return f"not known: {one_line(error) or type(error).__name__}"
     parts = [f"{', '.join(FORMATS[:able])} yes"] if able else []
-    parts += [f"{', '.join(FORMATS[able:])} no: {reason}"] if reason else []
+    if able == 1:
+        parts.append(_GENERAL)
+    lost = FORMATS[max(2, able) if able else 0 :]
+    parts += [f"{', '.join(lost)} no: {reason}"] if reason else []
     return "; ".join(parts)
 
 

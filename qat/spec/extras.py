@@ -21,10 +21,19 @@ def require_optuna() -> None:
 
 def require_onnx() -> None:
     """Raise SpecError unless onnx and onnxruntime are installed; imports neither."""
-    missing = [name for name in ("onnx", "onnxruntime") if find_spec(name) is None]
+    _require_export("ONNX files need", "onnx", "onnxruntime")
+
+
+def require_onnxscript() -> None:
+    """Raise SpecError unless onnxscript is installed, too, by which PyTorch exports; no import."""
+    _require_export("the general ONNX form needs", "onnx", "onnxruntime", "onnxscript")
+
+
+def _require_export(what: str, *packages: str) -> None:
+    missing = [name for name in packages if find_spec(name) is None]
     if missing:
         raise SpecError(
-            f"ONNX files need {' and '.join(missing)}; install the extra: "
+            f"{what} {' and '.join(missing)}; install the extra: "
             "pip install 'qat[export]', in a checkout pip install -c constraints.txt -e '.[export]'"
         )
 

@@ -237,3 +237,10 @@ def test_a_parameter_behind_two_weights_stays_float():
     plan = resolve(net, QuantSpec()).weights["w"]
     assert not plan.is_made
     assert plan.reason.endswith("makes the weight of it")
+
+
+def test_codes_of_a_projected_weight_end_where_its_grid_does():
+    net, spec = prepared("weight norm", bits=3, grid="power_of_two")
+    codes = convert(net.eval(), spec).weights["2"]
+    assert codes.largest_code == len(codes.quantizer.levels) // 2 == 2
+    assert int(codes.codes.abs().max()) <= 2

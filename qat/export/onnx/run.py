@@ -15,8 +15,8 @@ from qat.spec.extras import require_onnx
 from qat.spec.header import Header, header_from
 from qat.storage.reading import parsing, read_regular
 
-# all that our files consist of; a file with another one is none of ours and is not run
-OPERATORS = frozenset(
+# all that the faithful and the fast form consist of
+_PLAIN = frozenset(
     {
         *("Add", "AveragePool", "BitShift", "BitwiseAnd", "Cast", "Clip", "Concat", "Conv"),
         *("DequantizeLinear", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GreaterOrEqual"),
@@ -24,6 +24,25 @@ OPERATORS = frozenset(
         *("Slice", "Sub", "Where"),
     }
 )
+# what PyTorch writes for other networks; nothing that loops, branches or draws numbers, nor what
+# may hold more than it is given and gives (Einsum)
+_GENERAL = frozenset(
+    {
+        *("Abs", "And", "ArgMax", "BatchNormalization", "CastLike", "Ceil", "Constant"),
+        *("ConstantOfShape", "ConvTranspose", "Cos", "CumSum", "DepthToSpace", "Div"),
+        *("Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "GRU", "GatherElements", "GatherND"),
+        *("GlobalMaxPool", "Greater", "GroupNormalization", "HardSigmoid", "HardSwish"),
+        *("InstanceNormalization", "LRN", "LSTM", "LayerNormalization", "LeakyRelu", "Less"),
+        *("LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "Mean", "Min", "Mish", "Mod", "Neg"),
+        *("Not", "Or", "PRelu", "Pow", "RNN", "Range", "Reciprocal", "ReduceL1", "ReduceL2"),
+        *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare", "Resize"),
+        *("Round", "ScatterElements", "ScatterND", "Selu", "Shape", "Sigmoid", "Sign", "Sin"),
+        *("Size", "Softmax", "Softplus", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sum"),
+        *("Tanh", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Xor"),
+    }
+)
+# a file with another one is none of ours and is not run
+OPERATORS = _PLAIN | _GENERAL
 _KEY = "qat"
 _CURE = "make one with scripts/export.py run=RUN_FOLDER format=onnx"
 # of one value, for one image: eighty times the largest of ResNet-18 on 224 pixels
@@ -40,7 +59,7 @@ class OnnxNetwork:
 
     Attributes:
         header: what the file says of itself.
-        form: faithful or fast.
+        form: faithful, fast or general.
 
     Raises:
         CheckpointError: no ONNX file, or none that qat wrote.
@@ -182,10 +201,10 @@ def _check_model(data: bytes, origin: str) -> None:
             f"{origin} has the operator {min(strange)!r:.50}, as none of ours has; {_CURE}"
         )
     with parsing(origin, _CURE):
-        _check_sizes(model, origin)
+        check_sizes(model, origin)
 
 
-def _check_sizes(model: Any, origin: str) -> None:
+def check_sizes(model: Any, origin: str) -> None:
     """Refuse a model with a value of unknown shape, or of more numbers than any network has.
 
     A file of a kilobyte can pad, or convolve over, an image to any size.

@@ -1,6 +1,6 @@
 """ONNX writer: collects the nodes and constants of a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from qat.errors import SpecError
 from qat.export.onnx.run import OPERATORS
 
 OPSET = 18  # the first with BitwiseAnd, which unpacks weights
@@ -15,9 +16,14 @@ IR_VERSION = 9
 
 
 class OnnxWriter:
-    """A growing ONNX graph; equal constants are stored once."""
+    """A growing ONNX graph; equal constants are stored once.
 
-    def __init__(self) -> None:
+    Args:
+        prefix: of the names that are made up, where nodes from elsewhere have names, too.
+    """
+
+    def __init__(self, prefix: str = "") -> None:
+        self._prefix = prefix
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._initializers: list[onnx.TensorProto] = []
@@ -36,6 +42,24 @@ class OnnxWriter:
         output = name or self._fresh(op)
         self._nodes.append(helper.make_node(op, list(inputs), [output], **attributes))
         return output
+
+    def copy(self, node: onnx.NodeProto) -> None:
+        """Add a node that another graph has, its names as they are.
+
+        Raises:
+            SpecError: an operator that the reader of our files does not know.
+        """
+        if node.domain not in ("", "ai.onnx") or node.op_type not in OPERATORS:
+            where = f" in the domain {node.domain}" if node.domain else ""
+            raise SpecError(
+                f"the network needs the ONNX operator {node.op_type}{where}, which files of ours "
+                "do not hold; ship the packed file"
+            )
+        self._nodes.append(node)
+
+    def keep(self, initializers: Iterable[onnx.TensorProto]) -> None:
+        """Add constants that another graph has, by their names."""
+        self._initializers.extend(initializers)
 
     def constant(self, value: NDArray[Any]) -> str:
         """The name of a constant tensor."""
@@ -92,4 +116,4 @@ class OnnxWriter:
 
     def _fresh(self, stem: str) -> str:
         self._count += 1
-        return f"{stem}{self._count}"
+        return f"{self._prefix}{stem}{self._count}"

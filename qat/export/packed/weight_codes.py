@@ -8,6 +8,7 @@ from torch import Tensor
 from qat.errors import CheckpointError
 from qat.functional.bits import pack_bits, pack_trits, unpack_bits, unpack_trits
 from qat.nn.parametrization import WeightParametrization
+from qat.nn.projected_weight import ProjectedWeight
 from qat.nn.weight import WeightQuantizer
 
 _FITS = 1e-5  # relative distance up to which a value counts as a level times the scale
@@ -40,9 +41,8 @@ class WeightCodes:
     @property
     def largest_code(self) -> int:
         """Largest |code| of the grid; exponent indices end where the positive levels do."""
-        if isinstance(self.quantizer, WeightParametrization):
-            return max(1, 1 << (self.bits - 1))
-        return max(1, len(self.quantizer.levels) // 2)
+        is_projected = isinstance(self.quantizer, (WeightQuantizer, ProjectedWeight))
+        return max(1, len(self.quantizer.levels) // 2 if is_projected else 1 << (self.bits - 1))
 
     def hard(self) -> Tensor:
         """The hard weight in float32, bit for bit what the network held."""

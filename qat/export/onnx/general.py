@@ -1,0 +1,210 @@
+"""ONNX model of any network: the graph that PyTorch exports, its levels and its bits as they are.
+
+`torch.onnx.export` writes the graph, whatever functions it consists of. Quantizers of activations
+are marks in it, in whose place their own operations stand: ceil, clip, times the step. Not so
+QuantizeLinear, whose nearest integer is another one where x / step is an integer exactly, as on a
+shortcut between equal steps. Weights on a grid are unpacked from their true bits by standard
+operators, which a runtime folds when it loads the file. The arithmetic is that of floats on these
+levels, so the answers are the network's but for the order of sums; a value that lies on a jump of a
+staircase to the last bits may get the next code.
+
+For networks of convolutions, linear layers, ReLUs and norms `qat.export.onnx.model` has forms that
+compute in integers.
+"""
+
+import copy
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import onnx
+import torch
+from torch import Tensor, nn
+
+from qat.errors import CheckpointError, SpecError, one_line
+from qat.export.onnx.run import check_sizes
+from qat.export.onnx.weights import add_integers
+from qat.export.onnx.writer import OPSET, OnnxWriter
+from qat.export.packed.convert import Converted, put
+from qat.export.packed.weight_codes import WeightCodes
+from qat.nn.activation_codes import CodeRule, code_rule
+from qat.quantize.activations import activation_quantizers
+from qat.quantize.made_weights import made_quantizer
+from qat.quantize.reach import Reach, known_reach
+from qat.quantize.weights import current_weight
+
+_DOMAIN = "qat"  # of the marks, which are gone in the end
+
+
+class _Mark(nn.Module):
+    """Stands for a quantizer while the network is exported."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = torch.onnx.ops.symbolic(
+            f"{_DOMAIN}::Quantize",
+            [x],
+            {"number": self._number, "rank": x.ndim},
+            dtype=x.dtype,
+            shape=x.shape,
+            version=1,
+        )
+        return out
+
+
+def general_model(
+    model: nn.Module,
+    converted: Converted,
+    example: Tensor,
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> onnx.ModelProto:
+    """The ONNX model of a network of any functions that PyTorch exports.
+
+    Args:
+        model: prepared network; it is left as it is.
+        converted: its codes.
+        example: images (N, C, H, W), N >= 2, of any content.
+        metadata: key -> text, kept in the file.
+
+    Raises:
+        SpecError: PyTorch cannot export the network.
+    """
+    net = copy.deepcopy(model).eval()
+    put(net, converted)
+    rules, coded = _marked(net), _coded(net, converted)
+    graph = _exported(net, example, coded)
+    return _Surgery(rules, coded).model(graph, tuple(example.shape[1:]), metadata or {})
+
+
+def _marked(net: nn.Module) -> list[CodeRule]:
+    """Put a mark in the place of each quantizer; the rules of these, by the marks' numbers."""
+    rules: list[CodeRule] = []
+    for name, quantizer in activation_quantizers(net).items():
+        parent, _, child = name.rpartition(".")
+        net.get_submodule(parent)._modules[child] = _Mark(len(rules))
+        rules.append(code_rule(quantizer, name))
+    return rules
+
+
+def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes]) -> onnx.GraphProto:
+    """The graph of a marked network; weights on grids are inputs, which nothing folds away."""
+    batch = torch.export.Dim("batch")
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                net,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: batch},),
+                input_names=["image"],
+                output_names=["logits"],
+                opset_version=OPSET,
+                optimize=False,
+                verbose=False,
+            )
+            assert program is not None  # as no file was named
+            graph = program.model.graph
+            for name in [name for name in graph.initializers if name in coded]:
+                weight = graph.initializers.pop(name)
+                weight.const_value = None
+                graph.inputs.append(weight)
+            program.optimize()
+    except Exception as error:
+        raise SpecError(
+            f"PyTorch cannot export this network: {_cause(error)}; ship the packed file"
+        ) from None
+    return program.model_proto.graph
+
+
+def _cause(error: BaseException) -> str:
+    """The first sentence of what went wrong first; PyTorch says many lines around it."""
+    while (inner := error.__cause__ or error.__context__) is not None:
+        error = inner
+    return f"{type(error).__name__}: {one_line(error)}"[:200]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A block in which the exporter's remarks are not printed."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _coded(net: nn.Module, converted: Converted) -> dict[str, WeightCodes]:
+    """Full name of each weight on a grid, under all of its names -> its codes."""
+    tensors: dict[str, Tensor] = dict(net.named_buffers(remove_duplicate=False))
+    tensors |= dict(net.named_parameters(remove_duplicate=False))
+    found: dict[int, WeightCodes] = {}
+    reach = known_reach(net) or Reach()
+    for name, codes in converted.weights.items():
+        if name in reach.made:
+            found[id(made_quantizer(net, name).get_buffer("weight"))] = codes
+        else:
+            found[id(current_weight(net, name))] = codes
+    return {name: found[id(t)] for name, t in tensors.items() if id(t) in found}
+
+
+class _Surgery:
+    """Writes an exported graph anew, with codes for marks and packed weights for inputs."""
+
+    def __init__(self, rules: list[CodeRule], coded: Mapping[str, WeightCodes]) -> None:
+        self._rules, self._coded = rules, coded
+        self._writer = OnnxWriter(prefix="qat.")
+
+    def model(
+        self, graph: onnx.GraphProto, image: tuple[int, ...], metadata: Mapping[str, str]
+    ) -> onnx.ModelProto:
+        """The finished model."""
+        for value in graph.input:
+            if value.name in self._coded:
+                self._unpack(value.name, self._coded[value.name])
+        self._writer.keep(graph.initializer)
+        last = f"{graph.output[0].name} of the graph"  # the writer has a node of its own for it
+        for node in graph.node:
+            for names in (node.input, node.output):
+                names[:] = [last if name == graph.output[0].name else name for name in names]
+            if node.domain == _DOMAIN:
+                self._quantize(node)
+            else:
+                self._writer.copy(node)
+        width = graph.output[0].type.tensor_type.shape.dim[1].dim_value
+        model = self._writer.model(image, (last, width), metadata=metadata)
+        try:
+            check_sizes(onnx.ModelProto.FromString(model.SerializeToString()), "this network")
+        except CheckpointError as error:
+            raise SpecError(f"no file of ours could be opened again: {error}") from None
+        return model
+
+    def _unpack(self, name: str, codes: WeightCodes) -> None:
+        """A weight as floats: its levels, which the scale multiplies."""
+        _, unit = codes.integers()
+        levels = self._writer.add(
+            "Cast", [add_integers(self._writer, codes)], to=onnx.TensorProto.FLOAT
+        )
+        scale = self._writer.constant((codes.scale * unit).numpy())
+        self._writer.add("Mul", [levels, scale], name=name)
+
+    def _quantize(self, node: onnx.NodeProto) -> None:
+        """The staircase, step * clip(ceil(x / step - shift), low, high), or a sign."""
+        numbers = {attribute.name: attribute.i for attribute in node.attribute}
+        rule, x = self._rules[numbers["number"]], node.input[0]
+        writer = self._writer
+        if rule.is_sign:
+            axes = () if rule.shift.ndim == 0 else (-1, *(1,) * (numbers["rank"] - 2))
+            threshold = writer.constant(rule.shift.float().view(axes).numpy())
+            is_one = writer.add("GreaterOrEqual", [x, threshold])
+            values = [writer.scalar(1.0), writer.scalar(-1.0)]
+            writer.add("Where", [is_one, *values], name=node.output[0])
+            return
+        step = writer.scalar(rule.step)
+        codes = writer.add("Div", [x, step])
+        if float(rule.shift):
+            codes = writer.add("Sub", [codes, writer.scalar(float(rule.shift))])
+        ends = [writer.scalar(rule.low), writer.scalar(rule.high)]
+        codes = writer.add("Clip", [writer.add("Ceil", [codes]), *ends])
+        writer.add("Mul", [codes, step], name=node.output[0])
