@@ -77,8 +77,8 @@ def replace_relus(model: nn.Module, plan: Plan, channels: dict[str, int | None])
 
 def quantize_activations(model: nn.Module, plan: Plan, picture: Picture) -> tuple[str, ...]:
     """A quantizer for each call of a ReLU; names of what was replaced."""
-    calls = [call for call in picture.calls if call.is_activation and not call.is_on_image]
-    on_image = {call.module for call in picture.calls if call.is_on_image}
+    calls = [call for call in picture.calls if call.is_activation and not call.stays_float]
+    kept_float = {call.module for call in picture.calls if call.stays_float}
     seen = {call.module: call.channels for call in calls}
     uses = Counter(call.module for call in calls)
     shared = _other_names(model)
@@ -88,7 +88,7 @@ def quantize_activations(model: nn.Module, plan: Plan, picture: Picture) -> tupl
         for name in names
         if uses[name] <= 1
         and name not in shared
-        and name not in on_image
+        and name not in kept_float
         and not _has_hooks(model.get_submodule(name))
     }
     at_calls = [
@@ -122,7 +122,8 @@ def _other_names(model: nn.Module) -> dict[str, list[str]]:
 
 def _has_hooks(module: nn.Module) -> bool:
     """Whether someone listens to a module, or changes what it gives: then it has to stay."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks)
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return bool(forward or module._backward_hooks or module._backward_pre_hooks)
 
 
 def _add(model: nn.Module, picture: Picture, call: Call, key: str, quantizer: nn.Module) -> None:
@@ -200,9 +201,14 @@ def _quantize_input(
 
 
 def check_names(model: nn.Module, names: Iterable[str]) -> None:
-    """Refuse a ReLU module that the network holds under several names."""
+    """Refuse a ReLU module that has hooks, or that the network holds under several names."""
     others = _other_names(model)
     for name in names:
+        if _has_hooks(model.get_submodule(name)):
+            raise SpecError(
+                f"the activation module {name} has hooks, which a quantizer in its place would "
+                "not have; pass example= to prepare(), which leaves the module where it is"
+            )
         if name in others:
             raise SpecError(
                 f"the activation module {name} is also {others[name][0]}, so both would share one "
@@ -235,7 +241,7 @@ def differences_in_activations(model: nn.Module, plan: Plan, picture: Picture) -
         and f"{product.module}.{INPUT_QUANTIZER}" not in names
         and _was_float(product.inputs[0])
     ]
-    on_image = [call.module for call in picture.calls if call.is_on_image and call.is_activation]
+    on_image = [call.module for call in picture.calls if call.stays_float and call.is_activation]
     return [
         *(f"had no quantizer at {name}" for name in at_calls[:1]),
         *(f"had a signed quantizer at {name}, if any" for name in unsigned[:1]),

@@ -21,7 +21,8 @@ from qat.errors import SpecError
 CALL_SITES = "call_sites"
 # of an owner: its counters that run, where the quantizers of its calls are, by key, and its name
 _RUNNING, _PATHS, _NAME = "_qat_calls", "_qat_call_sites", "_qat_owner"
-_COUNTED_BY = "_qat_counted_by"  # of a module that keeps quantizers: names of their owners
+# of a module that keeps quantizers: names of their owners, and whether one ran at its last forward
+_COUNTED_BY, _WAS_COUNTED = "_qat_counted_by", "_qat_was_counted"
 
 # float activations with a staircase of their own: max(x, 0), up to a ceiling
 ACTIVATIONS: dict[Callable[..., Any], str] = {
@@ -212,10 +213,13 @@ def _check_counted(module: nn.Module, args: tuple[Any, ...]) -> None:
 
     Checkpointing may run it again without its owner, silently without its quantizers.
     """
-    if torch.compiler.is_compiling() or torch._C._current_graph_task_id() == -1:
-        return  # no backward pass
+    if torch.compiler.is_compiling():
+        return
     owners = module.__dict__[_COUNTED_BY]
-    if not any(calls.name in owners for calls in _running()):
+    is_counted = any(calls.name in owners for calls in _running())
+    if torch._C._current_graph_task_id() == -1:  # no backward pass
+        module.__dict__[_WAS_COUNTED] = is_counted
+    elif module.__dict__.get(_WAS_COUNTED) and not is_counted:
         name = min(owners)
         raise SpecError(
             f"checkpointing runs a part of {name or 'the network'} again without it, but it is "

@@ -52,6 +52,21 @@ class Observed(NamedTuple):
     weight_tensor: Tensor | None
 
 
+@dataclass(slots=True, eq=False)
+class Entered:
+    """The tensor that enters one call of a module.
+
+    Attributes:
+        tensor: None where there is none, or more than one.
+        origin: of its values, -1 where there is none.
+        reads: by how many operators it is read while the module runs, and by what it gives.
+    """
+
+    tensor: Tensor | None
+    origin: int = -1
+    reads: int = 0
+
+
 class Followed:
     """One forward pass: what the levels of observation tell each other, and what they found."""
 
@@ -62,13 +77,13 @@ class Followed:
         for name, parameter in model.named_parameters():
             self.marks.put(parameter, Value("weight", parameters=frozenset([name])))
         self.frames: list[tuple[str, int]] = []  # modules that run, with the number of their call
-        self.entered: list[int] = []  # origins of what entered them, -1 for what is not known
-        self.reads: Counter[str] = Counter()  # of modules: operators that read what entered
+        self.entered: list[Entered] = []  # what entered them
+        self.reads: Counter[str] = Counter()  # of modules: what else than one layer reads that
         self._origins = 0
         self.function = ""  # torch function that runs
         self.call: Call | None = None  # the same, if it is counted
         self.operands: tuple[Value, ...] = ()  # of this call
-        self.weight_operand: Tensor | None = None  # the second of them
+        self.given_operands: list[Tensor] = []  # the same, as tensors
         self.calls: list[Call] = []
         self.module_calls: dict[str, int] = {}
         self.stale = WeakTensorKeyDictionary()  # overwritten tensor -> by what
@@ -87,6 +102,8 @@ class Followed:
         for tensor in tensors:
             if tensor in self.stale:
                 self.overwritten[self.stale[tensor]] = None
+            for entered in self.entered:
+                entered.reads += tensor is entered.tensor
 
     def given(self, operator: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Value:
         """The value of what an operator gives that makes no product."""
@@ -106,7 +123,7 @@ class Followed:
                 return value
             changed = self._changed([value], name, value.is_positive and added >= 0)
             return replace(changed, masked=value.masked or added == 0)
-        if self.entered and any(value.origin == self.entered[-1] for value in values):
+        if self.entered and any(value.origin == self.entered[-1].origin for value in values):
             self.reads[self.module] += 1
         entering = [value.is_positive for value in values]
         is_positive = is_non_negative(operator, (*args, *kwargs.values()), entering)
@@ -120,7 +137,7 @@ class Followed:
     def _sets_zeros(self, operands: Any) -> bool:
         """Whether a constant among what is put together with a weight has zeros."""
         constants = [t for t in tensors_in(operands) if self.marks.of(t).kind == "constant"]
-        return any(not t.is_meta and bool((t == 0).any()) for t in constants)
+        return any(not t.is_meta and _may_mask(t) for t in constants)
 
     def _changed(self, values: list[Value], name: str, is_positive: bool) -> Value:
         """New values made of these."""
@@ -128,10 +145,12 @@ class Followed:
         if not kinds:
             value = joined(values, name)
             return replace(value, through=name) if value.kind == "weight" else value
-        if kinds == {"image"}:
-            return Value("image", is_positive=is_positive, through=name, after=behind(values))
         mixed = mixed_into(values)
-        return Value("float", is_positive=is_positive, mixed=mixed, after=behind(values))
+        kind: Kind = "image" if kinds == {"image"} else "float"
+        through = name if kind == "image" else ""
+        return Value(
+            kind, is_positive=is_positive, through=through, mixed=mixed, after=behind(values)
+        )
 
     def fresh(self, value: Value) -> Value:
         """A value that something new has made."""
@@ -149,28 +168,33 @@ class Followed:
         a, b, macs = factors
         function = self.function or operator
         first, second = self.marks.of(a), self.marks.of(b)
-        if first.kind == "weight" and second.is_of_image:
+        is_swapped = first.kind == "weight" and second.is_of_image
+        if is_swapped:
             a, b, first, second = b, a, second, first
         is_weight = second.kind == "weight" or function.startswith(_HAS_WEIGHT)
-        if function.startswith(_HAS_WEIGHT) and self.weight_operand is not None:
-            b = self.weight_operand  # as it was given, and not as the operator has it
+        if function.startswith(_HAS_WEIGHT) and self.given_operands:
+            b = self.given_operands[0 if is_swapped else 1]  # and not as the operator has it
         if self._watch is not None:
             own = (second, b) if is_weight else (None, None)
             self._watch(Observed(self.module, *own))
         before = [first, second, *earlier]
-        self.mixed |= mixed_into(earlier)  # a bias
         of_image = any(v.is_of_image for v in before) or function.startswith(_RECURRENT)
         total = self._sum(function, first, second, is_weight=is_weight)
         if is_weight:
             total.weight_shape = tuple(b.shape)
+            total.has_zero_weights = second.masked or (bool(second.through) and _has_holes(b))
         total.add(macs, behind(before), of_image=of_image)
+        if of_image:
+            self.mixed |= mixed_into(earlier)  # a bias
+        # what is made of parameters alone is a constant from now on, and still made of them
+        parts = frozenset[str]() if of_image else mixed_into(before)
+        kind: Kind = "float" if of_image else "constant"
         if is_weight and second.kind == "weight":
             own_number = frozenset([total.number])
-            return Value("float" if of_image else "constant", after=own_number | behind(earlier))
+            return Value(kind, mixed=parts, after=own_number | behind(earlier))
         # a fixed filter, as of a cosine transform, leaves the image what it is
         is_filter = first.kind == "image" and second.kind == "constant"
-        kind: Kind = "image" if is_filter else "float" if of_image else "constant"
-        return Value(kind, after=behind(before))
+        return Value("image" if is_filter else kind, mixed=parts, after=behind(before))
 
     def _sum(self, function: str, first: Value, second: Value, *, is_weight: bool) -> "_Sum":
         """The product of these in this place; the steps of a recurrent layer make one."""
@@ -187,7 +211,8 @@ class Followed:
                 inputs=inputs,
                 call=self.call,
                 place=self._place(),
-                is_own_input=bool(self.entered) and self.entered[-1] == first.origin,
+                entered=self.entered[-1] if self.entered else None,
+                is_own_input=bool(self.entered) and self.entered[-1].origin == first.origin,
             ),
         )
 
@@ -211,8 +236,9 @@ class Followed:
         """Which operand of the running call is the input, the one that is no weight."""
         if self.call is None or len(self.operands) < 2:
             return None
+        first, second = self.operands[:2]
         if self.call.function.startswith(_HAS_WEIGHT):
-            return 0
+            return int(first.kind == "weight" and second.is_of_image)
         places = [i for i, value in enumerate(self.operands) if value.kind != "weight"]
         return places[0] if len(places) == 1 else None
 
@@ -240,11 +266,13 @@ class _Sum:
     inputs: tuple[Value, ...]
     call: Call | None
     place: int | None
+    entered: "Entered | None"
     is_own_input: bool
     after: frozenset[int] = frozenset()
     of_image: int = 0  # multiply-accumulates of all images together
     constant: int = 0  # those that do not depend on the images
     weight_shape: tuple[int, ...] = ()
+    has_zero_weights: bool = False
 
     @property
     def has_weight(self) -> bool:
@@ -265,10 +293,28 @@ class _Sum:
             weight=self.weight,
             inputs=self.inputs,
             place=self.place,
-            is_own_input=self.is_own_input and reads.get(self.module) == 1,
+            is_own_input=self.is_own_input
+            and reads.get(self.module) == 1
+            and self.entered is not None
+            and self.entered.reads == 1,
             macs=self.of_image // images + self.constant,
             call=self.call,
             is_first=not self.after - {self.number} and any(v.is_of_image for v in self.inputs),
             is_last=self.number not in inner,
             weight_shape=self.weight_shape,
+            has_zero_weights=self.has_zero_weights,
         )
+
+
+def _may_mask(constant: Tensor) -> bool:
+    """Whether a constant factor sets entries to 0, or is there to do so."""
+    is_zero = constant == 0
+    return bool(is_zero.any()) or (constant.numel() > 1 and bool((is_zero | (constant == 1)).all()))
+
+
+def _has_holes(weight: Tensor) -> bool:
+    """Whether some row of a weight holds zeros and others; one that is all 0 has just no scale."""
+    if weight.is_meta or weight.ndim == 0:
+        return False
+    rows = (weight == 0).flatten(1) if weight.ndim > 1 else (weight == 0)[None]
+    return bool((rows.any(1) & ~rows.all(1)).any())

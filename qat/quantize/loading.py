@@ -42,6 +42,9 @@ def load_weights(model: nn.Module, state: Mapping[str, Any]) -> list[str]:
     problems = name_problems(wanted, set(state))
     # what a module keeps as extra state is no tensor
     both = sorted(key for key in wanted & set(state) if isinstance(own[key], Tensor))
+    strange = [key for key in both if not isinstance(state[key], Tensor)]
+    problems += [f"{key} is a {type(state[key]).__name__} and no tensor" for key in strange]
+    both = [key for key in both if key not in strange]
     problems += [
         f"{key} has shape {tuple(state[key].shape)}, the network wants {tuple(own[key].shape)}"
         for key in both

@@ -15,7 +15,7 @@ class Call:
         function: its name, see `call_sites.COUNTED`.
         frames: the modules whose forward runs, outermost first, each with the number of its call.
         channels: length of the second axis of its first operand.
-        is_on_image: whether that is the image.
+        stays_float: whether that is the image, or made of no image at all.
         ceiling: of a ReLU, its upper end; None if it has none.
         is_activation: whether it is a ReLU, up to a ceiling.
     """
@@ -24,7 +24,7 @@ class Call:
     function: str
     frames: tuple[tuple[str, int], ...]
     channels: int | None = None
-    is_on_image: bool = False
+    stays_float: bool = False
     ceiling: float | None = None
     is_activation: bool = False
 
@@ -46,12 +46,15 @@ class Product:
             None for a product of two activations.
         inputs: the other operand, or both.
         place: which argument of the function the input is; None if it is none of its own.
-        is_own_input: whether the input is what entered the module, which nothing else there reads.
+        is_own_input: whether the input is the one tensor that entered the module, which nothing
+            else there reads or gives back.
         macs: multiply-accumulates per image.
         call: of the function; None if it is no counted one.
         is_first: whether the image enters it, and no product with a weight is before it.
         is_last: whether no further product with a weight is behind it.
         weight_shape: shape of the weight, as it enters.
+        has_zero_weights: of a weight that is made, whether some row holds zeros and others, or a
+            mask is set on it.
     """
 
     number: int
@@ -66,10 +69,11 @@ class Product:
     is_first: bool
     is_last: bool
     weight_shape: tuple[int, ...] = ()
+    has_zero_weights: bool = False
 
     @property
     def has_made_weight(self) -> bool:
-        """Whether its weight is a function of parameters, and none of them as it is."""
+        """Whether its weight is a function of parameters, or of the image, and none as it is."""
         return self.weight is not None and self.weight.through != ""
 
     @property

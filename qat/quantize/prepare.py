@@ -37,11 +37,11 @@ def prepare(
 ) -> nn.Module:
     """Put activation quantizers into `model`, in place; weights stay plain parameters.
 
-    With an `example` the network is run twice, and what enters its products decides:
+    With an `example` the network is run two to five times, and what enters its products decides:
 
     - each call of a ReLU (relu, relu6, hardtanh from 0 on, as a module or as a function) gets a
-      quantizer of its own: in place of the module if that is called once, at the place of the call
-      (`call_sites`) if not;
+      quantizer of its own: in place of the module if that is called once and has no hooks, at the
+      place of the call (`call_sites`) if not;
     - each input of a weight that is still float gets one: unsigned where no value can be negative.
       Averages of levels (global pooling), constants and, unless `spec.input_bits` is set, the image
       itself, whatever functions it has passed, stay as they are; products of two activations too.
@@ -61,8 +61,10 @@ def prepare(
 
     Raises:
         SpecError: it is prepared already, an override matches no layer, an activation works in
-            place on a tensor that is read again, or quant.activation.shift=channel or
-            quant.input_bits without `example`.
+            place on a tensor that is read again, calls are others in training or for more images, a
+            module has a child `call_sites` of its own, it is a ScriptModule or has parameters
+            without a shape, or quant.activation.shift=channel, quant.input_bits or hooks on a ReLU
+            without `example`. What was refused while it was prepared is to be built anew.
     """
     done = insert_quantizers(model, spec, example)
     plan = done.plan

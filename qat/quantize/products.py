@@ -26,7 +26,7 @@ from torch.utils.hooks import RemovableHandle
 from qat.nn.activation import QuantizedActivation
 from qat.nn.parametrization import WeightParametrization
 from qat.quantize.call_sites import ACTIVATIONS, COUNTED, arguments
-from qat.quantize.followed import Followed, Observed
+from qat.quantize.followed import Entered, Followed, Observed
 from qat.quantize.modes import evaluating, training_mode_without_traces
 from qat.quantize.operators import KEEPING, operands
 from qat.quantize.picture import Call, Picture
@@ -34,6 +34,7 @@ from qat.quantize.values import Value, tensors_in
 from qat.quantize.weights import LAYER_TYPES, TRANSPOSED_TYPES, foreign_parametrization
 from qat.spec.quant import FLOAT_BITS
 
+_BEFORE_WEIGHTS = ("image", "weight", "constant")  # no activation yet
 _SET_DATA = torch.Tensor.data.__set__  # type: ignore[attr-defined]
 
 
@@ -61,7 +62,8 @@ def trace(
     mode = training_mode_without_traces if training else evaluating
     with mode(model), torch.inference_mode(False), torch.no_grad(), ExitStack() as undo:
         if training:
-            undo.enter_context(torch.random.fork_rng(devices=[]))
+            devices = [example.device] if example.is_cuda else []
+            undo.enter_context(torch.random.fork_rng(devices=devices))
         image = example.clone()
         found.marks.put(image, found.fresh(Value("image")))
         # a compiled network, fused attention and cuDNN's cells show no products
@@ -93,7 +95,8 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         products = operands(operator, args, out)
         if products:
             value = found.products(operator, products, args)
-        found.mixed |= value.mixed
+        if value.is_of_image:
+            found.mixed |= value.mixed
         if operator not in KEEPING:
             value = found.fresh(value)
         changed = list(_written(func, args, kwargs))
@@ -125,8 +128,8 @@ class _Functions(TorchFunctionMode):
         found = self._found
         if func == _SET_DATA:  # made anew by each access
             out = func(*args, **kwargs)
-            # the tensor stays the same, what it holds is another's
-            found.marks.put(args[0], found.marks.of(args[1]))
+            # the tensor stays the same, what it holds, and where, is another's
+            found.marks.move(args[0], found.marks.of(args[1]))
             return out
         found.function = getattr(func, "__name__", "").strip("_")
         if func in COUNTED:
@@ -135,7 +138,7 @@ class _Functions(TorchFunctionMode):
             out = func(*args, **kwargs)
         finally:
             call, found.call, found.function = found.call, None, ""
-            found.weight_operand = None
+            found.given_operands = []
         if call is not None and call.is_activation:
             given = arguments(call.function, args, kwargs)[0]
             return self._apart(out, call) if out is given else out
@@ -149,13 +152,13 @@ class _Functions(TorchFunctionMode):
         ceiling = _ceiling(function, args, kwargs) if func in ACTIVATIONS else None
         found.function = function
         found.operands = tuple(map(found.marks.of, given))
-        found.weight_operand = given[1] if len(given) > 1 else None
+        found.given_operands = given if len(given) > 1 else []
         found.call = Call(
             number=len(found.calls),
             function=function,
             frames=tuple(found.frames),
             channels=given[0].shape[1] if given and given[0].ndim > 1 else None,
-            is_on_image=bool(given) and found.operands[0].kind == "image",
+            stays_float=bool(given) and found.operands[0].kind in _BEFORE_WEIGHTS,
             ceiling=ceiling or None,
             is_activation=func in ACTIVATIONS and ceiling is not None,
         )
@@ -224,17 +227,20 @@ class _Modules:
             found, name = self._found, self._names[module]
             found.module_calls[name] = found.module_calls.get(name, 0) + 1
             found.frames.append((name, found.module_calls[name]))
-            found.entered.append(_origin(args[0] if args else None, found))
+            found.entered.append(_entered(args, found))
 
     def _enter_layer(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        if not args:  # hooks of all modules are not told of keywords
-            self._found.entered[-1] = _origin(kwargs.get("input"), self._found)
+        # hooks of all modules are not told of keywords, and ours knows one of them
+        is_known = args or "input" in kwargs
+        entered = _entered([args, kwargs], self._found) if is_known else Entered(None)
+        self._found.entered[-1] = entered
 
     def _leave(self, module: nn.Module, args: Any, out: Any) -> None:
         if module in self._names:
             self._found.frames.pop()
-            self._found.entered.pop()
-        if isinstance(module, ParametrizationList):
+            entered = self._found.entered.pop()
+            entered.reads += sum(tensor is entered.tensor for tensor in tensors_in(out))
+        if isinstance(module, ParametrizationList) and isinstance(out, Tensor):
             _mark_foreign(module, self._found, out)
 
     def _mark(self, module: nn.Module, args: Any, kwargs: Any, out: Any) -> None:
@@ -243,9 +249,12 @@ class _Modules:
         self._found.marks.put(out, self._found.fresh(value))
 
 
-def _origin(entering: Any, found: Followed) -> int:
-    """Which values enter a module, -1 if that is not known."""
-    return found.marks.of(entering).origin if isinstance(entering, Tensor) else -1
+def _entered(arguments: Any, found: Followed) -> Entered:
+    """What enters a module."""
+    tensors = list(tensors_in(arguments))
+    if len(tensors) != 1:
+        return Entered(None)
+    return Entered(tensors[0], found.marks.of(tensors[0]).origin)
 
 
 def _mark_foreign(module: ParametrizationList, found: Followed, weight: Tensor) -> None:

@@ -28,7 +28,7 @@ class Made:
         owner: module whose forward multiplies.
         site: place of the weight among the owner's call sites.
         shape: of the weight.
-        has_zeros: whether a constant sets some of them to 0, a mask.
+        has_zeros: whether some of a row are 0, or a mask is set on it; not whole rows alone.
     """
 
     parameters: frozenset[str]
@@ -128,7 +128,11 @@ def _made(picture: Picture) -> dict[str, Made]:
         if any(value.is_of_image for other in others for value in other.inputs):
             continue  # one parameter, two weights
         owner = picture.owner(call)
-        if product.module == owner and product.function.startswith(("conv", "linear")):
+        if (
+            product.place == 0
+            and product.module == owner
+            and product.function.startswith(("conv", "linear"))
+        ):
             found[product.module] = Made(
                 parameters=weight.parameters,
                 own=weight.parameters - picture.mixed,
@@ -136,7 +140,7 @@ def _made(picture: Picture) -> dict[str, Made]:
                 owner=owner,
                 site=site_key(call.function, picture.count(call, owner), 1),
                 shape=product.weight_shape,
-                has_zeros=weight.masked,
+                has_zeros=product.has_zero_weights,
             )
     return found
 

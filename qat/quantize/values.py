@@ -31,7 +31,8 @@ class Value:
             of one parameter, or pixels, as they are.
         masked: of a weight, whether a constant has set some of its entries to 0.
         mixed: of what the image is behind, the parameters that were mixed into it entry by entry
-            since the last product. It makes no two values different.
+            since the last product; of a constant, those that products made it of. It makes no two
+            values different.
         after: numbers of the products with a weight that are behind it, the nearest ones.
         origin: number of what made the values; views and copies of them have the same. It makes no
             two values different.
@@ -96,6 +97,11 @@ class Marks:
             refs.append(WeakIdRef(tensor))
         self._values[tensor] = value
 
+    def move(self, tensor: Tensor, value: Value) -> None:
+        """Say so of a tensor that lies in another place from now on."""
+        self._values.pop(tensor, None)  # type: ignore[no-untyped-call]
+        self.put(tensor, value)
+
     def of(self, tensor: Tensor) -> Value:
         """What a tensor is made of; a constant if nobody said."""
         found: Value | None = self._values.get(tensor)  # type: ignore[no-untyped-call]
@@ -107,7 +113,8 @@ class Marks:
         """The tensors with a value that lie in the same memory."""
         place = _memory(tensor)
         refs = self._in_memory.get(place, ()) if place is not None else ()
-        return [other for ref in refs if (other := ref()) is not None]
+        alive = [other for ref in refs if (other := ref()) is not None]
+        return [other for other in alive if _memory(other) == place]
 
 
 def _memory(tensor: Tensor) -> int | None:
@@ -162,6 +169,6 @@ def joined(values: Iterable[Value], operator: str) -> Value:
         return Value(kind, is_positive=is_positive, through=through, mixed=mixed, after=after)
     parameters = frozenset[str]().union(*(value.parameters for value in values))
     if not parameters:
-        return Value("constant", after=after)
+        return Value("constant", mixed=_mixed(values), after=after)
     masked = masks or any(value.masked for value in values)
     return Value("weight", parameters=parameters, through=operator, masked=masked, after=after)

@@ -398,7 +398,7 @@ class EachImage(nn.Module):
 
 
 def test_a_loop_over_the_images_is_refused():
-    with pytest.raises(SpecError, match="stem runs 2 times for 2 images and 3 times for 3"):
+    with pytest.raises(SpecError, match="makes more calls for 3 images than for 2"):
         prepare(EachImage(), QuantSpec(), example=IMAGES)
 
 
@@ -442,3 +442,168 @@ def test_extra_state_is_kept_or_refused_in_a_sentence():
     project_weights(net, QuantSpec())
     with pytest.raises(SpecError, match="_extra_state is no tensor"):
         convert(net, QuantSpec())
+
+
+class Penalised(nn.Module):
+    """In training a ReLU more, before the one of both modes."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.layer = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+
+    def forward(self, x):
+        x = self.stem(x)
+        if self.training:
+            self.penalty = F.relu(-x - 5).mean()
+        return self.layer(F.relu(x))
+
+
+def test_a_call_more_in_front_is_refused():
+    with pytest.raises(SpecError, match="other functions in training than in evaluation"):
+        prepare(Penalised(), QuantSpec(), example=IMAGES)
+
+
+MASKS = {
+    "parameter": lambda w, m: w * m,
+    "threshold": lambda w, m: w * (w.abs() > w.abs().median()),
+    "shrunk": lambda w, m: F.hardshrink(w, float(w.detach().abs().median())),
+    "written": lambda w, m: w.clone().index_put_((m == 0,), torch.zeros(())),
+    "triangle": lambda w, m: torch.tril(w),
+}
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_zeros_among_the_weights_of_a_row_are_seen_however_they_came(name):
+    class Masked(nn.Conv2d):
+        def __init__(self):
+            super().__init__(8, 8, 3, padding=1)
+            mask = (torch.arange(8 * 8 * 9).reshape(8, 8, 3, 3) % 3 > 0).float()
+            self.mask = nn.Parameter(mask, requires_grad=False)
+
+        def forward(self, x):
+            return self._conv_forward(x, MASKS[name](self.weight, self.mask), self.bias)
+
+    net = network(Masked)
+    prepare(net, QuantSpec(), example=IMAGES)
+    project_weights(net, QuantSpec())
+    row = next(layer for layer in audit(net, QuantSpec(), IMAGES).layers if layer.name == "2")
+    assert (row.weight_bits, row.grid) == (32, "")
+
+
+class Entering(nn.Module):
+    """What the weight is made of enters in another way, too."""
+
+    def __init__(self, way):
+        super().__init__()
+        self.way, self.lin = way, nn.Linear(8, 8)
+        self.w, self.g = nn.Parameter(torch.randn(8, 8, 1, 1)), nn.Parameter(torch.tensor(1.3))
+        self.register_buffer("u", torch.ones(8) / 8)
+
+    def forward(self, x):
+        return ENTERING[self.way](self, x)
+
+
+def _normalised(net, x):
+    sigma = net.u @ (net.w.flatten(1) @ net.u)
+    return F.conv2d(x, net.w / sigma) * sigma
+
+
+ENTERING = {
+    "as an input": lambda net, x: (
+        F.conv2d(x, net.w - net.w.mean()) + net.lin(net.w.flatten(1)).mean(0)[None, :, None, None]
+    ),
+    "by a product": _normalised,
+    "as a gain": lambda net, x: F.conv2d(x, net.w * net.g) + net.g,
+}
+
+
+@pytest.mark.filterwarnings("ignore:only .* of the")
+@pytest.mark.parametrize("way", ENTERING)
+def test_what_enters_in_another_way_stays_in_the_file(way, tmp_path):
+    net = prepared(lambda: Entering(way), QuantSpec())
+    save_packed(tmp_path / "file", convert(net, QuantSpec()), Header(quant=QuantSpec()))
+    twin = network(lambda: Entering(way))
+    with torch.no_grad():
+        for parameter in twin[2].parameters():
+            parameter.mul_(0.5)
+        loaded = load_packed(tmp_path / "file", model=twin).net
+        assert torch.equal(loaded(IMAGES), net(IMAGES))
+
+
+class Prototypes(nn.Module):
+    """Features are the second operand of a linear function, prototypes the first."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.q = nn.Conv2d(3, 8, 1), nn.Parameter(torch.randn(5, 8))
+
+    def forward(self, x):
+        t = F.normalize(self.stem(x).mean((2, 3)), dim=1)
+        return F.linear(F.normalize(self.q, dim=1), t).t()
+
+
+@pytest.mark.filterwarnings("ignore:only .* of the")
+def test_features_in_the_place_of_a_weight_get_no_grid_of_weights():
+    net = prepare(Prototypes(), QuantSpec(), example=IMAGES)
+    project_weights(net, QuantSpec())
+    rows = {layer.name: layer for layer in audit(net, QuantSpec(), IMAGES).layers}
+    assert rows["q"].weights == 40
+    assert "makes the weight of it" in rows["q"].reason
+    assert len(net(IMAGES).unique()) > 5
+
+
+class Fused(nn.Module):
+    """ReLUs of parameters: a weight, and gains of a sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1)
+        self.w = nn.Parameter(torch.tensor([1.0, 0.3]))
+
+    def forward(self, x):
+        gains, h = F.relu(self.w), F.gelu(self.a(x))
+        return F.conv2d(gains[0] * h + gains[1] * h.flip(1), F.relu(self.b.weight))
+
+
+def test_a_relu_of_parameters_is_none_of_an_activation():
+    net = prepare(Fused(), QuantSpec(), example=IMAGES)
+    assert not [name for name in activation_quantizers(net) if "relu" in name]
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        lambda layer, x: torch.cat([x, layer.own(x)], 1),
+        lambda layer, x: (layer.own(x), x),
+        lambda layer, x: layer.own(x) + layer.norm(x),
+    ],
+    ids=["beside", "given back", "by a child"],
+)
+def test_an_input_that_passes_through_is_not_quantized(forward):
+    class Passing(nn.Conv2d):
+        def __init__(self):
+            super().__init__(4, 4, 1)
+            self.norm = nn.BatchNorm2d(4)
+
+        def own(self, x):
+            return super().forward(x)
+
+        def forward(self, x):
+            return forward(self, x)
+
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.GELU(), Passing()).eval()
+    prepare(net, QuantSpec(), example=IMAGES)
+    assert list(activation_quantizers(net)) == ["2.call_sites.conv2d_0"]
+
+
+def test_hooks_need_an_example():
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU())
+    net[1].register_full_backward_pre_hook(lambda module, grad: None)
+    with pytest.raises(SpecError, match="1 has hooks"):
+        prepare(net, QuantSpec())
+
+
+def test_a_part_that_never_had_its_quantizers_runs_again_without_them():
+    net = prepare(Twice(), QuantSpec(), example=IMAGES)
+    checkpoint(net.block, net.stem(IMAGES), use_reentrant=True).sum().backward()
+    assert net.stem.weight.grad is not None

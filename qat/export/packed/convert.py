@@ -61,7 +61,7 @@ def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
     Raises:
         SpecError: a layer's weight should have a quantizer of its own and has none, or shares its
             weight with a layer that has another one; or its quantizers are disabled, as in the
-            float warm start.
+            float warm start; or it keeps state that is no tensor.
         NonFiniteError: a parameter or statistic is NaN or infinite.
     """
     model = unwrapped(model)
@@ -211,9 +211,6 @@ def _weight_keys(model: nn.Module, names: Mapping[str, object]) -> set[str]:
     reach = known_reach(model)
     made = {} if reach is None else {n: m for n, m in reach.made.items() if n in names}
     coded = {id(latent_weight(model, name)) for name in names if name not in made}
-    parts = {key for weight in made.values() for key in weight.own}
-    return parts | {
-        key
-        for key, parameter in model.named_parameters(remove_duplicate=False)
-        if id(parameter) in coded
-    }
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    coded |= {id(parameters[key]) for weight in made.values() for key in weight.own}
+    return {key for key, parameter in parameters.items() if id(parameter) in coded}

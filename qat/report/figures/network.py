@@ -40,7 +40,7 @@ def draw_network(products: Sequence[Mapping[str, Any]]) -> "Figure":
         both = [max(int(row["weight_bits"]), int(row["input_bits"])) for row in products]
         shares = [100 * int(row["macs"]) / total for row in products]
         work.bar(places, shares, width=0.9, color=[color(b) for b in both])
-        work.set(ylabel="share of\nproducts, %", xlim=(-0.6, len(products) - 0.4), xticks=[])
+        work.set(ylabel="multipli-\ncations, %", xlim=(-0.6, len(products) - 0.4), xticks=[])
         keys = ("input_bits", "weight_bits")  # from below
         cells = [[color(int(row[key])) for row in products] for key in keys]
         bits.imshow(cells, aspect="auto", interpolation="nearest", origin="lower")
