@@ -183,7 +183,7 @@ def _warn_of_little(model: nn.Module, plan: Plan) -> None:
         largest = max(hindered, key=hindered.__getitem__)
         warnings.warn(
             f"only {100 * quantized / total:.1f} % of the {total:,} weights that were to get few "
-            f"levels can; the largest that stays float is {largest} "
+            f"levels can; the largest that stays float is {largest or 'one of the network itself'} "
             f"({plan.weights[largest].reason}); the audit lists all",
             stacklevel=3,
         )

@@ -222,6 +222,7 @@ def test_training_does_not_go_on_from_what_a_file_does_not_hold(tmp_path):
         IntegerNetwork(network_graph(net, converted, IMAGES))
 
 
+@pytest.mark.filterwarnings("ignore:only .* of the")
 def test_a_parameter_behind_two_weights_stays_float():
     class Two(nn.Module):
         def __init__(self):

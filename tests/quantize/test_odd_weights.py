@@ -421,10 +421,15 @@ def _with_auxiliary(net, x, targets):
     return (out, net.layer(F.relu(out))) if net.training else out
 
 
-def test_a_forward_may_want_targets_and_do_more_in_training():
-    for way in (_with_targets, _with_auxiliary):
-        net = prepare(Branches(way), QuantSpec(), example=IMAGES)
-        assert "call_sites.relu_0" in activation_quantizers(net)
+def test_a_forward_may_do_more_in_training():
+    net = prepare(Branches(_with_auxiliary), QuantSpec(), example=IMAGES)
+    assert "call_sites.relu_0" in activation_quantizers(net)
+
+
+def test_a_forward_that_wants_targets_is_not_checked_and_that_is_said():
+    with pytest.warns(UserWarning, match="could not run the network in training mode"):
+        net = prepare(Branches(_with_targets), QuantSpec(), example=IMAGES)
+    assert "call_sites.relu_0" in activation_quantizers(net)
 
 
 def test_extra_state_is_kept_or_refused_in_a_sentence():
@@ -472,6 +477,7 @@ MASKS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:only .* of the")
 @pytest.mark.parametrize("name", MASKS)
 def test_zeros_among_the_weights_of_a_row_are_seen_however_they_came(name):
     class Masked(nn.Conv2d):
@@ -566,7 +572,8 @@ class Fused(nn.Module):
 
 
 def test_a_relu_of_parameters_is_none_of_an_activation():
-    net = prepare(Fused(), QuantSpec(), example=IMAGES)
+    with pytest.warns(UserWarning, match="stays float is one of the network itself"):
+        net = prepare(Fused(), QuantSpec(), example=IMAGES)
     assert not [name for name in activation_quantizers(net) if "relu" in name]
 
 

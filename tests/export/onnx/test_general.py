@@ -122,7 +122,7 @@ def differences(net, model, images):
 @pytest.mark.filterwarnings("ignore:only .* of the", "ignore:prepare.. found no activation")
 @pytest.mark.parametrize(
     ("make", "name"),
-    mostly_slow([(m, s) for m in (Everything, Made) for s in SPECS], day=(1, 4)),
+    mostly_slow([(m, s) for m in (Everything, Made) for s in SPECS], day=(1, 13)),
 )
 def test_the_answers_are_the_networks(make, name):
     spec = SPECS[name]
@@ -184,13 +184,17 @@ class Drawn(nn.Module):
         return x + torch.rand_like(x)
 
 
+@pytest.mark.filterwarnings("ignore:prepare.. found no activation")
 @pytest.mark.parametrize(
     ("make", "words"),
-    [
-        (Sorted, "PyTorch cannot export this network"),
-        (Drawn, "the ONNX operator RandomUniform"),
-        (Recurrent, "no file of ours could be opened again"),
-    ],
+    mostly_slow(
+        [
+            (Sorted, "PyTorch cannot export this network"),
+            (Drawn, "the ONNX operator RandomUniform"),
+            (Recurrent, "no file of ours could be opened again"),
+        ],
+        day=(1,),
+    ),
 )
 def test_what_cannot_be_exported_is_refused_in_a_sentence(make, words):
     net = prepared(make, QuantSpec())
