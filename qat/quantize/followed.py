@@ -1,6 +1,5 @@
 """One forward pass, followed: what its tensors are made of, and the products that it makes."""
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -57,14 +56,17 @@ class Entered:
     """The tensor that enters one call of a module.
 
     Attributes:
-        tensor: None where there is none, or more than one.
+        tensor: None where there is none, or more than one, and once the module has run: nothing
+            is kept alive.
         origin: of its values, -1 where there is none.
-        reads: by how many operators it is read while the module runs, and by what it gives.
+        reads: how many operators read it while the module runs, and whether the module gives it.
+        uses: how many operators of the module itself make something new of its values.
     """
 
     tensor: Tensor | None
     origin: int = -1
     reads: int = 0
+    uses: int = 0
 
 
 class Followed:
@@ -78,7 +80,6 @@ class Followed:
             self.marks.put(parameter, Value("weight", parameters=frozenset([name])))
         self.frames: list[tuple[str, int]] = []  # modules that run, with the number of their call
         self.entered: list[Entered] = []  # what entered them
-        self.reads: Counter[str] = Counter()  # of modules: what else than one layer reads that
         self._origins = 0
         self.function = ""  # torch function that runs
         self.call: Call | None = None  # the same, if it is counted
@@ -123,8 +124,9 @@ class Followed:
                 return value
             changed = self._changed([value], name, value.is_positive and added >= 0)
             return replace(changed, masked=value.masked or added == 0)
-        if self.entered and any(value.origin == self.entered[-1].origin for value in values):
-            self.reads[self.module] += 1
+        if self.entered:
+            entered = self.entered[-1]
+            entered.uses += any(value.origin == entered.origin for value in values)
         entering = [value.is_positive for value in values]
         is_positive = is_non_negative(operator, (*args, *kwargs.values()), entering)
         if operator in AVERAGING and values and values[0].kind == "quantized":
@@ -247,7 +249,7 @@ class Followed:
         sums = self._sums.values()
         inner = {n for s in sums if s.has_weight for n in s.after if n != s.number}
         return Picture(
-            products=tuple(s.product(self._images, inner, self.reads) for s in sums),
+            products=tuple(s.product(self._images, inner) for s in sums),
             calls=tuple(self.calls),
             module_calls=dict(self.module_calls),
             overwritten=tuple(self.overwritten),
@@ -285,7 +287,7 @@ class _Sum:
         else:
             self.constant += macs
 
-    def product(self, images: int, inner: Collection[int], reads: Mapping[str, int]) -> Product:
+    def product(self, images: int, inner: Collection[int]) -> Product:
         return Product(
             number=self.number,
             module=self.module,
@@ -294,9 +296,8 @@ class _Sum:
             inputs=self.inputs,
             place=self.place,
             is_own_input=self.is_own_input
-            and reads.get(self.module) == 1
             and self.entered is not None
-            and self.entered.reads == 1,
+            and self.entered.reads == self.entered.uses == 1,
             macs=self.of_image // images + self.constant,
             call=self.call,
             is_first=not self.after - {self.number} and any(v.is_of_image for v in self.inputs),

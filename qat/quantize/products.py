@@ -240,6 +240,7 @@ class _Modules:
             self._found.frames.pop()
             entered = self._found.entered.pop()
             entered.reads += sum(tensor is entered.tensor for tensor in tensors_in(out))
+            entered.tensor = None
         if isinstance(module, ParametrizationList) and isinstance(out, Tensor):
             _mark_foreign(module, self._found, out)
 

@@ -1,6 +1,7 @@
 """What enters each product, and how many multiply-accumulates it makes."""
 
 import operator
+import weakref
 
 import pytest
 import torch
@@ -199,3 +200,19 @@ def test_evaluating():
     with evaluating(net):
         assert not any(m.training for m in net.modules())
     assert [m.training for m in net] == [True, False]
+
+
+def test_no_activation_is_kept_alive():
+    entered, most = [], 0
+
+    class Kept(nn.Conv2d):
+        def forward(self, x):
+            entered.append(weakref.ref(x))
+            return super().forward(x)
+
+    def count(product):
+        nonlocal most
+        most = max(most, sum(ref() is not None for ref in entered))
+
+    trace(nn.Sequential(*(Kept(1, 1, 1) for _ in range(6))), IMAGES, watch=count)
+    assert most <= 2

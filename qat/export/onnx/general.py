@@ -14,8 +14,7 @@ compute in integers.
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import onnx
 import torch
@@ -94,7 +93,8 @@ def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes])
     """The graph of a marked network; weights on grids are inputs, which nothing folds away."""
     batch = torch.export.Dim("batch")
     try:
-        with _quiet(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # what the exporter remarks is no user's to mend
             program = torch.onnx.export(
                 net,
                 (example,),
@@ -127,14 +127,6 @@ def _cause(error: BaseException) -> str:
     return f"{type(error).__name__}: {one_line(error)}"[:200]
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """A block in which the exporter's remarks are not printed."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
-
-
 def _coded(net: nn.Module, converted: Converted) -> dict[str, WeightCodes]:
     """Full name of each weight on a grid, under all of its names -> its codes."""
     tensors: dict[str, Tensor] = dict(net.named_buffers(remove_duplicate=False))
@@ -150,7 +142,7 @@ def _coded(net: nn.Module, converted: Converted) -> dict[str, WeightCodes]:
 
 
 class _Surgery:
-    """Writes an exported graph anew, with codes for marks and packed weights for inputs."""
+    """Writes an exported graph anew, with operations for marks and packed weights for inputs."""
 
     def __init__(self, rules: list[CodeRule], coded: Mapping[str, WeightCodes]) -> None:
         self._rules, self._coded = rules, coded
