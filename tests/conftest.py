@@ -31,8 +31,13 @@ def pytest_addoption(parser):
     )
 
 
+# files of real runs come first: the last one to be begun leaves the other worker alone
+FIRST = ("train", "sweep", "commands", "docs")
+
+
 @pytest.hookimpl(tryfirst=True)  # before -m looks at the marks
 def pytest_collection_modifyitems(config, items):
+    items.sort(key=lambda item: not item.nodeid.startswith(tuple(f"tests/{x}/" for x in FIRST)))
     for item in slow_rows(items):
         item.add_marker(pytest.mark.slow)
     if commit := config.getoption("slow_tenth"):

@@ -183,6 +183,9 @@ def test_a_bad_file_stops_the_loader_in_one_line(tmp_path, workers):
     with pytest.raises(DataError, match=r"^/.*zz\.jpg is not a readable image") as caught:
         _ = [list(loader) for loader in loaders]
     assert "\n" not in str(caught.value)
+    del (
+        caught
+    )  # it keeps the loader, whose worker takes 5 s to end where garbage collection ends it
 
 
 def test_postscript_starts_no_ghostscript(tmp_path, monkeypatch):

@@ -314,6 +314,7 @@ def test_powers_by_tensors():
     assert quantizers(net)[-1] == "b.input_quantizer"
 
 
+@pytest.mark.slow
 def test_many_views_of_one_memory_cost_little():
     def forward(self, x):
         x = self.a(x)

@@ -28,8 +28,10 @@ from filelock import FileLock
 PRELOAD = (
     "qat.commands.train", "qat.commands.export", "qat.commands.evaluate", "qat.commands.predict",
     "qat.commands.report", "qat.train.fit", "qat.train.run", "qat.train.summary",
-    "qat.quantize.audit_table", "qat.report.page.run_page", "qat.sweep.run", "timm",
-    "sklearn.datasets", "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
+    "qat.quantize.audit_table", "qat.report.page.run_page", "qat.sweep.run", "qat.train.build",
+    "qat.train.run_data", "qat.train.teacher", "qat.data.transforms", "qat.models.pretrained",
+    "qat.export.outlook", "timm", "sklearn.datasets", "jinja2",
+    "matplotlib.backends.backend_agg", "matplotlib.backends.backend_svg",
 )  # fmt: skip
 
 

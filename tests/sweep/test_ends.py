@@ -113,6 +113,7 @@ def test_a_job_whose_sweep_ends_is_asked_to_save_and_stop(monkeypatch):
 
 def test_a_folder_with_a_running_sweep_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("qat.sweep.run._run_all", lambda *_: pytest.fail("a second one runs"))
+    monkeypatch.setattr("qat.sweep.run.rehearse", lambda _: None)  # starts a server, for seconds
     with only_process(tmp_path), pytest.raises(QatError, match="in use by another process"):
         run_sweep(["quant=float", "training.threads=1"], SweepSpec(), tmp_path)
 

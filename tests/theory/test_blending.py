@@ -32,6 +32,7 @@ def test_the_inequality_needs_the_exact_projection(short, monkeypatch):
     assert [c.verdict for c in blending.run().claims][:3] == ["not held"] * 3
 
 
+@pytest.mark.slow
 def test_the_inequality_needs_the_gradient(short, monkeypatch):
     right = blending_problems.quadratics
 

@@ -29,6 +29,7 @@ def verdicts(result):
     return {c.text.partition(" (arXiv")[0]: c.verdict for c in result.claims}
 
 
+@pytest.mark.slow
 def test_claims_of_a_short_run(short):
     found = verdicts(convergence.run())
     assert len(found) == 9
@@ -104,6 +105,7 @@ def test_rises_and_where_they_started():
     assert path[1:2].norm_of_rise == 0
 
 
+@pytest.mark.slow
 def test_a_saddle_is_stationary_and_unstable():
     v, w = convergence.saddle(V_STAR)
     w = w + vector([[0.0, 0.0], [1e-3, 0.0], [-1e-3, 0.0]])

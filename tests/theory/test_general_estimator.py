@@ -40,7 +40,7 @@ def test_a_lopsided_slope_against_a_million_samples():
     assert (closed.abs() > 20 * found.error).all()  # a wrong term would show
 
 
-@pytest.mark.parametrize("theta", [0.4, 2.8])
+@pytest.mark.parametrize("theta", [0.4, pytest.param(2.8, marks=pytest.mark.slow)])
 def test_moments_against_the_plane(theta):
     """E[z psi(z.w) 1{z.w* > 0}] in polar coordinates: the radius and the angle one by one."""
     size = 1.7

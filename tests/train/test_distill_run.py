@@ -117,6 +117,7 @@ def test_poisoned_labels_change_no_bit_of_the_selected_student(poison, run, teac
     assert (folder / "metrics.csv").read_bytes() == (run / "metrics.csv").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_poison_kills_a_run_that_looks_at_labels(teacher, home):
     script = home / "poisoned.py"
     script.write_text(POISON)

@@ -63,9 +63,10 @@ STAGES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stage", "times"),
-    mostly_slow([("report", 2), ("training", 3), ("set-up", 1)], day={0}),
+    [("report", 2), ("training", 3), ("set-up", 1)],
 )
 def test_a_signal_at_any_stage_leaves_a_true_state(stage, times, tmp_path):
     folder = tmp_path / "run"

@@ -25,7 +25,10 @@ def test_an_accelerator_that_pytorch_does_not_see(name, monkeypatch):
     flown(f"trainer.accelerator={name}")
 
 
-@pytest.mark.parametrize("name", ["lenet5", "resnet18", "timm model.name=mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", [
+    "lenet5", "resnet18",
+    pytest.param("timm model.name=mobilenetv3_small_050", marks=pytest.mark.slow),
+])  # fmt: skip
 def test_patterns_of_overrides_are_tried_on_the_network_itself(name):
     model = f"model={name}".split()
     last = {"lenet5": "fc3", "resnet18": "fc"}.get(name, "classifier")

@@ -95,6 +95,7 @@ def test_files_that_come_and_test_files_that_go_leave_training_as_it_was(home):
     assert "data: 3 classes, 24/8/7 images" in out
 
 
+@pytest.mark.slow
 def test_a_run_without_a_record_is_known_by_its_counts(home):
     (home / "run" / FILE).unlink()
     out = train("resume=run", *LONGER, cwd=home)
@@ -140,7 +141,8 @@ def test_packed_files_say_how_their_parts_were_carved(home, capsys):
     assert b'\\"upright\\":true' in content
 
 
-@pytest.mark.parametrize("cure", ["remove", pytest.param("repair", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("cure", ["remove", "repair"])
 def test_a_trained_run_whose_test_failed_does_it_after_a_repair(finished, home, cure, tmp_path):
     name = first(home, "test")
     victim, script = home / "d" / name, tmp_path / "late.py"

@@ -61,10 +61,9 @@ def module(optimizer, rule):
     ("optimizer", "limit"),
     # two states with momentum, the selected weights and those of the warm start; AdamW has two
     # means of a weight's size instead of one
-    [(SGD, 6.0), (ADAMW, 8.0)],
+    [(SGD, 6.0), pytest.param(ADAMW, 8.0, marks=pytest.mark.slow)],
 )
-@pytest.mark.parametrize("rule", ["bcgd", "binary_relax"])
-@pytest.mark.product
+@pytest.mark.parametrize("rule", ["bcgd", pytest.param("binary_relax", marks=pytest.mark.slow)])
 def test_checkpoints_of_a_run_are_few_times_its_weights(tmp_path, optimizer, limit, rule):
     lit, folder = module(optimizer, rule), tmp_path / "checkpoints"
     sizes = Sizes(folder)

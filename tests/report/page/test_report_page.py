@@ -72,6 +72,13 @@ class Reader(HTMLParser):
             self.cells[-1][-1] += data
 
 
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pages for their texts: no picture is drawn, which takes most of the time."""
+    monkeypatch.setattr("qat.report.page.pictures.inline_svg", lambda *_, **__: "<svg></svg>")
+    monkeypatch.setattr("qat.report.page.pictures.save_figure", lambda *_, **__: [])
+
+
 def records(folder):
     lines = ["step,epoch,layer,quantity,value"]
     lines += [f"{s},2,{n},{q},0.5" for s in (1, 2) for n in ("a", "b") for q in ("alpha", "scale")]
@@ -152,6 +159,7 @@ def test_the_numbers_are_those_of_the_run_folders(sweep, report):
     assert row_of(reader, "runs/dead")[-1] == "step 4: the loss is nan"
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_csv_holds_the_same_in_full(sweep, tmp_path, capsys):
     main([str(sweep), f"out={tmp_path / 'out'}", "reference=bcgd_w1a4", "state=selected"])
     assert "6 of 7 runs finished" in capsys.readouterr().out
@@ -321,6 +329,7 @@ def test_mistakes_are_one_line(sweep, tmp_path, arguments, kind, words):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_unequal_tuning_is_told(make_run, tmp_path):
     for lr in (0.1, 0.2):
         make_run(f"a{lr}", changes={"optimizer.lr": lr})
