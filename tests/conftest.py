@@ -61,6 +61,30 @@ def one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def looked_for_once():
+    """Hydra asks for each of our config files whether its own package has it, too: once here."""
+    from hydra._internal.core_plugins.importlib_resources_config_source import (
+        ImportlibResourcesConfigSource as OfPackage,
+    )
+
+    known = {}
+
+    def remembered(ask):
+        def answer(source, path):
+            key = (ask.__name__, source.path, path)
+            if key not in known:
+                known[key] = ask(source, path)
+            return known[key]
+
+        return answer
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("is_config", "is_group"):
+            patch.setattr(OfPackage, name, remembered(getattr(OfPackage, name)))
+        yield
+
+
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory):
     """The folder of one finished run of `support.real_run.SMALL`, to be read and not changed."""

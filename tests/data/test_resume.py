@@ -11,7 +11,6 @@ from torch import nn
 
 from qat.data.registry import build_data
 from qat.spec.data import DataSpec
-from support.products import mostly_slow
 
 EPOCHS = 3
 
@@ -96,12 +95,10 @@ def _quiet():
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "trainer",
-    mostly_slow(
-        [{}, {"limit_train_batches": 2}, {"limit_train_batches": 0.7}, {"val_check_interval": 2}],
-        day=(3,),
-    ),
+    [{}, {"limit_train_batches": 2}, {"limit_train_batches": 0.7}, {"val_check_interval": 2}],
     ids=["plain", "two_batches", "seven_tenths", "validation_within"],
 )
 def test_resume_from_every_hook_sees_the_rest(tmp_path: Path, trainer):

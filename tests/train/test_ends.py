@@ -8,7 +8,6 @@ import time
 
 import pytest
 
-from support.products import mostly_slow
 from support.real_run import PLAIN, SMALL, start, train
 
 LONG = [*SMALL, "trainer.max_epochs=300", *PLAIN]
@@ -30,9 +29,8 @@ def running(tmp_path, *words, until="checkpoints/last/*.ckpt"):
     return folder, process
 
 
-@pytest.mark.parametrize(
-    "part", mostly_slow([".", "checkpoints", "metrics.csv", ". at once"], day={0})
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [".", "checkpoints", "metrics.csv", ". at once"])
 def test_what_is_deleted_under_a_run_ends_it(part, tmp_path):
     if part == ". at once":  # before the first row of metrics.csv
         part, words = ".", ["training.checkpoint_every=100000"]

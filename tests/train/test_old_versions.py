@@ -80,6 +80,7 @@ def test_a_run_is_exported_to_the_weights_of_its_time(folder, config_of, capsys)
     assert all(bool((before[key] == after[key]).all()) for key in before)
 
 
+@pytest.mark.slow
 def test_a_run_teaches_and_starts_a_fine_tuning(folder, config_of, tmp_path):
     config_of(folder / "finished")
     run = folder / "finished"
