@@ -13,7 +13,7 @@ from qat.commands.export_job import ExportJob, accuracies
 from qat.data.dataset import PlainDataset
 from qat.data.module import ImageData
 from qat.errors import SpecError, one_line, shown
-from qat.export.integer.graph import Graph
+from qat.export.integer.graph import Graph, check_exact_form
 from qat.export.integer.trace import network_graph
 from qat.export.onnx.fast_steps import fast_steps
 from qat.export.onnx.general import general_model
@@ -64,6 +64,7 @@ def write_onnx(job: ExportJob, options: OnnxOptions) -> None:
     forms = ("faithful", "fast") if options.form == "both" else (options.form,)
     try:
         graph = network_graph(job.trained.net, job.converted, job.example)
+        check_exact_form(graph)
     except SpecError as error:
         if options.form != "both":
             raise

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from qat.errors import SpecError, one_line
-from qat.export.integer.graph import Layer, code_rules
+from qat.export.integer.graph import Layer, check_exact_form, code_rules
 from qat.export.integer.refusals import check_even_levels
 from qat.export.integer.trace import network_graph
 from qat.export.packed.convert import convert
@@ -59,6 +59,7 @@ def _able(model: nn.Module, plan: Plan, example: Tensor) -> tuple[int, str]:
         able = 1
         graph = network_graph(model, converted, example)
         code_rules(graph)
+        check_exact_form(graph)
         able = 2
         for node in graph:
             if isinstance(node, Layer) and node.codes is not None:

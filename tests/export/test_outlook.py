@@ -116,7 +116,7 @@ def test_what_is_said_is_what_the_export_does(build, spec, able):
 def test_the_first_thing_in_the_way_is_named():
     told = (
         "packed yes; onnx in the general form, if PyTorch can export it; "
-        "qonnx no: the layer bn1.act (Hardswish) cannot be exported"
+        "qonnx no: the layer bn1.act (Hardswish) cannot be exported in this form"
     )
     net = hardswish()
     plan = resolve(net, W1A4)

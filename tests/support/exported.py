@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from qat.export.integer.graph import Quantize
+from qat.export.integer.graph import Layer, Quantize
 from qat.export.integer.network import as_codes
 from qat.export.integer.trace import network_graph
 from qat.export.packed.convert import convert, put
@@ -74,6 +74,17 @@ def exported(make, spec, example=None):
     converted = convert(net, spec)
     put(net, converted)
     return net, network_graph(net, converted, example)
+
+
+@torch.no_grad()
+def in_double(net, graph):
+    """The network in float64, with the levels times the scale, which float32 has rounded."""
+    net = net.double()
+    for node in graph:
+        if isinstance(node, Layer) and node.codes is not None:
+            exact = node.codes.levels().double() * node.codes.scale.double()
+            net.get_submodule(node.path).weight.copy_(exact)
+    return net
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Graph nodes of the functions and tensor methods of a traced network."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import Any, NamedTuple
 
 from torch import nn
@@ -9,14 +10,24 @@ from torch import nn
 from qat.export.integer.graph import (
     Add,
     AveragePool,
+    Channels,
     Concat,
     Flatten,
+    Grouped,
     MaxPool,
+    Multiply,
     Node,
     Relu,
     Subsample,
 )
-from qat.export.integer.modules import adaptive_average_pool, affine, average_pool, max_pool
+from qat.export.integer.modules import (
+    adaptive_average_pool,
+    affine,
+    average_pool,
+    curve,
+    gelu,
+    max_pool,
+)
 from qat.export.integer.refusals import Site, same
 
 Options = Mapping[str, Any]
@@ -55,6 +66,42 @@ def _add(options: Options, site: Site) -> Node:
     return Add(**site.fields)
 
 
+def _multiply(options: Options, site: Site) -> Node:
+    shapes = [node.shape for node in site.inputs]
+    gates = {(site.shape[0], *(1 for _ in site.shape[1:])), site.shape}
+    if len(shapes) != 2 or site.shape not in shapes or not gates.issuperset(shapes):
+        raise site.refusal("is a product that is not of two maps, or of a map and its gates")
+    return Multiply(place=site.place, **site.fields)
+
+
+def _gelu(options: Options, site: Site) -> Node:
+    return gelu(nn.GELU(**options), site)
+
+
+def channels(site: Site, indices: Iterable[int]) -> Node:
+    """Some channels of a map."""
+    return Channels(indices=tuple(indices), place=site.place, **site.fields)
+
+
+def _shuffle(options: Options, site: Site) -> Node:
+    order = _grouped_order(site.before[0], int(options["groups"]))
+    return channels(site, chain.from_iterable(zip(*order, strict=True)))
+
+
+def _grouped_order(count: int, groups: int) -> tuple[tuple[int, ...], ...]:
+    size = count // groups
+    return tuple(tuple(range(g * size, (g + 1) * size)) for g in range(groups))
+
+
+def _transpose(options: Options, site: Site) -> Node:
+    grouped = site.inputs[0]
+    axes = {int(options["dim0"]) % 5, int(options["dim1"]) % 5}
+    if not isinstance(grouped, Grouped) or axes != {1, 2}:
+        raise site.refusal("swaps other axes than those of groups of channels")
+    order = tuple(zip(*grouped.order, strict=True))
+    return Grouped(name=site.name, inputs=grouped.inputs, shape=site.shape, order=order)
+
+
 def _concat(options: Options, site: Site) -> Node:
     if options.get("dim", 0) not in (1, 1 - len(site.shape) - 1) or options.get("out") is not None:
         raise site.refusal("joins other axes than the channels")
@@ -64,6 +111,17 @@ def _concat(options: Options, site: Site) -> Node:
 def _flatten(options: Options, site: Site) -> Node:
     if site.shape == site.before:
         return same(site)
+    grouped = site.inputs[0]
+    if isinstance(grouped, Grouped):
+        if site.shape != (math.prod(site.before[:2]), *site.before[2:]):
+            raise site.refusal(f"makes {site.shape} of {site.before}")
+        indices = tuple(chain.from_iterable(grouped.order))
+        return Channels(
+            name=site.name, inputs=grouped.inputs, shape=site.shape, indices=indices,
+            place=site.place,
+        )  # fmt: skip
+    if len(site.shape) == 4 and (math.prod(site.shape[:2]), *site.shape[2:]) == site.before:
+        return Grouped(order=_grouped_order(site.before[0], site.shape[0]), **site.fields)
     if site.shape != (math.prod(site.before),):
         raise site.refusal(f"makes {site.shape} of {site.before}")
     return Flatten(**site.fields)
@@ -113,6 +171,9 @@ def _batch_norm(options: Options, site: Site) -> Node:
 def _subsample(options: Options, site: Site) -> Node:
     index = options["index"]
     steps = [_step(part) for part in (index if isinstance(index, tuple) else (index,))]
+    part = index[1] if isinstance(index, tuple) and len(index) > 1 else None
+    if isinstance(part, slice) and set(steps[:1] + steps[2:]) == {1} and steps[1] != 1:
+        return channels(site, range(site.before[0])[part])
     if len(steps) != 4 or None in steps or steps[:2] != [1, 1]:
         raise site.refusal("takes a part that is not every n-th row and column")
     stride = (int(steps[2] or 1), int(steps[3] or 1))
@@ -134,11 +195,17 @@ def _pad(options: Options, site: Site) -> Node:
     return Subsample(stride=(1, 1), channels=(widths[4], widths[5]), **site.fields)
 
 
+PLAIN_CURVES = ("hardsigmoid", "hardswish", "sigmoid", "silu")
 _WINDOW = ("kernel_size", "stride", "padding")
 FUNCTIONS: dict[str, _Function] = {
     **dict.fromkeys(("contiguous", "clone", "detach"), _Function(lambda _, site: same(site))),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d"), _Function(_dropout, ("p", "training"))),
     **dict.fromkeys(("add", "iadd", "add_"), _Function(_add)),
+    **dict.fromkeys(("mul", "imul", "mul_", "multiply"), _Function(_multiply)),
+    **{f"{name}{end}": _Function(curve(name)) for name in PLAIN_CURVES for end in ("", "_")},
+    "gelu": _Function(_gelu),
+    "channel_shuffle": _Function(_shuffle, ("groups",)),
+    "transpose": _Function(_transpose, ("dim0", "dim1")),
     **dict.fromkeys(("cat", "concat"), _Function(_concat, ("dim",))),
     **dict.fromkeys(("relu", "relu_"), _Function(lambda _, s: Relu(ceiling=None, **s.fields))),
     "relu6": _Function(lambda _, site: Relu(ceiling=6.0, **site.fields)),

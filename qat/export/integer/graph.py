@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from qat.errors import SpecError
 from qat.export.packed.weight_codes import WeightCodes
 from qat.nn.activation import QuantizedActivation
 from qat.nn.activation_codes import CodeRule, code_rule
@@ -98,6 +99,50 @@ class Relu(Node):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Curve(Node):
+    """A smooth activation function, or one that is not a ReLU.
+
+    Attributes:
+        kind: see `qat.export.integer.curves`.
+        place: how messages call it.
+    """
+
+    kind: str
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Multiply(Node):
+    """The product of two values that broadcast, such as a map and a gate for each channel."""
+
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Channels(Node):
+    """Some channels of a map, in an order of their own: a part, or a shuffle.
+
+    Attributes:
+        indices: of the channels that are taken.
+        place: how messages call it.
+    """
+
+    indices: tuple[int, ...]
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grouped(Node):
+    """Channels as groups of channels; no graph that is finished holds one.
+
+    Attributes:
+        order: number of the channel at each place, as nested tuples.
+    """
+
+    order: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Add(Node):
     """The sum of two values of one shape."""
 
@@ -149,6 +194,36 @@ class Concat(Node):
 
 
 Graph = list[Node]
+
+
+def without_groups(graph: Graph) -> Graph:
+    """The same network without the `Grouped` values that its shuffles have gone through.
+
+    Raises:
+        SpecError: something else is made of groups of channels.
+    """
+    grouped = {node.name for node in graph if isinstance(node, Grouped)}
+    for node in graph:
+        if node.name not in grouped and not grouped.isdisjoint(node.inputs):
+            raise SpecError(
+                f"{node.name} reads channels in groups, which cannot be exported; groups may only "
+                "be swapped and joined again, as a channel shuffle does"
+            )
+    return [node for node in graph if node.name not in grouped]
+
+
+def check_exact_form(graph: Graph) -> None:
+    """Refuse what the faithful and the fast form and QONNX cannot hold.
+
+    Raises:
+        SpecError: names the first such thing, and what to do.
+    """
+    for node in graph:
+        if isinstance(node, (Curve, Multiply, Channels)):
+            raise SpecError(
+                f"{node.place} cannot be exported in this form; export form=general, which holds "
+                "any network that PyTorch exports"
+            )
 
 
 def code_rules(graph: Graph) -> dict[str, CodeRule]:

@@ -1,13 +1,23 @@
 """Graph nodes of the modules of a traced network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from qat.export.integer.graph import Affine, AveragePool, Flatten, Layer, MaxPool, Node, Relu
+from qat.export.integer.graph import (
+    Affine,
+    AveragePool,
+    Curve,
+    Flatten,
+    Layer,
+    MaxPool,
+    Node,
+    Relu,
+)
 from qat.export.integer.refusals import Site, same
 from qat.export.packed.weight_codes import WeightCodes
 
@@ -25,10 +35,47 @@ def layer_node(path: str, module: Any, codes: WeightCodes | None, site: Site) ->
         raise site.refusal()
     if not is_conv and len(site.shape) != 1:
         raise site.refusal(f"maps vectors within {site.before}", "flatten its input first")
-    weight = module.weight.detach().float() if codes is None else codes.levels()
+    geometry = _geometry(module, site) if is_conv else {}
+    return _layer(path, module.weight, module.bias, codes, geometry, site)
+
+
+def functional_layer(
+    path: str, options: Mapping[str, Any], codes: WeightCodes | None, site: Site
+) -> Layer:
+    """`F.linear` or `F.conv2d` of a weight that the model holds.
+
+    Args:
+        path: dotted name of the module that holds it.
+        options: weight, bias and what the function is told of its geometry.
+        codes: of the weight, None if it is float.
+        site: where it stands.
+
+    Raises:
+        SpecError: geometry that is not exported.
+    """
+    weight, geometry = options["weight"], {}
+    if weight.ndim == 2 and len(site.shape) != 1:
+        raise site.refusal(f"maps vectors within {site.before}", "flatten its input first")
+    if weight.ndim == 4:
+        told = {"stride": 1, "padding": 0, "dilation": 1, "groups": 1} | dict(options)
+        told["dilation"] = pair(told["dilation"])
+        shape = tuple(weight.shape[2:])
+        geometry = _geometry(SimpleNamespace(**told, padding_mode="zeros", kernel_size=shape), site)
+    return _layer(path, weight, options.get("bias"), codes, geometry, site)
+
+
+def _layer(
+    path: str,
+    weight: Tensor,
+    bias: Tensor | None,
+    codes: WeightCodes | None,
+    geometry: Mapping[str, Any],
+    site: Site,
+) -> Layer:
+    weight = weight.detach().float() if codes is None else codes.levels()
     outputs = weight.shape[0]
     scale = torch.ones(()) if codes is None else codes.scale
-    bias = torch.zeros(outputs) if module.bias is None else module.bias.detach()
+    bias = torch.zeros(outputs) if bias is None else bias.detach()
     return Layer(
         path=path,
         codes=codes,
@@ -36,7 +83,7 @@ def layer_node(path: str, module: Any, codes: WeightCodes | None, site: Site) ->
         multiplier=scale.double().flatten().expand(outputs).clone(),
         offset=bias.double(),
         offset_size=bias.double().abs(),
-        **(_geometry(module, site) if is_conv else {}),
+        **geometry,
         **site.fields,
     )
 
@@ -100,6 +147,16 @@ def affine(
     return Affine(multiplier=multiplier, offset=offset, offset_size=size, **site.fields)
 
 
+def curve(kind: str) -> Callable[[Any, Site], Node]:
+    """The reader of an activation function, see `qat.export.integer.curves`."""
+    return lambda _, site: Curve(kind=kind, place=site.place, **site.fields)
+
+
+def gelu(module: nn.GELU, site: Site) -> Node:
+    """One of the two functions of that name."""
+    return curve("gelu" if module.approximate == "none" else "gelu_tanh")(module, site)
+
+
 def pair(value: Any) -> tuple[int, int]:
     """An option of rows and columns, given as one number, one in a tuple, or two."""
     values = (value,) if isinstance(value, int) else tuple(value)
@@ -147,7 +204,7 @@ def _mean_over(window: tuple[int, int] | None, site: Site) -> Node:
     )
 
 
-def _geometry(module: nn.Conv2d, site: Site) -> dict[str, Any]:
+def _geometry(module: Any, site: Site) -> dict[str, Any]:
     if module.padding_mode != "zeros":
         raise site.refusal(
             f"pads by {module.padding_mode}", "build the model with padding_mode=zeros"
@@ -160,7 +217,7 @@ def _geometry(module: nn.Conv2d, site: Site) -> dict[str, Any]:
     }
 
 
-def _padding(module: nn.Conv2d, site: Site) -> tuple[int, int]:
+def _padding(module: Any, site: Site) -> tuple[int, int]:
     if not isinstance(module.padding, str):
         return pair(module.padding)
     if module.padding == "valid":
@@ -176,6 +233,11 @@ _READERS: dict[type, Callable[[Any, Site], Node]] = {
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _batch_norm),
     nn.ReLU: lambda _, site: Relu(ceiling=None, **site.fields),
     nn.ReLU6: lambda _, site: Relu(ceiling=6.0, **site.fields),
+    nn.Hardsigmoid: curve("hardsigmoid"),
+    nn.Hardswish: curve("hardswish"),
+    nn.Sigmoid: curve("sigmoid"),
+    nn.SiLU: curve("silu"),
+    nn.GELU: gelu,
     nn.MaxPool2d: max_pool,
     nn.AvgPool2d: average_pool,
     nn.AdaptiveAvgPool2d: adaptive_average_pool,

@@ -5,11 +5,16 @@ channel, and an offset; batch norms change only these, residual sums only join t
 turns the multipliers into integers of some fifty binary places, adds up in int64 and shifts. So
 every code is that of the network in real numbers, up to 2^-f (1 + peaks) / 2 steps around a jump.
 
+An activation function that is no ReLU quantizer, `Curved`, is compared with thresholds of its sum
+where a quantizer follows, else rounded to 31 bits, as are products and means of such values: that
+moves a code only where the sum of these roundings reaches a jump.
+
 What a float network's image feeds (unless `quant.input_bits` is set), and float activations, are
 computed in float64 with the weights' levels.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,16 +22,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qat.errors import expect
+from qat.export.integer.curves import Curved, curve_of, narrowed, product, scaled_integer
 from qat.export.integer.graph import (
     Add,
     Affine,
     AveragePool,
+    Channels,
     Concat,
+    Curve,
     Flatten,
     Graph,
     Image,
     Layer,
     MaxPool,
+    Multiply,
     Node,
     Quantize,
     Relu,
@@ -36,7 +45,7 @@ from qat.export.integer.graph import (
 from qat.export.integer.numbers import Combination, Term, over_channels
 from qat.nn.activation_codes import CodeRule
 
-Value = Combination | Tensor
+Value = Combination | Curved | Tensor
 
 
 class IntegerNetwork:
@@ -90,8 +99,11 @@ class IntegerNetwork:
             return layer_value(node, inputs[0])
         if isinstance(node, Quantize):
             return quantized(self.rules[node.name], inputs[0])
+        inputs = [x.rounded() if isinstance(x, Curved) else x for x in inputs]
         if isinstance(node, Add):
             return _sum(*inputs)
+        if isinstance(node, Multiply):
+            return _product(*inputs)
         if isinstance(node, Concat):
             return _joined(inputs)
         simple: Value = _SIMPLE[type(node)](node, inputs[0])
@@ -121,7 +133,7 @@ def moved_codes(
 
 def real(value: Value) -> Tensor:
     """A value in float64."""
-    return value.real() if isinstance(value, Combination) else value
+    return value if isinstance(value, Tensor) else value.real()
 
 
 def as_codes(values: Tensor, rule: CodeRule) -> Combination:
@@ -132,6 +144,8 @@ def as_codes(values: Tensor, rule: CodeRule) -> Combination:
 
 def quantized(rule: CodeRule, value: Value) -> Combination:
     """Codes of a value, by integers alone where it is made of them."""
+    if isinstance(value, Curved):
+        return _code_term(value.codes(rule), rule)
     if isinstance(value, Combination):
         z, places = value.fixed_point(rule.step, rule.shift)
         # the ceiling of z / 2^places, as the shift of a negative number rounds down
@@ -149,7 +163,7 @@ def _code_term(integers: Tensor, rule: CodeRule) -> Combination:
 
 def layer_value(node: Layer, x: Value) -> Value:
     """A layer of integers where both its weight and its input are, else of float64."""
-    if node.codes is None or not isinstance(x, Combination) or not x.is_scaled_integer:
+    if node.codes is None or not isinstance(x, Combination) or not x.is_codes:
         y = _linear(node, real(x), node.weight.double())
         return y * over_channels(node.multiplier, y) + over_channels(node.offset, y)
     weight, unit = node.codes.integers()
@@ -181,9 +195,18 @@ def _sum(a: Value, b: Value) -> Value:
     return real(a) + real(b)
 
 
+def _product(a: Value, b: Value) -> Value:
+    """Of two values of integers the product of these; each is one integer tensor first."""
+    if isinstance(a, Tensor) or isinstance(b, Tensor):
+        return real(a) * real(b)
+    return product(scaled_integer(a), scaled_integer(b))
+
+
 def _joined(values: list[Value]) -> Value:
-    """Values along the channels; integers where each is one tensor of them."""
-    parts = [v for v in values if isinstance(v, Combination) and len(v.terms) == 1]
+    """Values along the channels; integers where each is made of them."""
+    parts = [
+        v if len(v.terms) == 1 else scaled_integer(v) for v in values if isinstance(v, Combination)
+    ]
     if len(parts) < len(values):
         return torch.cat([real(value) for value in values], dim=1)
     terms = [part.terms[0] for part in parts]
@@ -204,11 +227,29 @@ def _per_channel(numbers: list[Tensor], terms: list[Term]) -> Tensor:
 def _affine(node: Affine, x: Value) -> Value:
     if isinstance(x, Combination):
         return x.scaled(node.multiplier, node.offset)
-    return x * over_channels(node.multiplier, x) + over_channels(node.offset, x)
+    y = real(x)
+    return y * over_channels(node.multiplier, y) + over_channels(node.offset, y)
 
 
 def _relu(node: Relu, x: Value) -> Value:
-    return real(x).clamp(min=0, max=node.ceiling)
+    return _curve("relu" if node.ceiling is None else "relu6", x)
+
+
+def _curve(kind: str, x: Value) -> Value:
+    return Curved(kind, x) if isinstance(x, Combination) else curve_of(kind).value(real(x))
+
+
+def _channels(node: Channels, x: Value) -> Value:
+    indices = torch.tensor(node.indices)
+    if not isinstance(x, Combination):
+        return real(x)[:, indices]
+    picked = x.mapped(lambda t: t[:, indices])
+    terms = (replace(t, multiplier=_picked(t.multiplier, indices)) for t in picked.terms)
+    return Combination(tuple(terms), _picked(x.offset, indices))
+
+
+def _picked(numbers: Tensor, indices: Tensor) -> Tensor:
+    return numbers if numbers.ndim == 0 else numbers[indices]
 
 
 def _max_pool(node: MaxPool, x: Value) -> Value:
@@ -230,13 +271,12 @@ def _average_pool(node: AveragePool, x: Value) -> Value:
     def add_up(t: Tensor) -> Tensor:
         n, c, height, width = t.shape
         windows = t.reshape(n, c, height // rows, rows, width // columns, columns)
-        return windows.sum(dim=axes, dtype=t.dtype)
+        return windows.sum(dim=axes)  # of integers in int64
 
     size = rows * columns
     if not isinstance(x, Combination):
-        return add_up(x) / size
-    summed = x.mapped(add_up, growth=size)
-    terms = (Term(t.integers, t.multiplier / size, t.peak) for t in summed.terms)
+        return add_up(real(x)) / size
+    terms = (narrowed(add_up(t.integers), t.multiplier / size, size * t.peak) for t in x.terms)
     return Combination(tuple(terms), x.offset)
 
 
@@ -258,6 +298,8 @@ def _subsample(node: Subsample, x: Value) -> Value:
 
 _SIMPLE: dict[type[Node], Any] = {
     Affine: _affine,
+    Channels: _channels,
+    Curve: lambda node, x: _curve(node.kind, x),
     Relu: _relu,
     MaxPool: _max_pool,
     AveragePool: _average_pool,

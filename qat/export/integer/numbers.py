@@ -11,6 +11,7 @@ from qat.errors import SpecError
 _INT32 = 2**31 - 1
 # the largest sum of products stays below 2^62, so that int64 never overflows
 _ROOM = 62
+_CODES = 2**16
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,19 @@ class Combination:
     def is_scaled_integer(self) -> bool:
         """Whether it is one integer tensor times one number, as codes are."""
         return len(self.terms) == 1 and self.terms[0].multiplier.ndim == 0 and not self.offset.any()
+
+    @property
+    def is_codes(self) -> bool:
+        """Whether layers multiply it as integers: as few as codes or their sums over windows."""
+        return self.is_scaled_integer and self.terms[0].peak < _CODES
+
+    @property
+    def reach(self) -> float:
+        """Bound of its magnitude, in every channel."""
+        sums = self.offset.abs()
+        for term in self.terms:
+            sums = sums + term.multiplier.abs() * term.peak
+        return float(sums.max())
 
     def mapped(self, function: Callable[[Tensor], Tensor], *, growth: int = 1) -> "Combination":
         """`function` of every integer tensor; `growth` bounds how often it adds a value up."""

@@ -11,8 +11,8 @@ from qat.errors import SpecError
 from qat.export.integer.graph import Node
 
 CURE = (
-    "export knows Conv2d, Linear, BatchNorm, ReLU and quantized activations, max and average "
-    "pooling, flatten and sums; take a model made of these"
+    "export knows Conv2d, Linear, BatchNorm, the usual activation functions, max and average "
+    "pooling, flatten, sums, gates and channel shuffles; take a model made of these"
 )
 
 

@@ -12,9 +12,9 @@ from torch.fx.passes.shape_prop import TensorMetadata
 
 from qat.errors import SpecError, expect
 from qat.export.integer.fold import folded
-from qat.export.integer.functions import function_node
-from qat.export.integer.graph import Graph, Image, Node, Quantize
-from qat.export.integer.modules import layer_node, module_node
+from qat.export.integer.functions import channels, function_node
+from qat.export.integer.graph import Graph, Image, Node, Quantize, without_groups
+from qat.export.integer.modules import functional_layer, layer_node, module_node
 from qat.export.integer.mutation import Observed, check_unchanged
 from qat.export.integer.refusals import CURE, Site, function_name, place_of, refusal_of
 from qat.export.packed.convert import Converted
@@ -26,6 +26,7 @@ from qat.quantize.products import trace
 from qat.quantize.reach import Reach, known_reach
 from qat.quantize.weights import LAYER_TYPES, latent_weight
 
+_OF_LAYERS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
 _OF_ONE_TENSOR = ("view", "reshape")  # their further inputs are sizes
 
 
@@ -102,7 +103,7 @@ class _Translation:
         wanted = _needed(traced)
         check_unchanged(run, wanted, _read_by, partial(place_of, model=self.model))
         for source in traced.nodes:
-            if source.op != "output" and source in wanted:
+            if source.op != "output" and source in wanted and not _is_taken_apart(source):
                 node = self.made[source] = self._node(source)
                 self.nodes.setdefault(node.name, node)
         answer: Any = traced.output_node().args[0]
@@ -112,17 +113,44 @@ class _Translation:
                 "tensor and cannot be exported; take a model that answers its logits"
             )
         last = list(self.nodes).index(self.made[answer].name)
-        return list(self.nodes.values())[: last + 1]
+        return without_groups(list(self.nodes.values())[: last + 1])
 
     def _node(self, source: fx.Node) -> Node:
         if source.op == "call_module":
             return self._module(str(source.target), source)
+        whole = source.args[0] if source.args else None
+        if isinstance(whole, fx.Node) and _is_taken_apart(whole):
+            return self._part(source, whole)
+        if function_name(source) in ("linear", "conv2d"):
+            return self._functional_layer(source)
         site = self._site(source)
         if source.op == "placeholder":
             return Image(**site.fields)
         args = tuple(map(self._option, source.args[1:]))
         kwargs = {name: self._option(value) for name, value in source.kwargs.items()}
         return function_node(function_name(source), args, kwargs, site)
+
+    def _part(self, source: fx.Node, whole: fx.Node) -> Node:
+        """One of the tensors that torch.chunk or split makes of a map, along the channels."""
+        place, meta = place_of(source, self.model), source.meta["tensor_meta"]
+        before = self.made[whole.all_input_nodes[0]]
+        parts = [tuple(part.shape[1:]) for part in whole.meta["tensor_meta"]]
+        shape = tuple(meta.shape[1:])
+        site = Site(source.name, shape, (before,), place)
+        if sum(part[0] for part in parts) != before.shape[0] or shape[1:] != before.shape[1:]:
+            raise site.refusal("is a part along other axes than the channels")
+        start = sum(part[0] for part in parts[: cast(int, source.args[1])])
+        return channels(site, range(start, start + shape[0]))
+
+    def _functional_layer(self, source: fx.Node) -> Node:
+        given = dict(zip(_OF_LAYERS, source.args, strict=False)) | dict(source.kwargs)
+        site, weight = self._site(source), given["weight"]
+        tensors = [weight, *([given["bias"]] if given.get("bias") is not None else [])]
+        if not all(isinstance(t, fx.Node) and t.op == "get_attr" for t in tensors):
+            raise site.refusal("multiplies by what is no weight of the model")
+        options = {name: self._option(value) for name, value in given.items() if name != "input"}
+        path = str(cast(fx.Node, weight).target).rpartition(".")[0]
+        return functional_layer(path, options, self.codes.get(id(options["weight"])), site)
 
     def _module(self, path: str, source: fx.Node) -> Node:
         module = self.model.get_submodule(path)
@@ -147,6 +175,13 @@ class _Translation:
             return value
         *owner, name = str(value.target).split(".")
         return getattr(self.model.get_submodule(".".join(owner)), name)
+
+
+def _is_taken_apart(node: fx.Node) -> bool:
+    """Whether a node makes several tensors, of which each is taken by its number."""
+    return function_name(node) in ("chunk", "split") and all(
+        function_name(user) == "getitem" and isinstance(user.args[1], int) for user in node.users
+    )
 
 
 def _traced_in(value: Any) -> Iterator[fx.Node]:

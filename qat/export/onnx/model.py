@@ -30,6 +30,7 @@ from qat.export.integer.graph import (
     Layer,
     Node,
     Quantize,
+    check_exact_form,
     code_rules,
     consumers,
     pooled_first,
@@ -117,6 +118,7 @@ class Emission:
     """
 
     def __init__(self, graph: Graph, steps: Mapping[str, float]) -> None:
+        check_exact_form(graph)
         self.graph = graph
         self.steps = steps
         self.nodes = {node.name: node for node in graph}

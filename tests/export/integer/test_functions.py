@@ -100,6 +100,11 @@ def graph_of(function):
     return network_graph(net, convert(net, FLOAT), images(2)), net
 
 
+def shuffled(x):
+    n, c, h, w = x.shape
+    return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
 KNOWN = {
     "avg_pool2d": lambda _, x: F.avg_pool2d(x, 2),
     "avg_pool2d-names": lambda _, x: F.avg_pool2d(x, kernel_size=(4, 2), divisor_override=8),
@@ -114,6 +119,22 @@ KNOWN = {
     "mean-torch": lambda _, x: torch.mean(x, dim=[2, 3]),
     "slice": lambda _, x: x[:, :, ::3, 0::2],
     "pad": lambda _, x: F.pad(x, (0, 0, 0, 0, 1, 2)),
+    "conv2d": lambda self, x: F.conv2d(x, self.conv.weight, self.conv.bias, stride=2),
+    "conv2d-padded": lambda self, x: F.conv2d(x, self.conv.weight, None, 1, padding=(2, 1)),
+    "channels": lambda _, x: x[:, ::2],
+    "channels-part": lambda _, x: x[:, 1:, :, :],
+    "chunk": lambda _, x: torch.cat([x.chunk(3, 1)[2], x.chunk(2, dim=1)[1]], 1),
+    "split": lambda _, x: x.split([1, 2], dim=1)[1],
+    "shuffle": lambda _, x: shuffled(torch.cat([x, x.relu()], 1)),
+    "channel_shuffle": lambda _, x: F.channel_shuffle(torch.cat([x, x.relu()], 1), 3),
+    "gate": lambda _, x: x * x.mean((2, 3), keepdim=True).sigmoid(),
+    "gate-first": lambda _, x: torch.mul(F.hardsigmoid(x.mean((2, 3), keepdim=True)), x),
+    "square": lambda _, x: x.mul(x),
+    "sigmoid": lambda _, x: torch.sigmoid(x),
+    "silu": lambda _, x: F.silu(x, inplace=True),
+    "hardswish": lambda _, x: F.hardswish(x),
+    "gelu": lambda _, x: F.gelu(x),
+    "gelu-tanh": lambda _, x: F.gelu(x, approximate="tanh"),
     "same-view": lambda _, x: x.view(x.size(0), 3, 8, 8).contiguous(),
     "batch_norm": lambda net, x: F.batch_norm(x, net.mean, net.var),
 }
@@ -128,9 +149,16 @@ def test_functions_compute_what_torch_computes(name):
 
 
 REFUSED = {
-    "gelu": (lambda _, x: F.gelu(x), "the function gelu"),
-    "hardswish": (lambda _, x: F.hardswish(x), "the function hardswish"),
-    "conv2d": (lambda self, x: F.conv2d(x, self.conv.weight), "the function conv2d"),
+    "tanh": (lambda _, x: x.tanh(), "the function tanh"),
+    "conv2d": (lambda self, x: F.conv2d(x, 2 * self.conv.weight), "the function mul"),
+    "linear": (lambda _, x: F.linear(x.flatten(1), x.flatten(1)), "by what is no weight of the"),
+    "product": (lambda _, x: x * x.mean(1, keepdim=True), "other axes than rows and columns"),
+    "by-rows": (lambda _, x: x * F.avg_pool2d(x, (1, 8)), "not of two maps, or of a map and its"),
+    "by-number": (lambda _, x: x * 2, "not of two maps, or of a map and its gates"),
+    "chunks-of-rows": (lambda _, x: x.chunk(2, 2)[0], "along other axes than the channels"),
+    "chunk-of-batch": (lambda _, x: x.chunk(2, 0)[0], "along other axes than the channels"),
+    "transpose": (lambda _, x: x.transpose(1, 2), "other axes than those of groups"),
+    "groups": (lambda _, x: x.view(-1, 3, 1, 8, 8).relu(), "reads channels in groups"),
     "stack": (lambda _, x: torch.stack([x, x], 1), "the function stack"),
     "cat-rows": (lambda _, x: torch.cat([x, x], 2), "joins other axes than the channels"),
     "scalar": (lambda _, x: x + 1.0, "a sum that is not of two maps of one shape"),
@@ -146,7 +174,6 @@ REFUSED = {
     "dropout": (lambda _, x: F.dropout(x, 0.5), "give it training=self.training"),
     "batch-mean": (lambda _, x: x.mean(0, keepdim=True), "other axes than rows and columns"),
     "mean-of-all": (lambda _, x: x + x.mean(), "other axes than rows and columns"),
-    "channels": (lambda _, x: x[:, ::2], "not every n-th row and column"),
     "window": (lambda _, x: x[:, :, 1:, :], "not every n-th row and column"),
     "pad-rows": (lambda _, x: F.pad(x, (1, 1, 1, 1)), "other axes than the channels"),
     "pad-ones": (lambda _, x: F.pad(x, (0, 0, 0, 0, 1, 1), value=1.0), "or not by zeros"),

@@ -15,7 +15,7 @@ from qat.export.packed.convert import convert
 from qat.models.small import LeNet5
 from qat.quantize.prepare import prepare
 from qat.spec.quant import ActivationSpec, EndsSpec, QuantSpec, WeightSpec
-from support.exported import SPECS, exported, float_codes, images, resnet8
+from support.exported import SPECS, exported, float_codes, images, in_double, resnet8
 
 IMAGES = images(32, seed=5)
 HANDFUL = 2  # of the 147,456 codes of a network; float32 sums of 8-bit codes round at jumps
@@ -71,17 +71,6 @@ def test_the_codes_use_their_levels(case):
         assert int(codes.min()) >= rule.low
         assert int(codes.max()) <= rule.high
         assert len(codes.unique()) >= min(3, rule.high - rule.low + 1 if not rule.is_sign else 2)
-
-
-@torch.no_grad()
-def in_double(net, graph):
-    """The network in float64, with the levels times the scale, which float32 has rounded."""
-    net = net.double()
-    for node in graph:
-        if isinstance(node, Layer) and node.codes is not None:
-            exact = node.codes.levels().double() * node.codes.scale.double()
-            net.get_submodule(node.path).weight.copy_(exact)
-    return net
 
 
 @pytest.mark.parametrize(
