@@ -1,13 +1,15 @@
 """Coverage: one network of every module of timm and every family of torchvision, through it all.
 
-    python scripts/coverage.py                          all of them; about an hour on two cores
+    python scripts/coverage.py                          all of them; over an hour on two cores
     python scripts/coverage.py only=vit_tiny,dla34      some, printed
     python scripts/coverage.py record=results/coverage/networks.yaml    and written down
 
 Each is built as `model=timm model.name=NAME` builds it, prepared for 1-bit weights and 4-bit
-activations, trained for two steps, audited, packed and opened again. What the audit claims is held
-against the values that really enter the products (`operand_values.py`): a share that is larger than
-that count is a false claim. `docs/coverage.md` is made of the file that is written.
+activations, trained for two steps, audited, packed and opened again, exported in the general ONNX
+form and as a network in integers (`coverage_exports.py`), whose predictions are compared. What the
+audit claims is held against the values that really enter the products (`operand_values.py`): a
+share that is larger than that count is a false claim. `docs/coverage.md` is made of the file that
+is written.
 """
 
 import multiprocessing
@@ -16,12 +18,13 @@ import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from coverage_exports import Exports, exports
 from coverage_members import MEMBERS, Member
 from operand_values import count_values
 from torch import Tensor, nn
@@ -89,6 +92,9 @@ class Row:
         counted_products: the same by the count of values.
         steps: whether two training steps had a finite loss.
         packed: whether the packed file opens as the same network, bit for bit.
+        packed_bytes: size of the packed file.
+        promised_bytes: what the audit says of it.
+        exports: see `coverage_exports.Exports`.
         seconds: of preparing and auditing.
         peak: MiB of memory, of the whole process.
     """
@@ -105,6 +111,9 @@ class Row:
     counted_products: float = 0.0
     steps: bool = False
     packed: bool = False
+    packed_bytes: int = 0
+    promised_bytes: int = 0
+    exports: Exports = field(default_factory=Exports)
     seconds: float = 0.0
     peak: int = 0
 
@@ -149,7 +158,8 @@ def covered(member: Member) -> Row:
             row.fault = "two training steps from new weights end in values that are no numbers"
             return row
         _judge(net, spec, images, row)
-        row.packed = _is_packed_right(net, spec, member, images[:IMAGES])
+        row.packed = _is_packed_right(net, spec, member, images[:IMAGES], row)
+        row.exports = exports(net, spec, images, example=IMAGES)
     except Exception as error:  # whatever it is, the other networks are still to be seen
         row.fault = f"{type(error).__name__}: {one_line(error)}"
     row.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
@@ -185,13 +195,17 @@ def _judge(net: nn.Module, spec: QuantSpec, images: Tensor, row: Row) -> None:
     row.weights = sum(layer.weights for layer in found.layers)
     row.weight_share, row.counted_weights = found.quantized_share, count.weight_share
     row.product_share, row.counted_products = found.product_share, count.product_share
+    row.promised_bytes = found.bytes
 
 
 @torch.no_grad()
-def _is_packed_right(net: nn.Module, spec: QuantSpec, member: Member, images: Tensor) -> bool:
+def _is_packed_right(
+    net: nn.Module, spec: QuantSpec, member: Member, images: Tensor, row: Row
+) -> bool:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "net.safetensors"
         save_packed(path, convert(net, spec), Header(quant=spec))
+        row.packed_bytes = path.stat().st_size
         opened = load_packed(path, model=built(member)).net.eval()
     return torch.equal(opened(images), net(images))
 
@@ -223,12 +237,17 @@ def line(row: Row) -> str:
     """A row in one line."""
     if row.refusal or row.fault:
         return f"{row.name:32} {row.refusal or row.fault}"
+    made = [
+        f"{name} {'no: ' + why if (why := getattr(row.exports, name)) else 'yes'}"
+        for name in ("general", "exact", "integer")
+    ]
     marks = ["", "FALSE CLAIM"][row.is_false], ["NOT PACKED", ""][row.packed]
     return (
         f"{row.name:32} {100 * row.weight_share:6.2f} % of {row.weights:,} weights "
         f"(counted {100 * row.counted_weights:.2f}), {100 * row.product_share:6.2f} % of the "
         f"multiplications (counted {100 * row.counted_products:.2f}), {row.seconds:.1f} s "
         f"{' '.join(marks)}".rstrip()
+        + f"; {'; '.join(made)}"
     )
 
 
@@ -240,6 +259,11 @@ def summary(found: Sequence[Row]) -> dict[str, Any]:
         "false claims": sum(row.is_false for row in found),
         "two steps": sum(row.steps for row in found),
         "packed bit for bit": sum(row.packed for row in found),
+        "general ONNX": sum(not row.exports.general for row in found),
+        "of these with other predictions": sum(row.exports.general_differ > 0 for row in found),
+        "exact ONNX": sum(not row.exports.exact for row in found),
+        "in integers": sum(not row.exports.integer for row in found),
+        "of those with other predictions": sum(row.exports.integer_differ > 0 for row in found),
         "faults": sum(bool(row.fault) for row in found),
     }
 
@@ -256,10 +280,9 @@ def main(arguments: Sequence[str]) -> None:
     for row in rows(members, seconds=spec.seconds, jobs=spec.jobs):
         found.append(row)
         print(line(row), flush=True)
-    totals = summary(found)
-    print(", ".join(f"{count} {what}" for what, count in totals.items()))
-    if spec.record:
-        _write(Path(spec.record), totals, found)
+        if spec.record:  # each time, as the next one may take the machine with it
+            _write(Path(spec.record), summary(found), found)
+    print(", ".join(f"{count} {what}" for what, count in summary(found).items()))
 
 
 def _write(path: Path, totals: Mapping[str, Any], found: Sequence[Row]) -> None:

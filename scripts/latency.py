@@ -1,11 +1,12 @@
-"""Latency of exported networks: both ONNX forms beside the float network exported the same way.
+"""Latency of exported networks: every ONNX form that they have, beside the float network.
 
     python scripts/latency.py                            ResNet-18, W1A4, at 32, 64 and 224 pixels
     python scripts/latency.py size=[224] batch=[1] stem=standard rounds=60 operators=true
+    python scripts/latency.py model=mobilenetv3_small_100 size=[224] quant=bcgd_w4a4
 
     quant=bcgd_w1a4      any option of conf/quant
-    model=resnet18       resnet18, resnet34 or resnet50
-    stem=auto            small, standard, or auto: small up to 64 pixels
+    model=resnet18       resnet18, resnet34 or resnet50 of torchvision, or a name of timm
+    stem=auto            of these three: small, standard, or auto: small up to 64 pixels
     size=[32,64,224]     pixels a side
     batch=[1,32]         images per pass
     rounds=20            timed passes of each network; they take turns
@@ -13,7 +14,8 @@
     operators=false      print what onnxruntime runs
     record=FILE          also write the table as YAML, as those in results/benchmarks/
 
-Weights are random, batch norms have seen one batch of noise: time does not depend on them.
+float is the float network in the faithful form, in the general one where it has no other. Weights
+are random, batch norms have seen one batch of noise: time does not depend on them.
 """
 
 from collections.abc import Sequence
@@ -33,7 +35,7 @@ class LatencySpec:
     """Options of the command; see the module's text."""
 
     quant: str = "bcgd_w1a4"
-    model: Literal["resnet18", "resnet34", "resnet50"] = "resnet18"
+    model: str = "resnet18"
     stem: Literal["auto", "small", "standard"] = "auto"
     size: tuple[int, ...] = option((32, 64, 224), low=8)
     batch: tuple[int, ...] = option((1, 32), low=1)
@@ -57,7 +59,7 @@ def main(arguments: Sequence[str]) -> None:
 
     onnxruntime = imported_onnxruntime()
     torch.set_num_threads(spec.threads)
-    rows = [["pixels, batch", "float", "faithful", "fast"]]
+    rows: list[list[str]] = []
     print(
         f"onnxruntime {onnxruntime.__version__}, {spec.threads} threads; {spec.model}, {spec.quant}"
     )
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str]) -> None:
         models = _models(spec, size)
         if spec.operators:
             _print_operators(models)
+        rows = rows or [["pixels, batch", *models]]
         networks = {name: _runner(data, spec.threads) for name, data in models.items()}
         for batch in spec.batch:
             found = latencies(networks, (3, size, size), batch=batch, rounds=spec.rounds)
@@ -93,38 +96,50 @@ def _cell(seconds: float, base: float) -> str:
 
 def _models(spec: LatencySpec, size: int) -> dict[str, bytes]:
     """Form -> ONNX model, of the float network and of the quantized one."""
+    from qat.errors import SpecError
+    from qat.export.integer.graph import check_exact_form
+    from qat.export.integer.trace import network_graph
     from qat.export.onnx.fast_steps import fast_steps
+    from qat.export.onnx.general import general_model
     from qat.export.onnx.model import onnx_model
 
-    float_graph, _ = _graph(spec, "float", size)
-    graph, example = _graph(spec, spec.quant, size)
-    steps = fast_steps(graph, [example])
-    return {
-        "float": onnx_model(float_graph).SerializeToString(),
-        "faithful": onnx_model(graph).SerializeToString(),
-        "fast": onnx_model(graph, steps=steps).SerializeToString(),
-    }
+    float_net, net = _network(spec, "float", size), _network(spec, spec.quant, size)
+    found = {"general": general_model(*net)}
+    try:
+        graph = network_graph(*net)
+        check_exact_form(graph)
+    except SpecError as error:
+        print(f"no faithful or fast form: {error}")
+        found["float"] = general_model(*float_net)
+    else:
+        found["float"] = onnx_model(network_graph(*float_net))
+        found["faithful"] = onnx_model(graph)
+        found["fast"] = onnx_model(graph, steps=fast_steps(graph, [net[2]]))
+    order = ("float", "faithful", "fast", "general")
+    return {name: found[name].SerializeToString() for name in order if name in found}
 
 
-def _graph(spec: LatencySpec, quant: str, size: int) -> tuple[Any, Any]:
+def _network(spec: LatencySpec, quant: str, size: int) -> tuple[Any, Any, Any]:
+    """A prepared network, its codes, and the images that it has seen."""
     import torch
 
     from qat import QuantSpec, convert, prepare
     from qat.compose import conf_folder, group_option
-    from qat.export.integer.trace import network_graph
     from qat.models.resnet import torchvision_resnet
+    from qat.models.timm_model import timm_model
 
     torch.manual_seed(0)
     options = QuantSpec.from_dict(group_option(conf_folder(), "quant", quant))
-    net = torchvision_resnet(
-        spec.model, num_classes=1000, in_channels=3, image_size=size, stem=spec.stem
-    )
+    task = {"num_classes": 1000, "in_channels": 3, "image_size": size}
+    if spec.model in ("resnet18", "resnet34", "resnet50"):
+        net = torchvision_resnet(spec.model, stem=spec.stem, **task)
+    else:
+        net = timm_model(spec.model, **task)
     example = torch.randn(4, 3, size, size)
     prepare(net, options, example=example)
     with torch.no_grad():
         net.train()(example)
-    net.eval()
-    return network_graph(net, convert(net, options), example), example
+    return net.eval(), convert(net, options), example
 
 
 def _runner(data: bytes, threads: int) -> Any:

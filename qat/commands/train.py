@@ -90,8 +90,6 @@ def _run(arguments: list[str]) -> None:
         # a resumed run has a config of its own, whatever conf/ makes of its overrides by now
         resumed = command.config if spec.resume is not None else None
     flags = [a for a in arguments if a not in set(args.overrides)]
-    if not (asks_only or args.run or any(o.startswith("hydra.mode=") for o in overrides)):
-        flags.append("--run")  # or Hydra composes everything once more to find that out
     sys.argv = [sys.argv[0], *flags, *overrides]
     _hydra_main(partial(_job, own=resumed))
 

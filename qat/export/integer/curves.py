@@ -107,7 +107,7 @@ class Curved:
         found = self._passed(rule, z, places, curve.value, start)
         if curve.turn > -reach:  # left of the turn the curve rises, too, if it is walked backwards
             before = self._passed(rule, -z, places, lambda u: curve.value(-u), -start)
-            turn = int(_places(torch.tensor(start, dtype=torch.float64), places))
+            turn = int(_units(torch.tensor(start, dtype=torch.float64), places))
             found = torch.where(z < turn, before, found)
         return (2 * found - 1 if rule.is_sign else found + rule.low).int()
 
@@ -122,11 +122,11 @@ class Curved:
         """How many jumps of the quantizer lie below each z, where the value rises from `start`."""
         reach = self.sums.reach
         if rule.is_sign:
-            jump = _crossings(value, torch.nextafter(rule.shift, -_INFINITY), start, reach)
-            return (z > over_channels(_places(jump, places).floor().long(), z)).long()
+            heights = torch.nextafter(rule.shift, -_INFINITY)
+            return (z > over_channels(_crossings(value, heights, start, reach, places), z)).long()
         levels = torch.arange(rule.low, rule.high, dtype=torch.float64)
-        jumps = _crossings(value, rule.step * (levels + rule.shift), start, reach)
-        return torch.bucketize(z, _places(jumps, places).floor().long())
+        heights = rule.step * (levels + rule.shift)
+        return torch.bucketize(z, _crossings(value, heights, start, reach, places))
 
     def rounded(self) -> Combination:
         """Its value as one integer tensor of 31 bits, times a power of two.
@@ -140,7 +140,7 @@ class Curved:
         )
         bound = float(curve.value(ends).abs().max())
         places = _BITS - int(torch.tensor(bound, dtype=torch.float64).frexp().exponent)
-        integers = _places(self.real(), places).round().int()
+        integers = torch.ldexp(self.real(), torch.tensor(places)).round().int()
         unit = torch.ldexp(torch.ones((), dtype=torch.float64), torch.tensor(-places))
         term = Term(integers, unit, 2**_BITS)
         return Combination((term,), torch.zeros((), dtype=torch.float64))
@@ -173,25 +173,27 @@ def scaled_integer(value: Combination | Curved) -> Combination:
 
 
 def _crossings(
-    value: Callable[[Tensor], Tensor], heights: Tensor, low: float, high: float
+    value: Callable[[Tensor], Tensor], heights: Tensor, low: float, high: float, places: int
 ) -> Tensor:
-    """For each height the largest number in [low, high] at which a rising function is not above it.
+    """Where a rising function passes each height, in whole units of 2^-places.
 
-    Minus `_FAR` where it is above everywhere, `_FAR` where nowhere.
+    Of the largest number in [low, high] at which it is not above the height the unit below, int64;
+    minus `_FAR` where it is above everywhere, `_FAR` where nowhere.
     """
     below, above = torch.full_like(heights, low), torch.full_like(heights, high)
     is_always, is_never = value(below) > heights, value(above) <= heights
     for _ in range(_HALVINGS):
         middle = below + (above - below) / 2
-        if bool(((middle <= below) | (middle >= above)).all()):
+        is_found = _units(below, places) == _units(above, places)
+        if bool((is_found | (middle <= below) | (middle >= above)).all()):
             break
         is_above = value(middle) > heights
         above = torch.where(is_above, middle, above)
         below = torch.where(is_above, below, middle)
-    found = torch.where(is_always, -torch.inf, below)
-    return torch.where(is_never, torch.inf, found)
+    found = torch.where(is_always, -_FAR, _units(below, places))
+    return torch.where(is_never, _FAR, found)
 
 
-def _places(values: Tensor, places: int) -> Tensor:
-    """Values of float64 in units of 2^-places, none beyond `_FAR`."""
-    return torch.ldexp(values.double(), torch.tensor(places)).clamp(-_FAR, _FAR)
+def _units(values: Tensor, places: int) -> Tensor:
+    """Whole units of 2^-places in values of float64."""
+    return torch.ldexp(values, torch.tensor(places)).floor().long()

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from torch import nn
 
@@ -172,12 +172,19 @@ def _subsample(options: Options, site: Site) -> Node:
     index = options["index"]
     steps = [_step(part) for part in (index if isinstance(index, tuple) else (index,))]
     part = index[1] if isinstance(index, tuple) and len(index) > 1 else None
-    if isinstance(part, slice) and set(steps[:1] + steps[2:]) == {1} and steps[1] != 1:
+    if _is_of_numbers(part) and set(steps[:1] + steps[2:]) == {1} and steps[1] != 1:
         return channels(site, range(site.before[0])[part])
     if len(steps) != 4 or None in steps or steps[:2] != [1, 1]:
         raise site.refusal("takes a part that is not every n-th row and column")
     stride = (int(steps[2] or 1), int(steps[3] or 1))
     return Subsample(stride=stride, channels=(0, 0), **site.fields)
+
+
+def _is_of_numbers(part: Any) -> TypeGuard[slice]:
+    """Whether it is a slice whose ends are known."""
+    return isinstance(part, slice) and all(
+        bound is None or isinstance(bound, int) for bound in (part.start, part.stop, part.step)
+    )
 
 
 def _step(part: Any) -> int | None:

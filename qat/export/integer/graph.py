@@ -203,6 +203,8 @@ def without_groups(graph: Graph) -> Graph:
         SpecError: something else is made of groups of channels.
     """
     grouped = {node.name for node in graph if isinstance(node, Grouped)}
+    if graph[-1].name in grouped:
+        raise SpecError("the network answers channels in groups, which cannot be exported")
     for node in graph:
         if node.name not in grouped and not grouped.isdisjoint(node.inputs):
             raise SpecError(
@@ -221,8 +223,8 @@ def check_exact_form(graph: Graph) -> None:
     for node in graph:
         if isinstance(node, (Curve, Multiply, Channels)):
             raise SpecError(
-                f"{node.place} cannot be exported in this form; export form=general, which holds "
-                "any network that PyTorch exports"
+                f"{node.place} cannot be exported in this form; take format=onnx form=general, "
+                "which holds any network that PyTorch exports"
             )
 
 

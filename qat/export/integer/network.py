@@ -6,11 +6,12 @@ turns the multipliers into integers of some fifty binary places, adds up in int6
 every code is that of the network in real numbers, up to 2^-f (1 + peaks) / 2 steps around a jump.
 
 An activation function that is no ReLU quantizer, `Curved`, is compared with thresholds of its sum
-where a quantizer follows, else rounded to 31 bits, as are products and means of such values: that
-moves a code only where the sum of these roundings reaches a jump.
+where a quantizer follows, else rounded to 31 bits of what it may reach, as are products and means
+of such values: that moves a code only where the sum of these roundings reaches a jump.
 
 What a float network's image feeds (unless `quant.input_bits` is set), and float activations, are
-computed in float64 with the weights' levels.
+computed in float64 with the weights' levels. So are a layer, a maximum or a flattened map of sums
+that no quantizer has made codes of.
 """
 
 from collections.abc import Mapping
@@ -43,6 +44,7 @@ from qat.export.integer.graph import (
     code_rules,
 )
 from qat.export.integer.numbers import Combination, Term, over_channels
+from qat.export.packed.weight_codes import WeightCodes
 from qat.nn.activation_codes import CodeRule
 
 Value = Combination | Curved | Tensor
@@ -163,7 +165,7 @@ def _code_term(integers: Tensor, rule: CodeRule) -> Combination:
 
 def layer_value(node: Layer, x: Value) -> Value:
     """A layer of integers where both its weight and its input are, else of float64."""
-    if node.codes is None or not isinstance(x, Combination) or not x.is_codes:
+    if node.codes is None or not isinstance(x, Combination) or not _fits(node.codes, x):
         y = _linear(node, real(x), node.weight.double())
         return y * over_channels(node.multiplier, y) + over_channels(node.offset, y)
     weight, unit = node.codes.integers()
@@ -172,6 +174,15 @@ def layer_value(node: Layer, x: Value) -> Value:
     peak = term.peak * int(weight.flatten(1).abs().sum(dim=1).max())
     multiplier = node.multiplier * unit * term.multiplier
     return Combination((Term(sums, multiplier, peak),), node.offset)
+
+
+def _fits(codes: WeightCodes, x: Combination) -> bool:
+    """Whether a layer multiplies it as integers: codes, and what keeps its sums within 32 bits."""
+    if not x.is_scaled_integer:
+        return False
+    weight, _ = codes.integers()
+    sums = x.terms[0].peak * int(weight.flatten(1).abs().sum(dim=1).max())
+    return x.is_codes or sums < 2**31
 
 
 def _linear(node: Layer, x: Tensor, weight: Tensor) -> Tensor:

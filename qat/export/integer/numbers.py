@@ -55,7 +55,7 @@ class Combination:
 
     @property
     def is_codes(self) -> bool:
-        """Whether layers multiply it as integers: as few as codes or their sums over windows."""
+        """Whether it is small integers times one number: codes, or their sums over windows."""
         return self.is_scaled_integer and self.terms[0].peak < _CODES
 
     @property

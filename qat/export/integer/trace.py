@@ -103,7 +103,8 @@ class _Translation:
         wanted = _needed(traced)
         check_unchanged(run, wanted, _read_by, partial(place_of, model=self.model))
         for source in traced.nodes:
-            if source.op != "output" and source in wanted and not _is_taken_apart(source):
+            is_value = source.op != "output" and not _is_taken_apart(source)
+            if is_value and source in wanted and not _is_left_out(source):
                 node = self.made[source] = self._node(source)
                 self.nodes.setdefault(node.name, node)
         answer: Any = traced.output_node().args[0]
@@ -133,7 +134,9 @@ class _Translation:
     def _part(self, source: fx.Node, whole: fx.Node) -> Node:
         """One of the tensors that torch.chunk or split makes of a map, along the channels."""
         place, meta = place_of(source, self.model), source.meta["tensor_meta"]
-        before = self.made[whole.all_input_nodes[0]]
+        before = self.made.get(whole.all_input_nodes[0])
+        if before is None:
+            raise refusal_of(place, "is a part of what is no map", CURE)
         parts = [tuple(part.shape[1:]) for part in whole.meta["tensor_meta"]]
         shape = tuple(meta.shape[1:])
         site = Site(source.name, shape, (before,), place)
@@ -145,11 +148,18 @@ class _Translation:
     def _functional_layer(self, source: fx.Node) -> Node:
         given = dict(zip(_OF_LAYERS, source.args, strict=False)) | dict(source.kwargs)
         site, weight = self._site(source), given["weight"]
-        tensors = [weight, *([given["bias"]] if given.get("bias") is not None else [])]
-        if not all(isinstance(t, fx.Node) and t.op == "get_attr" for t in tensors):
-            raise site.refusal("multiplies by what is no weight of the model")
         options = {name: self._option(value) for name, value in given.items() if name != "input"}
-        path = str(cast(fx.Node, weight).target).rpartition(".")[0]
+        tensors = [options["weight"], options.get("bias")]
+        if not all(tensor is None or isinstance(tensor, Tensor) for tensor in tensors):
+            raise site.refusal("multiplies by what is no weight of the model")
+        # which call such a quantizer belongs to is counted, and layers that are modules count, too
+        at_calls = f"{CALL_SITES}.{function_name(source)}_"
+        if any(at_calls in name for name in activation_quantizers(self.model)):
+            raise site.refusal(
+                "is called in a network with quantizers at such calls", "make it a module"
+            )
+        path = str(cast(fx.Node, weight).target)
+        path = path.rpartition(".")[0] or path
         return functional_layer(path, options, self.codes.get(id(options["weight"])), site)
 
     def _module(self, path: str, source: fx.Node) -> Node:
@@ -170,11 +180,21 @@ class _Translation:
         return Site(source.name, tuple(meta.shape[1:]), tuple(inputs), place)
 
     def _option(self, value: Any) -> Any:
-        """An argument; tensors that the model holds are taken out of it."""
-        if not isinstance(value, fx.Node) or value.op != "get_attr":
+        """An argument; tensors that the model holds are taken out of it, also in tuples."""
+        return fx.node.map_arg(value, self._resolved)
+
+    def _resolved(self, value: fx.Node) -> Any:
+        if _is_left_out(value):
+            return value.args[0] if value.args else None
+        if value.op != "get_attr":
             return value
         *owner, name = str(value.target).split(".")
         return getattr(self.model.get_submodule(".".join(owner)), name)
+
+
+def _is_left_out(node: fx.Node) -> bool:
+    """Whether it is an argument of the forward that nobody gives, such as attn_mask=None."""
+    return node.op == "placeholder" and not isinstance(node.meta.get("tensor_meta"), TensorMetadata)
 
 
 def _is_taken_apart(node: fx.Node) -> bool:

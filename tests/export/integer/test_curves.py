@@ -193,6 +193,40 @@ def test_behind_quantizers_all_is_made_of_integers():
     assert not [name for name in names if isinstance(values[name], torch.Tensor)]
 
 
+class Called(nn.Module):
+    """A layer that is a module, then two that are called as functions of their own weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 3), nn.Linear(32, 5)
+        self.one = nn.Parameter(0.1 * torch.randn(8, 8, 3, 3))
+        self.other = nn.Parameter(0.1 * torch.randn(8, 8, 3, 3))
+
+    def forward(self, x):
+        y = nn.functional.conv2d(self.stem(x), self.one)
+        return self.head(nn.functional.conv2d(torch.relu(y), self.other).flatten(1))
+
+
+def test_quantizers_at_calls_of_layers_are_refused():
+    """Their calls are counted, those of modules too, which a traced network does not make."""
+    with pytest.raises(SpecError, match=r"function conv2d.* is called in a network with quantizer"):
+        exported(Called, SPECS["w4a4-channel"])
+
+
+class Grouped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        return self.conv(x).view(-1, 2, 4, 6, 6).transpose(1, 2)
+
+
+def test_an_answer_in_groups_is_refused():
+    with pytest.raises(SpecError, match="the network answers channels in groups, which cannot be"):
+        exported(Grouped, SPECS["w1a4"])
+
+
 @pytest.mark.parametrize("make", [onnx_model, qonnx_model])
 def test_the_exact_forms_refuse_by_name(make):
     _, graph = exported(gated(nn.SiLU, nn.Sigmoid), SPECS["w1a4"])

@@ -158,6 +158,9 @@ REFUSED = {
     "chunks-of-rows": (lambda _, x: x.chunk(2, 2)[0], "along other axes than the channels"),
     "chunk-of-batch": (lambda _, x: x.chunk(2, 0)[0], "along other axes than the channels"),
     "transpose": (lambda _, x: x.transpose(1, 2), "other axes than those of groups"),
+    "part-of-parameter": (
+        lambda self, x: F.conv2d(x, self.conv.weight.chunk(3, 0)[0]), "is a part of what is no map",
+    ),
     "groups": (lambda _, x: x.view(-1, 3, 1, 8, 8).relu(), "reads channels in groups"),
     "stack": (lambda _, x: torch.stack([x, x], 1), "the function stack"),
     "cat-rows": (lambda _, x: torch.cat([x, x], 2), "joins other axes than the channels"),

@@ -86,7 +86,7 @@ def test_a_one_dimensional_convolution_is_named():
 
 
 NETWORKS = {
-    "vit_tiny_patch16_224": "the tensor attn_mask makes no single",
+    "vit_tiny_patch16_224": "the function flatten in patch_embed",
     "convnext_atto": "the function permute in stem.1",
 }
 
