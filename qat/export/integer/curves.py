@@ -99,11 +99,16 @@ class Curved:
         """Its value in float64."""
         return curve_of(self.kind).value(self.sums.real())
 
+    @property
+    def _start(self) -> float:
+        """Where the curve begins to rise, of what the sums may reach."""
+        reach = self.sums.reach
+        return max(-reach, min(reach, curve_of(self.kind).turn))
+
     def codes(self, rule: CodeRule) -> Tensor:
         """Codes int32 of a quantizer, by comparing integers alone."""
-        curve, reach = curve_of(self.kind), self.sums.reach
+        curve, reach, start = curve_of(self.kind), self.sums.reach, self._start
         z, places = self.sums.fixed_point(1.0, torch.zeros((), dtype=torch.float64))
-        start = max(-reach, min(reach, curve.turn))
         found = self._passed(rule, z, places, curve.value, start)
         if curve.turn > -reach:  # left of the turn the curve rises, too, if it is walked backwards
             before = self._passed(rule, -z, places, lambda u: curve.value(-u), -start)
@@ -134,11 +139,9 @@ class Curved:
         phi(u) in float64 to the nearest multiple of 2^-f, f as large as the bound of |phi(u)|
         allows.
         """
-        curve, reach = curve_of(self.kind), self.sums.reach
-        ends = torch.tensor(
-            [-reach, max(-reach, min(reach, curve.turn)), reach], dtype=torch.float64
-        )
-        bound = float(curve.value(ends).abs().max())
+        reach = self.sums.reach
+        ends = torch.tensor([-reach, self._start, reach], dtype=torch.float64)
+        bound = float(curve_of(self.kind).value(ends).abs().max())
         places = _BITS - int(torch.tensor(bound, dtype=torch.float64).frexp().exponent)
         integers = torch.ldexp(self.real(), torch.tensor(places)).round().int()
         unit = torch.ldexp(torch.ones((), dtype=torch.float64), torch.tensor(-places))
@@ -165,10 +168,8 @@ def narrowed(integers: Tensor, multiplier: Tensor, peak: int) -> Term:
     return Term(((integers + half) >> places).int(), factor, (peak + half) >> places)
 
 
-def scaled_integer(value: Combination | Curved) -> Combination:
+def scaled_integer(value: Combination) -> Combination:
     """A value as one integer tensor times one number; codes are that already."""
-    if isinstance(value, Curved):
-        return value.rounded()
     return value if value.is_scaled_integer else Curved("identity", value).rounded()
 
 

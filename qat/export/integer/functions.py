@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from itertools import chain
 from typing import Any, NamedTuple, TypeGuard
 
@@ -115,11 +116,8 @@ def _flatten(options: Options, site: Site) -> Node:
     if isinstance(grouped, Grouped):
         if site.shape != (math.prod(site.before[:2]), *site.before[2:]):
             raise site.refusal(f"makes {site.shape} of {site.before}")
-        indices = tuple(chain.from_iterable(grouped.order))
-        return Channels(
-            name=site.name, inputs=grouped.inputs, shape=site.shape, indices=indices,
-            place=site.place,
-        )  # fmt: skip
+        indices = chain.from_iterable(grouped.order)
+        return replace(channels(site, indices), inputs=grouped.inputs)
     if len(site.shape) == 4 and (math.prod(site.shape[:2]), *site.shape[2:]) == site.before:
         return Grouped(order=_grouped_order(site.before[0], site.shape[0]), **site.fields)
     if site.shape != (math.prod(site.before),):
@@ -202,14 +200,14 @@ def _pad(options: Options, site: Site) -> Node:
     return Subsample(stride=(1, 1), channels=(widths[4], widths[5]), **site.fields)
 
 
-PLAIN_CURVES = ("hardsigmoid", "hardswish", "sigmoid", "silu")
+_PLAIN_CURVES = ("hardsigmoid", "hardswish", "sigmoid", "silu")
 _WINDOW = ("kernel_size", "stride", "padding")
 FUNCTIONS: dict[str, _Function] = {
     **dict.fromkeys(("contiguous", "clone", "detach"), _Function(lambda _, site: same(site))),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d"), _Function(_dropout, ("p", "training"))),
     **dict.fromkeys(("add", "iadd", "add_"), _Function(_add)),
     **dict.fromkeys(("mul", "imul", "mul_", "multiply"), _Function(_multiply)),
-    **{f"{name}{end}": _Function(curve(name)) for name in PLAIN_CURVES for end in ("", "_")},
+    **{f"{name}{end}": _Function(curve(name)) for name in _PLAIN_CURVES for end in ("", "_")},
     "gelu": _Function(_gelu),
     "channel_shuffle": _Function(_shuffle, ("groups",)),
     "transpose": _Function(_transpose, ("dim0", "dim1")),

@@ -178,11 +178,10 @@ def layer_value(node: Layer, x: Value) -> Value:
 
 def _fits(codes: WeightCodes, x: Combination) -> bool:
     """Whether a layer multiplies it as integers: codes, and what keeps its sums within 32 bits."""
-    if not x.is_scaled_integer:
-        return False
+    if x.is_codes or not x.is_scaled_integer:
+        return x.is_codes
     weight, _ = codes.integers()
-    sums = x.terms[0].peak * int(weight.flatten(1).abs().sum(dim=1).max())
-    return x.is_codes or sums < 2**31
+    return x.terms[0].peak * int(weight.flatten(1).abs().sum(dim=1).max()) < 2**31
 
 
 def _linear(node: Layer, x: Tensor, weight: Tensor) -> Tensor:
@@ -208,9 +207,9 @@ def _sum(a: Value, b: Value) -> Value:
 
 def _product(a: Value, b: Value) -> Value:
     """Of two values of integers the product of these; each is one integer tensor first."""
-    if isinstance(a, Tensor) or isinstance(b, Tensor):
-        return real(a) * real(b)
-    return product(scaled_integer(a), scaled_integer(b))
+    if isinstance(a, Combination) and isinstance(b, Combination):
+        return product(scaled_integer(a), scaled_integer(b))
+    return real(a) * real(b)
 
 
 def _joined(values: list[Value]) -> Value:
