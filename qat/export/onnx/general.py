@@ -1,12 +1,8 @@
 """ONNX model of any network: the graph that PyTorch exports, its levels and its bits as they are.
 
-`torch.onnx.export` writes the graph, whatever functions it consists of. Quantizers of activations
-are marks in it, in whose place their own operations stand: ceil, clip, times the step. Not so
-QuantizeLinear, whose nearest integer is another one where x / step is an integer exactly, as on a
-shortcut between equal steps. Weights on a grid are unpacked from their true bits by standard
-operators, which a runtime folds when it loads the file. The arithmetic is that of floats on these
-levels, so the answers are the network's but for the order of sums; a value that lies on a jump of a
-staircase to the last bits may get the next code.
+`torch.onnx.export` writes the graph, whatever functions it consists of; quantizers of activations
+are marks in it, and weights on a grid are inputs. `qat.export.onnx.surgery` puts operators in their
+place.
 
 For networks of convolutions, linear layers, ReLUs and norms `qat.export.onnx.model` has forms that
 compute in integers.
@@ -20,10 +16,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from qat.errors import CheckpointError, SpecError, one_line
-from qat.export.onnx.run import check_sizes
-from qat.export.onnx.weights import add_integers
-from qat.export.onnx.writer import OPSET, OnnxWriter
+from qat.errors import SpecError, one_line
+from qat.export.onnx.surgery import MARKS, Surgery
+from qat.export.onnx.writer import OPSET
 from qat.export.packed.convert import Converted, put
 from qat.export.packed.weight_codes import WeightCodes
 from qat.nn.activation_codes import CodeRule, code_rule
@@ -31,8 +26,6 @@ from qat.quantize.activations import activation_quantizers
 from qat.quantize.made_weights import made_quantizer
 from qat.quantize.reach import Reach, known_reach
 from qat.quantize.weights import current_weight
-
-_DOMAIN = "qat"  # of the marks, which are gone in the end
 
 
 class _Mark(nn.Module):
@@ -44,7 +37,7 @@ class _Mark(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = torch.onnx.ops.symbolic(
-            f"{_DOMAIN}::Quantize",
+            f"{MARKS}::Quantize",
             [x],
             {"number": self._number, "rank": x.ndim},
             dtype=x.dtype,
@@ -76,7 +69,7 @@ def general_model(
     put(net, converted)
     rules, coded = _marked(net), _coded(net, converted)
     graph = _exported(net, example, coded)
-    return _Surgery(rules, coded).model(graph, tuple(example.shape[1:]), metadata or {})
+    return Surgery(graph, rules, coded).model(tuple(example.shape[1:]), metadata or {})
 
 
 def _marked(net: nn.Module) -> list[CodeRule]:
@@ -139,64 +132,3 @@ def _coded(net: nn.Module, converted: Converted) -> dict[str, WeightCodes]:
         else:
             found[id(current_weight(net, name))] = codes
     return {name: found[id(t)] for name, t in tensors.items() if id(t) in found}
-
-
-class _Surgery:
-    """Writes an exported graph anew, with operations for marks and packed weights for inputs."""
-
-    def __init__(self, rules: list[CodeRule], coded: Mapping[str, WeightCodes]) -> None:
-        self._rules, self._coded = rules, coded
-        self._writer = OnnxWriter(prefix="qat.")
-
-    def model(
-        self, graph: onnx.GraphProto, image: tuple[int, ...], metadata: Mapping[str, str]
-    ) -> onnx.ModelProto:
-        """The finished model."""
-        for value in graph.input:
-            if value.name in self._coded:
-                self._unpack(value.name, self._coded[value.name])
-        self._writer.keep(graph.initializer)
-        last = f"{graph.output[0].name} of the graph"  # the writer has a node of its own for it
-        for node in graph.node:
-            for names in (node.input, node.output):
-                names[:] = [last if name == graph.output[0].name else name for name in names]
-            if node.domain == _DOMAIN:
-                self._quantize(node)
-            else:
-                self._writer.copy(node)
-        width = graph.output[0].type.tensor_type.shape.dim[1].dim_value
-        model = self._writer.model(image, (last, width), metadata=metadata)
-        try:
-            check_sizes(onnx.ModelProto.FromString(model.SerializeToString()), "this network")
-        except CheckpointError as error:
-            raise SpecError(f"no file of ours could be opened again: {error}") from None
-        return model
-
-    def _unpack(self, name: str, codes: WeightCodes) -> None:
-        """A weight as floats: its levels, which the scale multiplies."""
-        _, unit = codes.integers()
-        levels = self._writer.add(
-            "Cast", [add_integers(self._writer, codes)], to=onnx.TensorProto.FLOAT
-        )
-        scale = self._writer.constant((codes.scale * unit).numpy())
-        self._writer.add("Mul", [levels, scale], name=name)
-
-    def _quantize(self, node: onnx.NodeProto) -> None:
-        """The staircase, step * clip(ceil(x / step - shift), low, high), or a sign."""
-        numbers = {attribute.name: attribute.i for attribute in node.attribute}
-        rule, x = self._rules[numbers["number"]], node.input[0]
-        writer = self._writer
-        if rule.is_sign:
-            axes = () if rule.shift.ndim == 0 else (-1, *(1,) * (numbers["rank"] - 2))
-            threshold = writer.constant(rule.shift.float().view(axes).numpy())
-            is_one = writer.add("GreaterOrEqual", [x, threshold])
-            values = [writer.scalar(1.0), writer.scalar(-1.0)]
-            writer.add("Where", [is_one, *values], name=node.output[0])
-            return
-        step = writer.scalar(rule.step)
-        codes = writer.add("Div", [x, step])
-        if float(rule.shift):
-            codes = writer.add("Sub", [codes, writer.scalar(float(rule.shift))])
-        ends = [writer.scalar(rule.low), writer.scalar(rule.high)]
-        codes = writer.add("Clip", [writer.add("Ceil", [codes]), *ends])
-        writer.add("Mul", [codes, step], name=node.output[0])

@@ -11,9 +11,12 @@ from torch.nn.utils import parametrizations
 
 from qat.errors import SpecError
 from qat.export.onnx.general import general_model
-from qat.export.onnx.run import OnnxNetwork, onnx_metadata
-from qat.export.packed.convert import convert
+from qat.export.onnx.run import OnnxNetwork, onnx_metadata, optimised_operators, session
+from qat.export.onnx.surgery import MARKS, Surgery
+from qat.export.packed.convert import convert, quantizer_of
+from qat.export.packed.weight_codes import WeightCodes
 from qat.models.timm_model import timm_model
+from qat.nn.activation_codes import CodeRule
 from qat.quantize.calibrate import start_steps
 from qat.quantize.plan import project_weights
 from qat.quantize.prepare import prepare
@@ -158,6 +161,90 @@ def test_quantizers_are_their_own_operations():
     clips = [node for node in graph.node if node.op_type == "Clip"]
     assert [made[node.input[0]].op_type for node in clips] == ["Ceil"]
     assert not [node for node in graph.node if node.domain]
+
+
+class Tokens(nn.Module):
+    """Linear layers on tokens, which are moved between their quantizer and the product."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.one = nn.Conv2d(3, 16, 1), nn.Linear(16, 24)
+        self.two, self.head = nn.Linear(24, 6), nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.one(F.gelu(self.stem(x)).flatten(2).transpose(1, 2))
+        return self.head(self.two(F.relu(x)).amax(1))
+
+
+@pytest.mark.parametrize(
+    ("bits", "granularity"),
+    mostly_slow([(b, g) for b in (1, 2, 4, 8) for g in ("tensor", "channel")], day=(5,)),
+)
+def test_linear_layers_multiply_codes_in_integers(bits, granularity, tmp_path):
+    spec = QuantSpec(
+        weight=WeightSpec(bits=bits, granularity=granularity), activation=ActivationSpec(bits=4)
+    )
+    net = prepared(Tokens, spec)
+    model = model_of(net, spec)
+    operators = optimised_operators(model.SerializeToString(), tmp_path)
+    assert operators["MatMulIntegerToFloat"] == 2
+    # the convolution's input is the image, and the last layer's one is a vector, for a Gemm
+    assert operators["DequantizeLinear"] == 0
+    assert differences(net, model, OTHERS).max() < 1e-5
+
+
+def test_weights_beyond_bytes_are_multiplied_in_floats(tmp_path):
+    spec = QuantSpec(weight=WeightSpec(bits=5, grid="power_of_two"))  # levels up to 2^15 units
+    net = prepared(Tokens, spec)
+    model = model_of(net, spec)
+    assert max(int(w.integers()[0].abs().max()) for w in convert(net, spec).weights.values()) > 127
+    assert "MatMulIntegerToFloat" not in optimised_operators(model.SerializeToString(), tmp_path)
+    assert differences(net, model, OTHERS).max() < 1e-5
+
+
+@pytest.mark.parametrize("is_signed", [False, True])
+@pytest.mark.parametrize("bits", range(1, 9))
+def test_codes_of_bytes_are_those_of_the_staircase_on_its_jumps_too(bits, is_signed):
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if is_signed else (0, 2**bits - 1)
+    codes = torch.arange(low - 2, high + 3)
+    for step in (2.0**-5, 0.3, 7.77e-4, 123.4):
+        for shift in (0.0, 0.5):
+            rule = CodeRule(step, low, high, torch.tensor(shift, dtype=torch.float64))
+            run = multiplied(rule)
+            jumps = (codes + shift) * torch.tensor(step)
+            nearest = jumps / step - shift  # of float32, as the staircase has it
+            want = nearest.ceil().clamp(low, high) * torch.tensor(step)
+            assert torch.equal(run(jumps), want)
+            if step == 2.0**-5:  # exactly on the jump, so the code below it
+                assert torch.equal(want, codes.clamp(low, high) * step)
+            up = jumps.nextafter(torch.tensor(torch.inf)).nextafter(torch.tensor(torch.inf))
+            up = torch.maximum(up, jumps + step * 1e-6)
+            assert torch.equal(run(up), (up / step - shift).ceil().clamp(low, high) * step)
+
+
+def multiplied(rule):
+    """What one quantizer gives whose codes a weight of 1 multiplies in integers."""
+    codes = torch.ones(1, 1, dtype=torch.int8)
+    weight = WeightCodes(codes, torch.ones(()), quantizer_of(WeightSpec(bits=1)))
+    tensor = onnx.TensorProto.FLOAT
+    info = onnx.helper.make_tensor_value_info
+    make = onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [
+            make("Quantize", ["image"], ["marked"], domain=MARKS, number=0, rank=2),
+            make("Transpose", ["w"], ["turned"], perm=[1, 0]),
+            make("MatMul", ["marked", "turned"], ["logits"]),
+        ],
+        "one",
+        [info("image", tensor, ["batch", 1]), info("w", tensor, [1, 1])],
+        [info("logits", tensor, ["batch", 1])],
+    )
+    model = Surgery(graph, [rule], {"w": weight}).model((1,), {})
+    assert "QuantizeLinear" in {node.op_type for node in model.graph.node}
+    running = session(model.SerializeToString(), "one")
+    return lambda x: torch.from_numpy(
+        running.run(["logits"], {"image": x.float().view(-1, 1).numpy()})[0]
+    ).view(-1)
 
 
 class Sorted(nn.Module):
