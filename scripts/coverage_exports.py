@@ -28,6 +28,7 @@ class Exports:
         exact: what the faithful ONNX form refuses, "" if nothing; it is not written here.
         integer: why there is no integer network, "" if there is one.
         integer_differ: predictions of it that are not the network's.
+        own_differ: predictions of the network itself that change with the last bit of the image.
         images: number of images that the general form and the network were asked for; the integer
             network is asked for the first `example`.
     """
@@ -39,7 +40,13 @@ class Exports:
     exact: str = "not reached"
     integer: str = "not reached"
     integer_differ: int = 0
+    own_differ: int = 0
     images: int = 0
+
+    @property
+    def is_unexplained(self) -> bool:
+        """Whether the general form predicts otherwise, and the network itself is sure."""
+        return self.general_differ > 0 and self.own_differ == 0
 
 
 @torch.no_grad()
@@ -53,6 +60,7 @@ def exports(net: nn.Module, spec: QuantSpec, images: Tensor, *, example: int) ->
         example: the number of images that the exporters are given.
     """
     found, converted, answers = Exports(images=len(images)), convert(net, spec), net(images)
+    found.own_differ = _own(net, images, answers)
     _integer(found, net, converted, images[:example], answers[:example])
     _general(found, net, converted, Header(quant=spec), images, answers, example)
     return found
@@ -98,6 +106,15 @@ def _general(
     found.general, found.general_bytes = "", len(data)
     found.general_differ = _differ(theirs, answers)
     found.general_distance = float((theirs - answers).abs().max() / answers.abs().max())
+
+
+def _own(net: nn.Module, images: Tensor, answers: Tensor) -> int:
+    """Images that a last bit, up or down, gives another prediction."""
+    sides = [
+        net(images.nextafter(torch.tensor(side))).argmax(1) != answers.argmax(1)
+        for side in (torch.inf, -torch.inf)
+    ]
+    return int((sides[0] | sides[1]).sum())
 
 
 def _differ(theirs: Tensor, ours: Tensor) -> int:
