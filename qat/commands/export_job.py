@@ -14,6 +14,7 @@ from qat.commands.network import without_grad
 from qat.export.packed.convert import Converted, convert
 from qat.quantize.audit import audit
 from qat.spec.header import Header
+from qat.storage.exported import note_file
 from qat.train.open_run import Trained
 
 Parts = Mapping[str, Answers]
@@ -50,12 +51,30 @@ class ExportJob:
         """The header with the accuracy of these answers."""
         return replace(self.header, accuracy={n: part.accuracy for n, part in parts.items()})
 
-    def print_ratio(self, size: int) -> None:
-        """Compare a file's size with that of the float network."""
+    def note(self, path: Path, form: str, found: Parts) -> None:
+        """Compare a file's size with the float network's, and write down what is known of it.
+
+        Args:
+            path: of the file.
+            form: of its kind: packed, faithful, fast or general.
+            found: what it answers.
+        """
         buffer = io.BytesIO()
         torch.save(self.trained.net.state_dict(), buffer)
-        whole = len(buffer.getvalue())
+        whole, size = len(buffer.getvalue()), path.stat().st_size
         print(f"  1/{whole / size:.2f} of the float state dict, {whole:,} bytes by torch.save")
+        entry = {
+            "form": form,
+            "bytes": size,
+            "float_bytes": whole,
+            "accuracy": {name: part.accuracy for name, part in found.items()},
+            "differ": {name: [self.differ(name, found), len(found[name].labels)] for name in found},
+        }
+        note_file(path, entry)
+
+    def differ(self, part: str, found: Parts) -> int:
+        """How many predictions on a part are not the run's."""
+        return int((found[part].classes != self.expected[part].classes).sum())
 
 
 def export_job(folder: Path, trained: Trained, *, trits: bool = False) -> ExportJob:

@@ -108,7 +108,7 @@ def _write_form(job: ExportJob, form: str, model: ModelProto) -> None:
     path = _written(job.folder / f"{form}.onnx", data)
     print(f"{shown(path)}: {len(data):,} bytes; {accuracies(found)}")
     for name, part in found.items():
-        differ = int((part.classes != job.expected[name].classes).sum())
+        differ = job.differ(name, found)
         print(f"  {differ} of {len(part.labels)} predictions on {name} differ from the run's")
         if differ > _MANY * len(part.labels):
             print(
@@ -119,7 +119,7 @@ def _write_form(job: ExportJob, form: str, model: ModelProto) -> None:
         counts = optimised_operators(data, Path(folder))
     told = ", ".join(f"{count} {name}" for name, count in counts.most_common())
     print(f"  onnxruntime runs {told}")
-    job.print_ratio(len(data))
+    job.note(path, form, found)
 
 
 def _print_moved_codes(graph: Graph, steps: Mapping[str, float] | None, data: ImageData) -> None:

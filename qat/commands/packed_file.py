@@ -21,7 +21,8 @@ def write_packed(job: ExportJob, options: object = None) -> None:
     path = job.folder / "packed.safetensors"
     size = save_packed(path, job.converted, job.header_with(job.expected))
     packed = load_packed(path, model=None if job.header.architecture else job.trained.new_network())
-    for name, part in job.asked(without_grad(packed.net)).items():
+    found = job.asked(without_grad(packed.net))
+    for name, part in found.items():
         if not torch.equal(part.logits, job.expected[name].logits):
             raise CheckpointError(f"{path}: its logits on {name} images are not the run's")
     print(f"{shown(path)}: {size:,} bytes; logits bit for bit the run's")
@@ -29,4 +30,4 @@ def write_packed(job: ExportJob, options: object = None) -> None:
     print("  = " + " + ".join(f"{count:,} {kind}" for kind, count in parts.items()))
     promised = job.header.promised_bytes
     print(f"  the audit promised {promised:,}; the difference is header and counters")
-    job.print_ratio(size)
+    job.note(path, "packed", found)

@@ -87,9 +87,9 @@ def _run(
         data = data_of_run(spec, folder)
         print(*(f"data: {line}" for line in data.examined()), sep="\n", flush=True)
         built = build(spec, parts, data)
-        exports = export_outlook(built.net, built.plan, built.example)
+        exports = export_outlook(built.net, built.plan, built.example, is_tried=spec.audit_only)
         if spec.audit_only:
-            print(f"{audit_table(audit_untrained(built))}\nexport: {exports}")
+            print(audit_table(audit_untrained(built)), *exports.lines(), sep="\nexport: ")
             return None
         status.begin(spec.resume_allow)
         for logger in parts.loggers:
@@ -101,7 +101,7 @@ def _run(
             write_record(folder, built.data.record())
         summary, found = train(built, spec, parts, folder, signals=signals)
         print(f"\n{audit_table(found)}\nexport: {exports}\n")
-        summary = status.write_summary(summary | {"export": exports})
+        summary = status.write_summary(summary | {"export": str(exports)})
         write_run_report(folder)
         # it has just been read whole, to be tested; should the run go on, then from there
         with suppress(OSError):

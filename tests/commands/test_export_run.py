@@ -77,6 +77,29 @@ def test_export_says_what_it_wrote(network, run, exported):
     assert has_sums == (network == "resnet20")
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("exported")
+def test_latency_measures_the_files_of_a_run_and_the_report_shows_them(run):
+    script = ROOT / "scripts" / "latency.py"
+    out = train(f"run={run}", "rounds=2", "batch=[1,2]", "threads=1", script=script, cwd=run.parent)
+    known = json.loads((run / "export" / "files.json").read_text())
+    assert set(known) == {"packed.safetensors", "faithful.onnx", "fast.onnx"}
+    summary = json.loads((run / "summary.json").read_text())
+    page = (run / "report.html").read_text()
+    for name, entry in known.items():
+        assert entry["bytes"] == (run / "export" / name).stat().st_size
+        assert f"{entry['bytes']:,}" in page
+        if name != "fast.onnx":
+            assert entry["accuracy"]["test"] == pytest.approx(summary["selected"]["test_acc"])
+            assert entry["differ"]["test"] == [0, 359]
+        if name.endswith(".onnx"):
+            one, two = entry["latency"]
+            assert (one["batch"], two["batch"]) == (1, 2)
+            assert f"{name} {1e3 * one['fastest']:8.2f} ({one['fastest'] / one['float']:.3f}" in out
+            assert one["processor"] in page
+    assert out.splitlines()[-1].endswith("report.html: Files")
+
+
 @pytest.mark.usefixtures("exported")
 def test_every_form_is_evaluated_to_the_numbers_of_the_run(run, capsys):
     folder = run / "export"

@@ -102,7 +102,7 @@ def test_what_is_said_is_what_the_export_does(build, spec, able):
     net = build()
     plan = resolve(net, spec)
     prepare(net, plan, example=IMAGES)
-    told = export_outlook(net, plan, IMAGES)
+    told = str(export_outlook(net, plan, IMAGES))
     found = refused(net, plan)
     assert list(FORMATS[able:]) == list(found), told
     kept = f"{', '.join(FORMATS[:able])} yes" if able else ""
@@ -121,7 +121,7 @@ def test_the_first_thing_in_the_way_is_named():
     net = hardswish()
     plan = resolve(net, W1A4)
     prepare(net, plan, example=IMAGES)
-    assert export_outlook(net, plan, IMAGES) == told
+    assert str(export_outlook(net, plan, IMAGES)) == told
 
 
 def test_the_network_and_the_random_numbers_are_left_as_they_are():
@@ -141,11 +141,54 @@ def test_a_network_that_cannot_be_asked_fails_nothing():
     plan = resolve(net, W1A4)
     prepare(net, plan, example=IMAGES)
     net.__class__ = Fickle
-    told = export_outlook(net, plan, IMAGES)
+    told = str(export_outlook(net, plan, IMAGES))
     assert "Fickle cannot be followed" in told
     assert "\n" not in told
     net.__class__ = Single
-    assert export_outlook(net, plan, IMAGES) == "not known: there is one of it"
+    assert str(export_outlook(net, plan, IMAGES)) == "not known: there is one of it"
+
+
+class Drawn(Gelu):
+    """It draws random numbers in evaluation, which a file of ours does not."""
+
+    def forward(self, x):
+        x = super().forward(x)
+        return x + torch.rand_like(x)
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (
+            lenet5,
+            ["packed    packed.safetensors", "onnx      faithful.onnx, fast.onnx",
+             "qonnx     qonnx.onnx", "integers  qat.IntegerNetwork, engine=integer"],
+        ),
+        (
+            hardswish,
+            ["packed    packed.safetensors", "onnx      general.onnx; no faithful.onnx or "
+             "fast.onnx: the layer bn1.act (Hardswish) cannot be exported in this form",
+             "qonnx     no: the layer bn1.act (Hardswish) cannot be exported in this form; ",
+             "integers  qat.IntegerNetwork, engine=integer"],
+        ),
+        (
+            Drawn,
+            ["packed    packed.safetensors", "onnx      no: the network needs the ONNX operator "
+             "RandomUniformLike, which files of ours do not hold; ship the packed file; no "
+             "faithful.onnx or fast.onnx: the function rand_like",
+             "qonnx     no: the function rand_like", "integers  no: the function rand_like"],
+        ),
+    ],
+    ids=["lenet5", "hardswish", "drawn"],
+)  # fmt: skip
+def test_each_form_has_a_line_with_its_reason_and_what_to_do(build, words):
+    net = build()
+    plan = resolve(net, W1A4)
+    prepare(net, plan, example=IMAGES)
+    lines = export_outlook(net, plan, IMAGES, is_tried=True).lines()
+    assert len(lines) == len(words)
+    for line, start in zip(lines, words, strict=True):
+        assert line.startswith(start)
 
 
 def test_the_formats_are_those_of_the_command():

@@ -219,7 +219,11 @@ def test_options_of_a_torchvision_set(teacher, home, tmp_path):
 def test_an_audit_trains_no_teacher(tmp_path):
     out = train(*SMALL, "distill=faqd_label_free", "audit_only=true", cwd=tmp_path)
     assert "on their grids" in out
-    assert out.splitlines()[-1] == "export: packed, onnx, qonnx yes"
+    assert out.splitlines()[-4:-1] == [
+        "export: packed    packed.safetensors",
+        "export: onnx      faithful.onnx, fast.onnx",
+        "export: qonnx     qonnx.onnx",
+    ]
     assert not (tmp_path / "runs" / "teachers").exists()
 
 

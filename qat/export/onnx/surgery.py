@@ -48,11 +48,12 @@ class Surgery:
         self._graph, self._rules, self._coded = graph, rules, coded
         self._writer = OnnxWriter(prefix="qat.")
         self._last = f"{graph.output[0].name} of the graph"  # the writer's own node has its name
+        renamed = self._writer.keep(graph.initializer) | {graph.output[0].name: self._last}
         self._maker: dict[str, onnx.NodeProto] = {}
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in graph.node:
             for names in (node.input, node.output):
-                names[:] = [self._last if n == graph.output[0].name else n for n in names]
+                names[:] = [renamed.get(name, name) for name in names]
             self._maker |= dict.fromkeys(node.output, node)
             for name in node.input:
                 self._readers[name].append(node)
@@ -70,7 +71,6 @@ class Surgery:
         Raises:
             SpecError: an operator, or a value of a size, that the reader of our files refuses.
         """
-        self._writer.keep(self._graph.initializer)
         for value in self._graph.input:
             if value.name in self._coded:
                 self._unpack(value.name, self._coded[value.name])

@@ -46,6 +46,8 @@ class OnnxWriter:
     def copy(self, node: onnx.NodeProto) -> None:
         """Add a node that another graph has, its names as they are.
 
+        What the exporter says of the source behind it, with paths of this machine, is left out.
+
         Raises:
             SpecError: an operator that the reader of our files does not know.
         """
@@ -55,11 +57,22 @@ class OnnxWriter:
                 f"the network needs the ONNX operator {node.op_type}{where}, which files of ours "
                 "do not hold; ship the packed file"
             )
+        node.ClearField("doc_string")
+        node.ClearField("metadata_props")
         self._nodes.append(node)
 
-    def keep(self, initializers: Iterable[onnx.TensorProto]) -> None:
-        """Add constants that another graph has, by their names."""
-        self._initializers.extend(initializers)
+    def keep(self, initializers: Iterable[onnx.TensorProto]) -> dict[str, str]:
+        """Add constants that another graph has; of equal ones the first, whose name each gets."""
+        first: dict[tuple[int, tuple[int, ...], bytes], str] = {}
+        names = {}
+        for tensor in initializers:
+            data = numpy_helper.to_array(tensor).tobytes()
+            name = first.setdefault((tensor.data_type, tuple(tensor.dims), data), tensor.name)
+            names[tensor.name] = name
+            if name == tensor.name:
+                tensor.ClearField("doc_string")
+                self._initializers.append(tensor)
+        return names
 
     def constant(self, value: NDArray[Any]) -> str:
         """The name of a constant tensor."""

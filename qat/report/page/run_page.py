@@ -12,6 +12,7 @@ from qat.report.compare.wording import NOTHING, duration
 from qat.report.figures.diagnostics import save_diagnostics
 from qat.report.figures.network import draw_network
 from qat.report.page.curve_section import curve_pictures
+from qat.report.page.files_section import files_section
 from qat.report.page.group_section import group_section
 from qat.report.page.html import Details, Gallery, Paragraph, Section, TextTable, page
 from qat.report.page.pictures import Pictures
@@ -84,6 +85,7 @@ def run_page(run: Run) -> str:
         Section("Result", [_results(run), _costs(run)]),
         Section("How it learned", [Gallery(curves) if curves else Paragraph("No metrics.csv.")]),
         *_network(run, pictures),
+        *files_section(run.folder),
         Section("Layer by layer", group_section(group, pictures, state=state)),
         Section("Config", [Details("All keys of the resolved config", [_config(run)])]),
     ]

@@ -22,6 +22,7 @@ from qat.quantize.plan import project_weights
 from qat.quantize.prepare import prepare
 from qat.spec.header import Header
 from qat.spec.quant import ActivationSpec, EndsSpec, QuantSpec, RuleSpec, WeightSpec
+from support import ROOT
 from support.products import mostly_slow
 
 IMAGES = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -245,6 +246,31 @@ def multiplied(rule):
     return lambda x: torch.from_numpy(
         running.run(["logits"], {"image": x.float().view(-1, 1).numpy()})[0]
     ).view(-1)
+
+
+class Positions(nn.Module):
+    """Two buffers of the same numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 16, 1), nn.Linear(16 * 64, 5)
+        for name in ("one", "two"):
+            self.register_buffer(name, torch.linspace(0, 1, 16 * 64).view(16, 8, 8))
+
+    def forward(self, x):
+        x = F.gelu(self.conv(x) + self.one)
+        return self.head(F.gelu(x + self.two).flatten(1))
+
+
+def test_a_file_holds_equal_numbers_once_and_nothing_of_where_it_was_made():
+    net = prepared(Positions, QuantSpec())
+    model = model_of(net, QuantSpec())
+    assert differences(net, model, OTHERS).max() < 1e-5
+    sizes = [len(tensor.raw_data) for tensor in model.graph.initializer]
+    assert sizes.count(4 * 16 * 64) == 1
+    data = model.SerializeToString()
+    for word in (str(ROOT), "stack_trace", "test_general", "Positions"):
+        assert word.encode() not in data
 
 
 class Sorted(nn.Module):
