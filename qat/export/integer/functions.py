@@ -26,6 +26,7 @@ from qat.export.integer.modules import (
     affine,
     average_pool,
     curve,
+    enlarged,
     gelu,
     max_pool,
 )
@@ -200,11 +201,17 @@ def _pad(options: Options, site: Site) -> Node:
     return Subsample(stride=(1, 1), channels=(widths[4], widths[5]), **site.fields)
 
 
+def _interpolate(options: Options, site: Site) -> Node:
+    return enlarged(nn.Upsample(scale_factor=1, mode=options.get("mode", "nearest")), site)
+
+
 _PLAIN_CURVES = ("hardsigmoid", "hardswish", "sigmoid", "silu")
 _WINDOW = ("kernel_size", "stride", "padding")
 FUNCTIONS: dict[str, _Function] = {
     **dict.fromkeys(("contiguous", "clone", "detach"), _Function(lambda _, site: same(site))),
     **dict.fromkeys(("dropout", "dropout1d", "dropout2d"), _Function(_dropout, ("p", "training"))),
+    "stochastic_depth": _Function(_dropout, ("p", "mode", "training")),
+    "interpolate": _Function(_interpolate, ("size", "scale_factor", "mode")),
     **dict.fromkeys(("add", "iadd", "add_"), _Function(_add)),
     **dict.fromkeys(("mul", "imul", "mul_", "multiply"), _Function(_multiply)),
     **{f"{name}{end}": _Function(curve(name)) for name in _PLAIN_CURVES for end in ("", "_")},

@@ -6,7 +6,7 @@ exported, and is named.
 
 from dataclasses import dataclass, replace
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from qat.errors import SpecError
 from qat.export.packed.weight_codes import WeightCodes
@@ -171,6 +171,36 @@ class AveragePool(Node):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WindowMean(Node):
+    """Mean over windows that overlap, are padded or differ in size.
+
+    Attributes:
+        pool: AvgPool2d or AdaptiveAvgPool2d.
+        multiple: of the sizes of all windows, the least common one.
+        has_zeros: whether zeros around the map count in means.
+        place: how messages call it.
+    """
+
+    pool: nn.Module
+    multiple: int
+    has_zeros: bool
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Repeat(Node):
+    """Every row and column several times: an enlarged map of nearest neighbours.
+
+    Attributes:
+        factor: in rows and columns.
+        place: how messages call it.
+    """
+
+    factor: tuple[int, int]
+    place: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Flatten(Node):
     """(N, C, H, W) as (N, C H W)."""
 
@@ -221,7 +251,7 @@ def check_exact_form(graph: Graph) -> None:
         SpecError: names the first such thing, and what to do.
     """
     for node in graph:
-        if isinstance(node, (Curve, Multiply, Channels)):
+        if isinstance(node, (Curve, Multiply, Channels, WindowMean, Repeat)):
             raise SpecError(
                 f"{node.place} cannot be exported in this form; take format=onnx form=general, "
                 "which holds any network that PyTorch exports"

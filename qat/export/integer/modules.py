@@ -17,8 +17,11 @@ from qat.export.integer.graph import (
     MaxPool,
     Node,
     Relu,
+    Repeat,
+    WindowMean,
 )
 from qat.export.integer.refusals import Site, same
+from qat.export.integer.windows import window_multiple
 from qat.export.packed.weight_codes import WeightCodes
 
 
@@ -117,20 +120,75 @@ def max_pool(module: Any, site: Site) -> MaxPool:
 
 
 def average_pool(module: Any, site: Site) -> Node:
-    """The mean over windows of an `nn.AvgPool2d`; they must not overlap, nor leave a rest."""
+    """The mean over windows of an `nn.AvgPool2d`."""
     window = pair(module.kernel_size)
     is_plain = (
         pair(module.stride) == window
         and not any(pair(module.padding))
         and module.divisor_override in (None, window[0] * window[1])
     )
-    return _mean_over(window if is_plain else None, site)
+    if not is_plain and module.divisor_override is not None:
+        raise site.refusal("divides by a number of its own", "leave divisor_override out")
+    has_zeros = any(pair(module.padding)) and module.count_include_pad
+    return _mean_over(window if is_plain else None, module, site, has_zeros=has_zeros)
 
 
 def adaptive_average_pool(module: Any, site: Site) -> Node:
-    """The mean of an `nn.AdaptiveAvgPool2d`; its windows must all be of one size."""
-    rows, columns = site.before[1] // site.shape[1], site.before[2] // site.shape[2]
-    return _mean_over((rows, columns), site)
+    """The mean of an `nn.AdaptiveAvgPool2d`."""
+    pool = module or nn.AdaptiveAvgPool2d(site.shape[1:])
+    rows, columns = (b // a for b, a in zip(site.before[1:], site.shape[1:], strict=True))
+    return _mean_over((rows, columns), pool, site)
+
+
+def _mean_over(
+    window: tuple[int, int] | None, pool: nn.Module, site: Site, *, has_zeros: bool = False
+) -> Node:
+    """A mean whose windows lie side by side, if one is given that fills the map, or any other."""
+    sides = [n * w for n, w in zip(site.shape[1:], window or (0, 0), strict=True)]
+    if window is None or sides != list(site.before[1:]):
+        multiple = window_multiple(pool, site.before, site.shape)
+        return WindowMean(
+            pool=pool, multiple=multiple, has_zeros=has_zeros, place=site.place, **site.fields
+        )
+    if window == (1, 1):
+        return same(site)
+    return AveragePool(kernel=window, keeps_axes=True, **site.fields)
+
+
+def enlarged(module: nn.Upsample, site: Site) -> Node:
+    """An `nn.Upsample` of nearest neighbours by whole numbers."""
+    rows, columns = (a // b for b, a in zip(site.before[1:], site.shape[1:], strict=True))
+    if module.mode != "nearest" or site.shape[1:] != (
+        rows * site.before[1],
+        columns * site.before[2],
+    ):
+        raise site.refusal("enlarges by no whole number, or not by nearest neighbours")
+    return Repeat(factor=(rows, columns), place=site.place, **site.fields)
+
+
+def constant_affine(name: str, value: Tensor | float, site: Site, *, is_first: bool) -> Node:
+    """Arithmetic with a number, or with one number for each channel: x * c, x + c, x - c, x / c.
+
+    Args:
+        name: of the function: mul, add, sub or div.
+        value: the constant.
+        site: where it stands.
+        is_first: whether the constant is the first operand.
+    """
+    constant = torch.as_tensor(value, dtype=torch.float64).detach()
+    channels, ndim = site.shape[0], len(site.shape)
+    place = -ndim  # of the channels' axis
+    shape = (*(1 for _ in range(constant.ndim - ndim)), channels, *(1 for _ in site.shape[1:]))
+    is_per_channel = constant.ndim >= -place and tuple(constant.shape) == shape
+    if site.shape != site.before or not (constant.numel() == 1 or is_per_channel):
+        raise site.refusal("has a constant that is not one number, or one for each channel")
+    if is_first and name in ("sub", "div"):
+        raise site.refusal("takes its input from a constant, or divides a constant by it")
+    constant = constant.reshape(-1).expand(channels)
+    one, zero = torch.ones_like(constant), torch.zeros_like(constant)
+    multiplier = {"mul": constant, "div": 1 / constant}.get(name, one)
+    offset = {"add": constant, "sub": -constant}.get(name, zero)
+    return Affine(multiplier=multiplier, offset=offset, offset_size=offset.abs(), **site.fields)
 
 
 def affine(
@@ -188,22 +246,6 @@ def _windows(pool: MaxPool, size: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(-(-(n + 2 * p - d * (k - 1) - 1) // s) + 1 for n, k, s, p, d in options)
 
 
-def _mean_over(window: tuple[int, int] | None, site: Site) -> Node:
-    """`window` is None if it overlaps others or reaches beyond the map."""
-    before, after = site.before[1:], site.shape[1:]
-    if window is None or (after[0] * window[0], after[1] * window[1]) != before:
-        raise site.refusal(
-            f"maps {before[0]} x {before[1]} to {after[0]} x {after[1]} by windows that overlap "
-            "or leave a rest",
-            "use another image size or plain windows",
-        )
-    return (
-        same(site)
-        if window == (1, 1)
-        else AveragePool(kernel=window, keeps_axes=True, **site.fields)
-    )
-
-
 def _geometry(module: Any, site: Site) -> dict[str, Any]:
     if module.padding_mode != "zeros":
         raise site.refusal(
@@ -242,4 +284,5 @@ _READERS: dict[type, Callable[[Any, Site], Node]] = {
     nn.AvgPool2d: average_pool,
     nn.AdaptiveAvgPool2d: adaptive_average_pool,
     nn.Flatten: _flatten,
+    nn.Upsample: enlarged,
 }

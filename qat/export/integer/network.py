@@ -40,10 +40,13 @@ from qat.export.integer.graph import (
     Node,
     Quantize,
     Relu,
+    Repeat,
     Subsample,
+    WindowMean,
     code_rules,
 )
 from qat.export.integer.numbers import Combination, Term, over_channels
+from qat.export.integer.windows import repeated, window_mean
 from qat.export.packed.weight_codes import WeightCodes
 from qat.nn.activation_codes import CodeRule
 
@@ -306,6 +309,12 @@ def _subsample(node: Subsample, x: Value) -> Value:
     return pick(real(x))
 
 
+def _repeat(node: Repeat, x: Value) -> Value:
+    if isinstance(x, Combination):
+        return x.mapped(lambda t: repeated(node.factor, t))
+    return repeated(node.factor, real(x))
+
+
 _SIMPLE: dict[type[Node], Any] = {
     Affine: _affine,
     Channels: _channels,
@@ -315,4 +324,6 @@ _SIMPLE: dict[type[Node], Any] = {
     AveragePool: _average_pool,
     Flatten: _flatten,
     Subsample: _subsample,
+    WindowMean: window_mean,
+    Repeat: _repeat,
 }

@@ -1,5 +1,6 @@
 """Symbolic tracing: from a prepared network to its `Graph`."""
 
+import copy
 import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -14,7 +15,12 @@ from qat.errors import SpecError, expect
 from qat.export.integer.fold import folded
 from qat.export.integer.functions import channels, function_node
 from qat.export.integer.graph import Graph, Image, Node, Quantize, without_groups
-from qat.export.integer.modules import functional_layer, layer_node, module_node
+from qat.export.integer.modules import (
+    constant_affine,
+    functional_layer,
+    layer_node,
+    module_node,
+)
 from qat.export.integer.mutation import Observed, check_unchanged
 from qat.export.integer.refusals import CURE, Site, function_name, place_of, refusal_of
 from qat.export.packed.convert import Converted
@@ -27,6 +33,12 @@ from qat.quantize.reach import Reach, known_reach
 from qat.quantize.weights import LAYER_TYPES, latent_weight
 
 _OF_LAYERS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+_ARITHMETIC = {  # names of functions and methods -> what they do
+    **dict.fromkeys(("add", "iadd", "add_"), "add"),
+    **dict.fromkeys(("sub", "isub", "sub_"), "sub"),
+    **dict.fromkeys(("mul", "imul", "mul_", "multiply"), "mul"),
+    **dict.fromkeys(("truediv", "itruediv", "div", "div_"), "div"),
+}
 _OF_ONE_TENSOR = ("view", "reshape")  # their further inputs are sizes
 
 
@@ -42,6 +54,7 @@ def network_graph(model: nn.Module, converted: Converted, example: Tensor) -> Gr
         SpecError: a layer or a function cannot be exported; it is named, with what to do.
     """
     expect(converted, Converted, "converted", "give what convert(net, spec) answers")
+    model = _copied(model)
     # inference tensors do not count their changes, and changes shall not reach the caller's images
     with evaluating(model), torch.inference_mode(False), torch.no_grad():
         example = example.clone()
@@ -57,6 +70,14 @@ def network_graph(model: nn.Module, converted: Converted, example: Tensor) -> Gr
         graph = _Translation(model, codes).graph(traced.graph, run)
         _check_quantizers(model, traced.graph, example)
         return folded(graph)
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy, as a network that keeps something from one call to the next would keep symbols."""
+    try:
+        return copy.deepcopy(model)
+    except Exception:  # tensors that a graph of autograd made, say
+        return model
 
 
 def _check_quantizers(model: nn.Module, traced: fx.Graph, example: Tensor) -> None:
@@ -127,6 +148,8 @@ class _Translation:
         site = self._site(source)
         if source.op == "placeholder":
             return Image(**site.fields)
+        if len(site.inputs) == 1 and (name := _ARITHMETIC.get(function_name(source))):
+            return self._with_constant(name, source, site)
         args = tuple(map(self._option, source.args[1:]))
         kwargs = {name: self._option(value) for name, value in source.kwargs.items()}
         return function_node(function_name(source), args, kwargs, site)
@@ -148,6 +171,8 @@ class _Translation:
     def _functional_layer(self, source: fx.Node) -> Node:
         given = dict(zip(_OF_LAYERS, source.args, strict=False)) | dict(source.kwargs)
         site, weight = self._site(source), given["weight"]
+        if not isinstance(weight, fx.Node) or weight.op != "get_attr":
+            raise site.refusal("multiplies by what is no weight of the model")
         options = {name: self._option(value) for name, value in given.items() if name != "input"}
         tensors = [options["weight"], options.get("bias")]
         if not all(tensor is None or isinstance(tensor, Tensor) for tensor in tensors):
@@ -158,9 +183,18 @@ class _Translation:
             raise site.refusal(
                 "is called in a network with quantizers at such calls", "make it a module"
             )
-        path = str(cast(fx.Node, weight).target)
+        path = str(weight.target)
         path = path.rpartition(".")[0] or path
         return functional_layer(path, options, self.codes.get(id(options["weight"])), site)
+
+    def _with_constant(self, name: str, source: fx.Node, site: Site) -> Node:
+        """Arithmetic of a map and of a number, or of what the model holds."""
+        first, second = map(self._option, source.args)
+        is_first = not isinstance(first, fx.Node)
+        value = first if is_first else second
+        if not isinstance(value, (Tensor, int, float)) or source.kwargs:
+            raise site.refusal("calculates with something else than numbers of the model")
+        return constant_affine(name, value, site, is_first=is_first)
 
     def _module(self, path: str, source: fx.Node) -> Node:
         module = self.model.get_submodule(path)
@@ -186,8 +220,14 @@ class _Translation:
     def _resolved(self, value: fx.Node) -> Any:
         if _is_left_out(value):
             return value.args[0] if value.args else None
-        if value.op != "get_attr":
+        if not _is_constant(value):
             return value
+        if value.op != "get_attr":
+            args: Any = self._option(value.args)
+            kwargs: Any = self._option(value.kwargs)
+            if value.op == "call_method":
+                return getattr(args[0], str(value.target))(*args[1:], **kwargs)
+            return cast(Callable[..., Any], value.target)(*args, **kwargs)
         *owner, name = str(value.target).split(".")
         return getattr(self.model.get_submodule(".".join(owner)), name)
 
@@ -202,6 +242,13 @@ def _is_taken_apart(node: fx.Node) -> bool:
     return function_name(node) in ("chunk", "split") and all(
         function_name(user) == "getitem" and isinstance(user.args[1], int) for user in node.users
     )
+
+
+def _is_constant(node: fx.Node) -> bool:
+    """Whether it is a tensor that the model holds, or what is made of such ones alone."""
+    if node.op not in ("call_function", "call_method"):
+        return node.op == "get_attr"
+    return bool(node.all_input_nodes) and all(map(_is_constant, node.all_input_nodes))
 
 
 def _traced_in(value: Any) -> Iterator[fx.Node]:
@@ -222,7 +269,7 @@ def _needed(traced: fx.Graph) -> set[fx.Node]:
         if node in wanted:
             continue
         wanted.add(node)
-        waiting += [source for source in _read_by(node) if source.op != "get_attr"]
+        waiting += [source for source in _read_by(node) if not _is_constant(source)]
     return wanted
 
 

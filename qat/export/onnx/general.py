@@ -10,11 +10,14 @@ compute in integers.
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 import onnx
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from qat.errors import SpecError, one_line
 from qat.export.onnx.surgery import MARKS, Surgery
@@ -86,7 +89,7 @@ def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes])
     """The graph of a marked network; weights on grids are inputs, which nothing folds away."""
     batch = torch.export.Dim("batch")
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings(), torch.no_grad(), _attention_of_four_axes():
             warnings.simplefilter("ignore")  # what the exporter remarks is no user's to mend
             program = torch.onnx.export(
                 net,
@@ -111,6 +114,27 @@ def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes])
             f"PyTorch cannot export this network: {_cause(error)}; ship the packed file"
         ) from None
     return program.model_proto.graph
+
+
+@contextmanager
+def _attention_of_four_axes() -> Iterator[None]:
+    """While it is open, attention gets four axes, as PyTorch exports no others."""
+    own = F.scaled_dot_product_attention
+
+    def attention(
+        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **more: Any
+    ) -> Tensor:
+        if query.ndim == 4 or attn_mask is not None:
+            return own(query, key, value, attn_mask, **more)
+        q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (query, key, value))
+        answer = own(q, k, v, **more)
+        return answer.reshape(*query.shape[:-3], *answer.shape[1:])
+
+    F.scaled_dot_product_attention = attention  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        F.scaled_dot_product_attention = own
 
 
 def _cause(error: BaseException) -> str:

@@ -53,13 +53,13 @@ LAYERS = {
         nn.BatchNorm2d(4, track_running_stats=False),
         r"the layer 1 \(BatchNorm2d\) has no running statistics", "track_running_stats=True",
     ),
-    "overlapping": (
-        nn.AvgPool2d(3, 1, 1),
-        r"the layer 1 \(AvgPool2d\) maps 8 x 8 to 8 x 8 by windows that overlap", "plain windows",
+    "divided": (
+        nn.AvgPool2d(3, 1, 1, divisor_override=2),
+        r"the layer 1 \(AvgPool2d\) divides by a number of its own", "divisor_override",
     ),
-    "uneven": (
-        nn.AdaptiveAvgPool2d(3),
-        r"the layer 1 \(AdaptiveAvgPool2d\) maps 8 x 8 to 3 x 3", "another image size",
+    "bilinear": (
+        nn.Upsample(scale_factor=2, mode="bilinear"),
+        r"the layer 1 \(Upsample\) enlarges by no whole number, or not", KNOWN,
     ),
     "partly-flat": (
         nn.Sequential(nn.Flatten(2), nn.Unflatten(2, (8, 8))),

@@ -167,3 +167,30 @@ def test_the_network_keeps_its_mode_and_its_weights():
     network_graph(net, convert(net, QuantSpec()), images(2))
     assert all(module.training for module in net.modules())
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+class Remembering(nn.Module):
+    """Keeps what it has made of its parameters, as timm's EfficientViT does in evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 4, 1), nn.Linear(4, 5)
+        self.scale = nn.Parameter(torch.ones(4))
+        self.kept = {}
+
+    def forward(self, x):
+        if "scale" not in self.kept:
+            self.kept["scale"] = 2 * self.scale
+        x = self.conv(x) * self.kept["scale"].view(1, -1, 1, 1)
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_network_that_keeps_what_it_made_is_left_without_symbols():
+    spec = QuantSpec(activation=ActivationSpec(bits=32))
+    net, x = Remembering(), torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
+    prepare(net, spec, example=x)
+    net.kept.clear()
+    graph = network_graph(net.eval(), convert(net, spec), x)
+    with torch.no_grad():
+        assert isinstance(net(x), torch.Tensor)
+    assert len([node for node in graph if type(node).__name__ == "Layer"]) == 2

@@ -273,6 +273,28 @@ def test_a_file_holds_equal_numbers_once_and_nothing_of_where_it_was_made():
         assert word.encode() not in data
 
 
+class Windows(nn.Module):
+    """Attention within windows, of five axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.qkv, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 24), nn.Linear(8, 5)
+
+    def forward(self, x):
+        windows = self.stem(x).unfold(2, 4, 4).unfold(3, 4, 4).flatten(4).flatten(2, 3)
+        q, k, v = self.qkv(windows.permute(0, 2, 3, 1)).unflatten(3, (3, 2, 4)).unbind(3)
+        q, k, v = (t.transpose(2, 3) for t in (q, k, v))  # (N, windows, heads, tokens, width)
+        x = F.scaled_dot_product_attention(q, k, v).transpose(2, 3).flatten(3)
+        return self.head(x.mean((1, 2)))
+
+
+def test_attention_within_windows_is_exported():
+    own = F.scaled_dot_product_attention
+    net = prepared(Windows, QuantSpec())
+    assert differences(net, model_of(net, QuantSpec()), OTHERS).max() < 1e-5
+    assert F.scaled_dot_product_attention is own
+
+
 class Sorted(nn.Module):
     """Its forward depends on the numbers."""
 
