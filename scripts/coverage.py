@@ -261,9 +261,7 @@ def summary(found: Sequence[Row]) -> dict[str, Any]:
         "packed bit for bit": sum(row.packed for row in found),
         "general ONNX": sum(not row.exports.general for row in found),
         "of these with other predictions": sum(row.exports.general_differ > 0 for row in found),
-        "of those though their own do not change with the image's last bit": sum(
-            row.exports.is_unexplained for row in found
-        ),
+        "of those not by a value on a jump": sum(row.exports.is_unexplained for row in found),
         "exact ONNX": sum(not row.exports.exact for row in found),
         "in integers": sum(not row.exports.integer for row in found),
         "of these in integers with other predictions": sum(

@@ -1,19 +1,26 @@
 """What can be exported of one network, and whether the files answer as it does; see coverage.py."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import torch
+from onnx import ModelProto, TensorProto, helper
 from torch import Tensor, nn
 
 from qat import QuantSpec, convert
 from qat.errors import QatError, one_line
 from qat.export.integer.graph import check_exact_form, code_rules
 from qat.export.integer.network import IntegerNetwork
+from qat.export.integer.numbers import over_channels
 from qat.export.integer.trace import network_graph
 from qat.export.onnx.general import general_model
-from qat.export.onnx.run import OnnxNetwork, onnx_metadata
+from qat.export.onnx.run import OnnxNetwork, onnx_metadata, session
 from qat.export.packed.convert import Converted
+from qat.nn.activation_codes import code_rule
+from qat.quantize.activations import activation_quantizers
 from qat.spec.header import Header
+
+ON_A_JUMP = 1e-3  # of a step; sums of some thousand numbers of either sign differ by less
 
 
 @dataclass(kw_only=True)
@@ -28,7 +35,9 @@ class Exports:
         exact: what the faithful ONNX form refuses, "" if nothing; it is not written here.
         integer: why there is no integer network, "" if there is one.
         integer_differ: predictions of it that are not the network's.
-        own_differ: predictions of the network itself that change with the last bit of the image.
+        first_moved: where predictions differ, the first quantizer that gives another code, and how
+            far from a jump of its staircase these values lie.
+        moved_distance: that distance in steps.
         images: number of images that the general form and the network were asked for; the integer
             network is asked for the first `example`.
     """
@@ -40,13 +49,16 @@ class Exports:
     exact: str = "not reached"
     integer: str = "not reached"
     integer_differ: int = 0
-    own_differ: int = 0
+    first_moved: str = ""
+    moved_distance: float = 0.0
     images: int = 0
 
     @property
     def is_unexplained(self) -> bool:
-        """Whether the general form predicts otherwise, and the network itself is sure."""
-        return self.general_differ > 0 and self.own_differ == 0
+        """Whether predictions differ, and not because of values that lie on a jump."""
+        return self.general_differ > 0 and not (
+            self.first_moved and self.moved_distance < ON_A_JUMP
+        )
 
 
 @torch.no_grad()
@@ -60,7 +72,6 @@ def exports(net: nn.Module, spec: QuantSpec, images: Tensor, *, example: int) ->
         example: the number of images that the exporters are given.
     """
     found, converted, answers = Exports(images=len(images)), convert(net, spec), net(images)
-    found.own_differ = _own(net, images, answers)
     _integer(found, net, converted, images[:example], answers[:example])
     _general(found, net, converted, Header(quant=spec), images, answers, example)
     return found
@@ -105,16 +116,43 @@ def _general(
         return
     found.general, found.general_bytes = "", len(data)
     found.general_differ = _differ(theirs, answers)
+    if found.general_differ:
+        _first_moved(found, net, model, images)
     found.general_distance = float((theirs - answers).abs().max() / answers.abs().max())
 
 
-def _own(net: nn.Module, images: Tensor, answers: Tensor) -> int:
-    """Images that a last bit, up or down, gives another prediction."""
-    sides = [
-        net(images.nextafter(torch.tensor(side))).argmax(1) != answers.argmax(1)
-        for side in (torch.inf, -torch.inf)
+def _first_moved(found: Exports, net: nn.Module, model: ModelProto, images: Tensor) -> None:
+    """Follow both side by side to the first quantizer that gives another code."""
+    passed: list[tuple[str, Tensor, Tensor]] = []
+    quantizers = activation_quantizers(net)
+    hooks = [
+        quantizer.register_forward_hook(
+            lambda _, x, y, name=name: passed.append((name, x[0].clone(), y.clone()))
+        )
+        for name, quantizer in quantizers.items()
     ]
-    return int((sides[0] | sides[1]).sum())
+    net(images)
+    for hook in hooks:
+        hook.remove()
+    calls = Counter(name for name, _, _ in passed)
+    names = [f"quantized({name})" for name in quantizers if calls[name] == 1]
+    model.graph.output.extend(
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names
+    )
+    running = session(model.SerializeToString(), "general", threads=1)
+    values = dict(zip(names, running.run(names, {"image": images.numpy()}), strict=True))
+    for name, x, y in passed:
+        theirs = values.get(f"quantized({name})")
+        if theirs is None or not bool((moved := torch.from_numpy(theirs) != y).any()):
+            continue
+        rule = code_rule(quantizers[name], name)
+        z = x.double() / rule.step - over_channels(rule.shift, x)
+        found.moved_distance = float((z if rule.is_sign else z - z.round()).abs()[moved].max())
+        found.first_moved = (
+            f"{int(moved.sum()):,} of {moved.numel():,} codes of {name}, "
+            f"{found.moved_distance:.0e} of a step from a jump"
+        )
+        return
 
 
 def _differ(theirs: Tensor, ours: Tensor) -> int:

@@ -20,13 +20,13 @@ that is a false claim.
 _EXPORTED = """
 Each is exported in the [general ONNX form](export.md), which is read again, and as
 `qat.IntegerNetwork`; "other" is the number of predictions of random images that are not the
-network's, and "itself" of how many of the images the network's own prediction changes when each
-pixel moves to the next float32: the weights are random, so that one code that the order of a sum
-moves can turn an answer. "exact ONNX" says whether the faithful form can hold it.
+network's. The weights are random, so that one code that the order of a sum moves can turn an
+answer: where one turns, the first quantizer with another code is named, and how far from a jump of
+its staircase those values lie. "exact ONNX" says whether the faithful form can hold it.
 """
-_FILES = " packed, bytes | by the audit | general ONNX | other | itself |"
+_FILES = " packed, bytes | by the audit | general ONNX, bytes | other |"
 _EXPORTS = f"{_FILES} exact ONNX | integers | other |"
-_EXPORTS_RULE = "---:|---:|---|---:|---:|---|---|---:|"
+_EXPORTS_RULE = "---:|---:|---:|---:|---|---|---:|"
 
 
 def coverage_page(path: Path) -> str:
@@ -54,26 +54,25 @@ def coverage_page(path: Path) -> str:
 def _row(row: Mapping[str, Any], *, has_exports: bool) -> str:
     cells = [f"`{row['name']}`", row["family"], str(row["pixels"])]
     if row["refusal"]:
-        return f"| {' | '.join([*cells, *[''] * (16 if has_exports else 8), row['refusal']])} |"
+        return f"| {' | '.join([*cells, *[''] * (15 if has_exports else 8), row['refusal']])} |"
     shares = ("weight_share", "counted_weights", "product_share", "counted_products")
     cells += [f"{row['weights']:,}", *(f"{100 * row[share]:.2f}" for share in shares)]
     cells += ["yes" if row[key] else "no" for key in ("steps", "packed")]
     why = [row["fault"]]
     if has_exports:
         cells += _exports(row)
-        why += [row["exports"]["general"], row["exports"]["integer"]]
+        why += [row["exports"]["general"], row["exports"]["integer"], row["exports"]["first_moved"]]
     told = "; ".join(reason for reason in dict.fromkeys(why) if reason not in ("", "not reached"))
     return f"| {' | '.join([*cells, format(row['seconds'], '.1f'), told])} |"
 
 
 def _exports(row: Mapping[str, Any]) -> list[str]:
     made = row["exports"]
-    is_made = {key: "no" if made[key] else "yes" for key in ("general", "exact", "integer")}
+    is_made = {key: "no" if made[key] else "yes" for key in ("exact", "integer")}
     return [
         *(f"{row[key]:,}" for key in ("packed_bytes", "promised_bytes")),
-        is_made["general"],
+        "no" if made["general"] else f"{made['general_bytes']:,}",
         "" if made["general"] else f"{made['general_differ']} of {made['images']}",
-        str(made["own_differ"]),
         is_made["exact"],
         is_made["integer"],
         "" if made["integer"] else str(made["integer_differ"]),

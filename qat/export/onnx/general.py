@@ -75,13 +75,13 @@ def general_model(
     return Surgery(graph, rules, coded).model(tuple(example.shape[1:]), metadata or {})
 
 
-def _marked(net: nn.Module) -> list[CodeRule]:
-    """Put a mark in the place of each quantizer; the rules of these, by the marks' numbers."""
-    rules: list[CodeRule] = []
+def _marked(net: nn.Module) -> list[tuple[str, CodeRule]]:
+    """Put a mark in the place of each quantizer; names and rules, by the marks' numbers."""
+    rules: list[tuple[str, CodeRule]] = []
     for name, quantizer in activation_quantizers(net).items():
         parent, _, child = name.rpartition(".")
         net.get_submodule(parent)._modules[child] = _Mark(len(rules))
-        rules.append(code_rule(quantizer, name))
+        rules.append((name, code_rule(quantizer, name)))
     return rules
 
 
@@ -89,7 +89,7 @@ def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes])
     """The graph of a marked network; weights on grids are inputs, which nothing folds away."""
     batch = torch.export.Dim("batch")
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _attention_of_four_axes():
+        with warnings.catch_warnings(), torch.no_grad(), _translatable():
             warnings.simplefilter("ignore")  # what the exporter remarks is no user's to mend
             program = torch.onnx.export(
                 net,
@@ -117,24 +117,34 @@ def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes])
 
 
 @contextmanager
-def _attention_of_four_axes() -> Iterator[None]:
-    """While it is open, attention gets four axes, as PyTorch exports no others."""
-    own = F.scaled_dot_product_attention
+def _translatable() -> Iterator[None]:
+    """While it is open, two functions are what PyTorch's exporter can translate.
 
-    def attention(
+    Attention gets four axes, as no others are exported; the mean of a whole map whose channels lie
+    side by side is a mean, not a view by strides, behind which no sizes are known.
+    """
+    attention, pool = F.scaled_dot_product_attention, F.adaptive_avg_pool2d
+
+    def of_four_axes(
         query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **more: Any
     ) -> Tensor:
         if query.ndim == 4 or attn_mask is not None:
-            return own(query, key, value, attn_mask, **more)
+            return attention(query, key, value, attn_mask, **more)
         q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (query, key, value))
-        answer = own(q, k, v, **more)
+        answer = attention(q, k, v, **more)
         return answer.reshape(*query.shape[:-3], *answer.shape[1:])
 
-    F.scaled_dot_product_attention = attention  # type: ignore[assignment]
+    def of_whole_map(input: Tensor, output_size: Any) -> Tensor:
+        if output_size in (1, (1, 1), [1, 1]):
+            return input.mean((-2, -1), keepdim=True)
+        return pool(input, output_size)
+
+    F.scaled_dot_product_attention = of_four_axes  # type: ignore[assignment]
+    F.adaptive_avg_pool2d = of_whole_map
     try:
         yield
     finally:
-        F.scaled_dot_product_attention = own
+        F.scaled_dot_product_attention, F.adaptive_avg_pool2d = attention, pool
 
 
 def _cause(error: BaseException) -> str:

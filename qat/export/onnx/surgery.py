@@ -15,6 +15,7 @@ longer than its float one.
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, count
 
 import numpy as np
 import onnx
@@ -38,17 +39,24 @@ class Surgery:
 
     Args:
         graph: of `torch.onnx.export`; it is changed.
-        rules: of the marks, by their numbers.
+        rules: of the marks, by their numbers, each with its quantizer's name, by which the file
+            calls its values, too: `quantized(NAME)`.
         coded: name of each input that is a weight on a grid -> its codes.
     """
 
     def __init__(
-        self, graph: onnx.GraphProto, rules: Sequence[CodeRule], coded: Mapping[str, WeightCodes]
+        self,
+        graph: onnx.GraphProto,
+        rules: Sequence[tuple[str, CodeRule]],
+        coded: Mapping[str, WeightCodes],
     ) -> None:
         self._graph, self._rules, self._coded = graph, rules, coded
         self._writer = OnnxWriter(prefix="qat.")
         self._last = f"{graph.output[0].name} of the graph"  # the writer's own node has its name
         renamed = self._writer.keep(graph.initializer) | {graph.output[0].name: self._last}
+        for node in graph.node:
+            if node.domain == MARKS and node.output[0] not in renamed:
+                renamed[node.output[0]] = self._called(node, set(renamed.values()))
         self._maker: dict[str, onnx.NodeProto] = {}
         self._readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in graph.node:
@@ -140,10 +148,10 @@ class Surgery:
             codes = writer.add("Sub", [codes, writer.scalar(float(rule.shift))])
         codes = writer.add("Ceil", [codes])
         if any(self._is_product_in_integers(node) for node in self._behind(name)):
-            zero, count = writer.scalar(-rule.low, np.uint8), rule.high - rule.low
+            zero, most = writer.scalar(-rule.low, np.uint8), rule.high - rule.low
             codes = writer.add("QuantizeLinear", [codes, writer.scalar(1.0), zero])
-            if count < 255:  # below 0 there are no bytes
-                codes = writer.add("Clip", [codes, "", writer.scalar(count, np.uint8)])
+            if most < 255:  # below 0 there are no bytes
+                codes = writer.add("Clip", [codes, "", writer.scalar(most, np.uint8)])
             writer.add("DequantizeLinear", [codes, step, zero], name=name)
         else:
             ends = [writer.scalar(rule.low), writer.scalar(rule.high)]
@@ -160,7 +168,12 @@ class Surgery:
                 yield from self._behind(node.output[0])
 
     def _rule(self, mark: onnx.NodeProto) -> CodeRule:
-        return self._rules[_number(mark, "number")]
+        return self._rules[_number(mark, "number")][1]
+
+    def _called(self, mark: onnx.NodeProto, taken: set[str]) -> str:
+        """The name of a quantizer's value; later calls of the same one are numbered."""
+        name = f"quantized({self._rules[_number(mark, 'number')][0]})"
+        return next(n for n in chain([name], (f"{name}{i}" for i in count(2))) if n not in taken)
 
 
 def _number(mark: onnx.NodeProto, name: str) -> int:

@@ -17,6 +17,7 @@ from qat.export.packed.convert import convert, quantizer_of
 from qat.export.packed.weight_codes import WeightCodes
 from qat.models.timm_model import timm_model
 from qat.nn.activation_codes import CodeRule
+from qat.quantize.activations import activation_quantizers
 from qat.quantize.calibrate import start_steps
 from qat.quantize.plan import project_weights
 from qat.quantize.prepare import prepare
@@ -159,6 +160,9 @@ def test_quantizers_are_their_own_operations():
                                          nn.Flatten()), QuantSpec())  # fmt: skip
     graph = model_of(net, QuantSpec()).graph
     made = {output: node for node in graph.node for output in node.output}
+    assert {n for n in made if n.startswith("quantized(")} == {
+        f"quantized({name})" for name in activation_quantizers(net)
+    }
     clips = [node for node in graph.node if node.op_type == "Clip"]
     assert [made[node.input[0]].op_type for node in clips] == ["Ceil"]
     assert not [node for node in graph.node if node.domain]
@@ -240,7 +244,7 @@ def multiplied(rule):
         [info("image", tensor, ["batch", 1]), info("w", tensor, [1, 1])],
         [info("logits", tensor, ["batch", 1])],
     )
-    model = Surgery(graph, [rule], {"w": weight}).model((1,), {})
+    model = Surgery(graph, [("one", rule)], {"w": weight}).model((1,), {})
     assert "QuantizeLinear" in {node.op_type for node in model.graph.node}
     running = session(model.SerializeToString(), "one")
     return lambda x: torch.from_numpy(
@@ -293,6 +297,24 @@ def test_attention_within_windows_is_exported():
     net = prepared(Windows, QuantSpec())
     assert differences(net, model_of(net, QuantSpec()), OTHERS).max() < 1e-5
     assert F.scaled_dot_product_attention is own
+
+
+class ChannelsLast(nn.Module):
+    """Channels lie side by side in front of the mean, which some write by strides."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 1), nn.LayerNorm(8)
+        self.pool, self.head = nn.AdaptiveAvgPool2d(1), nn.Linear(8, 5)
+
+    def forward(self, x):
+        x = self.norm(self.conv(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        return self.head(self.pool(F.gelu(x)).flatten(1))
+
+
+def test_means_of_whole_maps_are_exported_in_any_layout():
+    net = prepared(ChannelsLast, QuantSpec())
+    assert differences(net, model_of(net, QuantSpec()), OTHERS).max() < 1e-5
 
 
 class Sorted(nn.Module):
