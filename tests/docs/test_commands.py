@@ -169,10 +169,16 @@ def shortened(page, kind, words):
     added = {
         "theory": ["experiment=recurrence"],
         "affinity": ["full=false"],
-        "latency": ["size=[32]", "batch=[1]", "rounds=1"],
+        "latency": _shortened_latency(words),
         "benchmark": ["--rounds", "1"],
     }.get(kind, [])
-    return [*words, *added]
+    names = {word.partition("=")[0] for word in added if "=" in word}
+    return [*(word for word in words if word.partition("=")[0] not in names), *added]
+
+
+def _shortened_latency(words):
+    # a run's files are of one size
+    return ["batch=[1]", "rounds=1", *([] if value_of(words, "run") else ["size=[32]"])]
 
 
 def _shortened_run(words, network):
