@@ -60,7 +60,8 @@ class CoverageSpec:
     """Options of the command; see the module's text.
 
     Attributes:
-        only: names, with commas between them; all if empty.
+        only: names, with commas between them; all if empty. Of these alone the record's rows are
+            written anew.
         record: file to write.
         seconds: after which a network is given up.
         jobs: networks at the same time, each on one core.
@@ -97,6 +98,7 @@ class Row:
         exports: see `coverage_exports.Exports`.
         seconds: of preparing and auditing.
         peak: MiB of memory, of the whole process.
+        commit: of the code.
     """
 
     name: str
@@ -116,6 +118,7 @@ class Row:
     exports: Exports = field(default_factory=Exports)
     seconds: float = 0.0
     peak: int = 0
+    commit: str = field(default_factory=lambda: str(code_version().commit))
 
     @property
     def is_false(self) -> bool:
@@ -279,24 +282,40 @@ def main(arguments: Sequence[str]) -> None:
     if unknown:
         raise SpecError(f"only={min(unknown)} is none of scripts/coverage_members.py")
     members = [member for member in MEMBERS if not names or member.name in names]
+    before = _before(Path(spec.record)) if names and spec.record else {}
     found = []
     for row in rows(members, seconds=spec.seconds, jobs=spec.jobs):
         found.append(row)
         print(line(row), flush=True)
         if spec.record:  # each time, as the next one may take the machine with it
-            _write(Path(spec.record), summary(found), found)
+            _write(Path(spec.record), before, found)
     print(", ".join(f"{count} {what}" for what, count in summary(found).items()))
 
 
-def _write(path: Path, totals: Mapping[str, Any], found: Sequence[Row]) -> None:
+def _before(path: Path) -> dict[str, Any]:
+    """What a record holds, {} if there is none."""
+    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _write(path: Path, before: Mapping[str, Any], found: Sequence[Row]) -> None:
+    """Write rows down, each with its commit, and around them those that a record has of others."""
     known = versions()
+    new = {(row.name, row.family): row for row in found}
+    old = {(row["name"], row["family"]): row for row in before.get("rows", [])}
+    every = []
+    for member in MEMBERS:
+        key = (member.name, member.family)
+        if key in new:
+            every.append(new[key])
+        elif key in old:
+            every.append(Row(**{**old[key], "exports": Exports(**old[key]["exports"])}))
     values = {
         "command": f"python scripts/coverage.py record={path}",
         "origin": f"{machine()['processor']}, torch {known.get('torch')}, "
         f"torchvision {known.get('torchvision')}, timm {known.get('timm')}, commit "
-        f"{code_version().commit}",
-        "totals": dict(totals),
-        "rows": [asdict(row) for row in found],
+        f"{', '.join(sorted({row.commit for row in every}))}",
+        "totals": summary(every),
+        "rows": [asdict(row) for row in every],
     }
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100)
     write_whole(path, f"# Written by scripts/coverage.py; not by hand.\n{text}")

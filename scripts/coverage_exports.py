@@ -122,7 +122,7 @@ def _general(
 
 
 def _first_moved(found: Exports, net: nn.Module, model: ModelProto, images: Tensor) -> None:
-    """Follow both side by side to the first quantizer that gives another code."""
+    """Follow both side by side to the first quantizer, of those called once, with another code."""
     passed: list[tuple[str, Tensor, Tensor]] = []
     quantizers = activation_quantizers(net)
     hooks = [
@@ -143,9 +143,12 @@ def _first_moved(found: Exports, net: nn.Module, model: ModelProto, images: Tens
     values = dict(zip(names, running.run(names, {"image": images.numpy()}), strict=True))
     for name, x, y in passed:
         theirs = values.get(f"quantized({name})")
-        if theirs is None or not bool((moved := torch.from_numpy(theirs) != y).any()):
-            continue
         rule = code_rule(quantizers[name], name)
+        if theirs is None:
+            continue
+        moved = (torch.from_numpy(theirs) / rule.step).round() != (y / rule.step).round()
+        if not bool(moved.any()):
+            continue
         z = x.double() / rule.step - over_channels(rule.shift, x)
         found.moved_distance = float((z if rule.is_sign else z - z.round()).abs()[moved].max())
         found.first_moved = (

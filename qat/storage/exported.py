@@ -31,8 +31,14 @@ def note_file(path: Path, entry: Mapping[str, Any]) -> None:
 
 
 def note_latency(folder: Path, name: str, latency: list[dict[str, Any]]) -> None:
-    """Write down the latency of a file that `note_file` knows."""
+    """Write down the latency of a file that `note_file` knows.
+
+    Raises:
+        CheckpointError: the file went, or was written anew, while it was measured.
+    """
     files = exported_files(folder)
+    if name not in files:
+        raise CheckpointError(f"{folder / name} was written anew while it was measured; try again")
     _write(folder, {**files, name: {**files[name], "latency": latency}})
 
 
@@ -47,7 +53,7 @@ def exported_files(folder: Path) -> dict[str, dict[str, Any]]:
     return {
         name: entry
         for name, entry in found.items()
-        if isinstance(entry, dict) and _size(folder / Path(name).name) == entry.get("bytes")
+        if isinstance(entry, dict) and entry.get("bytes", -1) == _size(folder / Path(name).name)
     }
 
 

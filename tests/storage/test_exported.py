@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from qat.errors import CheckpointError
 from qat.storage.exported import exported_files, note_file, note_latency
 
 
@@ -22,6 +23,8 @@ def test_files_are_noted_beside_each_other(tmp_path):
         "a.onnx": {"form": "fast", "bytes": 3, "latency": [{"batch": 1}]},
         "b.onnx": {"form": "fast", "bytes": 4},
     }
+    with pytest.raises(CheckpointError, match=r"c\.onnx was written anew"):
+        note_latency(tmp_path, "c.onnx", [])
     written(tmp_path, "a.onnx", 5)  # another file, of which no latency is known
     assert exported_files(tmp_path)["a.onnx"] == {"form": "fast", "bytes": 5}
 
@@ -34,7 +37,17 @@ def test_a_file_that_went_or_became_another_is_not_told_of(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "content", ["", "[]", "{", "null", '{"a.onnx": 3}', '{"a.onnx": {}}', '{"../x": {"bytes": 1}}']
+    "content",
+    [
+        "",
+        "[]",
+        "{",
+        "null",
+        '{"a.onnx": 3}',
+        '{"a.onnx": {}}',
+        '{"../x": {"bytes": 1}}',
+        '{"gone.onnx": {}}',
+    ],
 )
 def test_what_is_damaged_tells_nothing(tmp_path, content):
     (tmp_path / "a.onnx").write_bytes(b"")

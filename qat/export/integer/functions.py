@@ -202,7 +202,8 @@ def _pad(options: Options, site: Site) -> Node:
 
 
 def _interpolate(options: Options, site: Site) -> Node:
-    return enlarged(nn.Upsample(scale_factor=1, mode=options.get("mode", "nearest")), site)
+    mode = options.get("mode", "nearest")
+    return enlarged(nn.Upsample(options.get("size"), options.get("scale_factor"), mode), site)
 
 
 _PLAIN_CURVES = ("hardsigmoid", "hardswish", "sigmoid", "silu")

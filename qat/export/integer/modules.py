@@ -21,7 +21,7 @@ from qat.export.integer.graph import (
     WindowMean,
 )
 from qat.export.integer.refusals import Site, same
-from qat.export.integer.windows import window_multiple
+from qat.export.integer.windows import pair, window_multiple
 from qat.export.packed.weight_codes import WeightCodes
 
 
@@ -127,6 +127,7 @@ def average_pool(module: Any, site: Site) -> Node:
         and not any(pair(module.padding))
         and module.divisor_override in (None, window[0] * window[1])
     )
+    is_plain = is_plain and not module.ceil_mode
     if not is_plain and module.divisor_override is not None:
         raise site.refusal("divides by a number of its own", "leave divisor_override out")
     has_zeros = any(pair(module.padding)) and module.count_include_pad
@@ -158,10 +159,12 @@ def _mean_over(
 def enlarged(module: nn.Upsample, site: Site) -> Node:
     """An `nn.Upsample` of nearest neighbours by whole numbers."""
     rows, columns = (a // b for b, a in zip(site.before[1:], site.shape[1:], strict=True))
-    if module.mode != "nearest" or site.shape[1:] != (
-        rows * site.before[1],
-        columns * site.before[2],
-    ):
+    is_whole = site.shape[1:] == (rows * site.before[1], columns * site.before[2])
+    # a factor of 3.05 gives the size of 3, and other neighbours
+    given: Any = module.scale_factor
+    factors = given if isinstance(given, (tuple, list)) else (given, given)
+    is_exact = given is None or tuple(factors) == (rows, columns)
+    if module.mode != "nearest" or not is_whole or not is_exact:
         raise site.refusal("enlarges by no whole number, or not by nearest neighbours")
     return Repeat(factor=(rows, columns), place=site.place, **site.fields)
 
@@ -177,13 +180,14 @@ def constant_affine(name: str, value: Tensor | float, site: Site, *, is_first: b
     """
     constant = torch.as_tensor(value, dtype=torch.float64).detach()
     channels, ndim = site.shape[0], len(site.shape)
-    place = -ndim  # of the channels' axis
     shape = (*(1 for _ in range(constant.ndim - ndim)), channels, *(1 for _ in site.shape[1:]))
-    is_per_channel = constant.ndim >= -place and tuple(constant.shape) == shape
+    is_per_channel = tuple(constant.shape) == shape
     if site.shape != site.before or not (constant.numel() == 1 or is_per_channel):
         raise site.refusal("has a constant that is not one number, or one for each channel")
     if is_first and name in ("sub", "div"):
         raise site.refusal("takes its input from a constant, or divides a constant by it")
+    if name == "div" and not bool(constant.all()):
+        raise site.refusal("divides by zero")
     constant = constant.reshape(-1).expand(channels)
     one, zero = torch.ones_like(constant), torch.zeros_like(constant)
     multiplier = {"mul": constant, "div": 1 / constant}.get(name, one)
@@ -213,12 +217,6 @@ def curve(kind: str) -> Callable[[Any, Site], Node]:
 def gelu(module: nn.GELU, site: Site) -> Node:
     """One of the two functions of that name."""
     return curve("gelu" if module.approximate == "none" else "gelu_tanh")(module, site)
-
-
-def pair(value: Any) -> tuple[int, int]:
-    """An option of rows and columns, given as one number, one in a tuple, or two."""
-    values = (value,) if isinstance(value, int) else tuple(value)
-    return int(values[0]), int(values[-1])
 
 
 def _batch_norm(module: Any, site: Site) -> Affine:

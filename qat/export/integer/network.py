@@ -181,8 +181,8 @@ def layer_value(node: Layer, x: Value) -> Value:
 
 def _fits(codes: WeightCodes, x: Combination) -> bool:
     """Whether a layer multiplies it as integers: codes, and what keeps its sums within 32 bits."""
-    if x.is_codes or not x.is_scaled_integer:
-        return x.is_codes
+    if not x.is_scaled_integer:
+        return False
     weight, _ = codes.integers()
     return x.terms[0].peak * int(weight.flatten(1).abs().sum(dim=1).max()) < 2**31
 

@@ -76,7 +76,7 @@ def _copied(model: nn.Module) -> nn.Module:
     """A copy, as a network that keeps something from one call to the next would keep symbols."""
     try:
         return copy.deepcopy(model)
-    except Exception:  # tensors that a graph of autograd made, say
+    except RuntimeError:  # it holds tensors that autograd made, which are not copied
         return model
 
 
@@ -189,10 +189,12 @@ class _Translation:
 
     def _with_constant(self, name: str, source: fx.Node, site: Site) -> Node:
         """Arithmetic of a map and of a number, or of what the model holds."""
+        if len(source.args) != 2 or source.kwargs:
+            raise site.refusal("calculates with options", "leave them out, or write an operator")
         first, second = map(self._option, source.args)
         is_first = not isinstance(first, fx.Node)
         value = first if is_first else second
-        if not isinstance(value, (Tensor, int, float)) or source.kwargs:
+        if not isinstance(value, (Tensor, int, float)):
             raise site.refusal("calculates with something else than numbers of the model")
         return constant_affine(name, value, site, is_first=is_first)
 

@@ -37,13 +37,18 @@ def _size(pool: Any, axis: int, number: int, before: int, after: int) -> int:
     if isinstance(pool, nn.AdaptiveAvgPool2d):
         return -(-(number + 1) * before // after) - number * before // after
     kernel, stride, padding = (
-        value[axis] if isinstance(value, tuple) else int(value)
-        for value in (pool.kernel_size, pool.stride, pool.padding)
+        pair(value)[axis] for value in (pool.kernel_size, pool.stride, pool.padding)
     )
     start = number * stride - padding
     if pool.count_include_pad:
         return min(start + kernel, before + padding) - start
     return min(start + kernel, before) - max(start, 0)
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """An option of rows and columns, given as one number, one in a tuple, or two."""
+    values = (value,) if isinstance(value, int) else tuple(value)
+    return int(values[0]), int(values[-1])
 
 
 def window_mean(node: WindowMean, x: Combination | Tensor) -> Combination | Tensor:
@@ -55,7 +60,7 @@ def window_mean(node: WindowMean, x: Combination | Tensor) -> Combination | Tens
         x = scaled_integer(x)  # its zeros have no offset
     terms = []
     for term in x.terms:
-        # both factors are whole numbers, and their product is far below 2^53
+        # means in float64, so within 2^-21 of whole numbers, which are below 2^31
         sums = (node.pool(term.integers.double()) * node.multiple).round().long()
         peak = node.multiple * term.peak
         terms.append(narrowed(sums, term.multiplier / node.multiple, peak))

@@ -125,13 +125,13 @@ def _translatable() -> Iterator[None]:
     """
     attention, pool = F.scaled_dot_product_attention, F.adaptive_avg_pool2d
 
-    def of_four_axes(
-        query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, **more: Any
-    ) -> Tensor:
-        if query.ndim == 4 or attn_mask is not None:
-            return attention(query, key, value, attn_mask, **more)
+    def of_four_axes(query: Tensor, key: Tensor, value: Tensor, *args: Any, **more: Any) -> Tensor:
+        mask = args[0] if args else more.get("attn_mask")
+        are_alike = query.shape[:-3] == key.shape[:-3] == value.shape[:-3]
+        if query.ndim == 4 or mask is not None or not are_alike:
+            return attention(query, key, value, *args, **more)
         q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (query, key, value))
-        answer = attention(q, k, v, **more)
+        answer = attention(q, k, v, *args, **more)
         return answer.reshape(*query.shape[:-3], *answer.shape[1:])
 
     def of_whole_map(input: Tensor, output_size: Any) -> Tensor:
@@ -139,7 +139,7 @@ def _translatable() -> Iterator[None]:
             return input.mean((-2, -1), keepdim=True)
         return pool(input, output_size)
 
-    F.scaled_dot_product_attention = of_four_axes  # type: ignore[assignment]
+    F.scaled_dot_product_attention = of_four_axes
     F.adaptive_avg_pool2d = of_whole_map
     try:
         yield

@@ -5,7 +5,7 @@ nearest integer is another one where x / step is an integer exactly, as on a sho
 steps; to move x by a margin instead moved codes in twice as many images.
 
 Weights on a grid are unpacked from their true bits, which a runtime folds when it loads the file.
-Linear layers multiply codes by codes in integers:
+Linear layers on tokens (MatMul) multiply codes by codes in integers:
 
     ceil(x / step - shift) -> QuantizeLinear, of step 1 -> Clip on the bytes -> DequantizeLinear
 

@@ -137,6 +137,8 @@ KNOWN = {
     "gelu-tanh": lambda _, x: F.gelu(x, approximate="tanh"),
     "overlap": lambda _, x: F.avg_pool2d(x, 3, 1, 1),
     "overlap-half": lambda _, x: F.avg_pool2d(x, (3, 5), 2, 1, count_include_pad=False),
+    "overlap-list": lambda _, x: F.avg_pool2d(x, [3, 3], [1, 1], [1, 1]),
+    "overlap-single": lambda _, x: F.avg_pool2d(x, (3,), (1,), (1,)),
     "padded": lambda _, x: F.avg_pool2d(x, 4, 4, 1),
     "rest": lambda _, x: F.avg_pool2d(x, 3),
     "mean-ceil": lambda _, x: F.avg_pool2d(x, 3, 2, 1, ceil_mode=True),
@@ -182,6 +184,16 @@ REFUSED = {
     "from-number": (lambda _, x: 1 - x, "takes its input from a constant"),
     "bilinear": (
         lambda _, x: F.interpolate(x, scale_factor=2, mode="bilinear"), "not by nearest neighbours",
+    ),
+    "by-more-than-three": (
+        lambda _, x: F.interpolate(x, scale_factor=3.05), "enlarges by no whole number",
+    ),
+    "add-options": (lambda _, x: torch.add(input=x, other=1.0), "calculates with options"),
+    "method-options": (lambda _, x: x.add(other=1.0), "calculates with options"),
+    "by-zero": (lambda _, x: x / 0, "divides by zero"),
+    "divisor-ceil": (
+        lambda _, x: F.avg_pool2d(x, 3, ceil_mode=True, divisor_override=9),
+        "leave divisor_override out",
     ),
     "by-a-half": (lambda _, x: F.interpolate(x, scale_factor=1.5), "enlarges by no whole number"),
     "beyond": (lambda _, x: F.max_pool2d(x, 1, 3, padding=0, ceil_mode=True), "behind the map"),

@@ -299,6 +299,24 @@ def test_attention_within_windows_is_exported():
     assert F.scaled_dot_product_attention is own
 
 
+class Attending(nn.Module):
+    """PyTorch's own attention, which gives its options by place."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 5)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.stem(x).flatten(2).transpose(1, 2)
+        return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
+
+
+def test_attention_of_pytorch_is_exported():
+    net = prepared(Attending, QuantSpec())
+    assert differences(net, model_of(net, QuantSpec()), OTHERS).max() < 1e-5
+
+
 class ChannelsLast(nn.Module):
     """Channels lie side by side in front of the mean, which some write by strides."""
 
