@@ -308,7 +308,8 @@ def _write(path: Path, before: Mapping[str, Any], found: Sequence[Row]) -> None:
         if key in new:
             every.append(new[key])
         elif key in old:
-            every.append(Row(**{**old[key], "exports": Exports(**old[key]["exports"])}))
+            told = {"commit": before["origin"].rpartition("commit ")[2], **old[key]}
+            every.append(Row(**told | {"exports": Exports(**told["exports"])}))
     values = {
         "command": f"python scripts/coverage.py record={path}",
         "origin": f"{machine()['processor']}, torch {known.get('torch')}, "
