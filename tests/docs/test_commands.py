@@ -101,7 +101,7 @@ def check_script(command, name, words, place):
     if name == "peers":
         return check_peer(words)
     options = [word for word in words if "=" in word]
-    for path in paths_read(words):
+    for path in paths_read(name, words):
         place.find(path, command)
     if name == "export":
         place.made.add(value_of(words, "out", f"{value_of(words, 'run')}/export"))
@@ -111,10 +111,14 @@ def check_script(command, name, words, place):
         read_arguments(resolve_name(SPECS[name]), options, example="")
 
 
-def paths_read(words):
-    """The paths that a script is asked to read: those without a key, run= and model=."""
+def paths_read(name, words):
+    """The paths that a script is asked to read: those without a key, run= and model=.
+
+    Models are names where latency is measured.
+    """
+    keys = ("run",) if name == "latency" else ("run", "model")
     bare = [word for word in words if "=" not in word and not word.startswith("--")]
-    named = [value_of(words, key, "").split(",") for key in ("run", "model")]
+    named = [value_of(words, key, "").split(",") for key in keys]
     return [*bare, *(path for paths in named for path in paths if path)]
 
 
