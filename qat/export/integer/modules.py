@@ -127,9 +127,6 @@ def average_pool(module: Any, site: Site) -> Node:
         and not any(pair(module.padding))
         and module.divisor_override in (None, window[0] * window[1])
     )
-    is_plain = is_plain and not module.ceil_mode
-    if not is_plain and module.divisor_override is not None:
-        raise site.refusal("divides by a number of its own", "leave divisor_override out")
     has_zeros = any(pair(module.padding)) and module.count_include_pad
     return _mean_over(window if is_plain else None, module, site, has_zeros=has_zeros)
 
@@ -147,6 +144,8 @@ def _mean_over(
     """A mean whose windows lie side by side, if one is given that fills the map, or any other."""
     sides = [n * w for n, w in zip(site.shape[1:], window or (0, 0), strict=True)]
     if window is None or sides != list(site.before[1:]):
+        if getattr(pool, "divisor_override", None) is not None:
+            raise site.refusal("divides by a number of its own", "leave divisor_override out")
         multiple = window_multiple(pool, site.before, site.shape)
         return WindowMean(
             pool=pool, multiple=multiple, has_zeros=has_zeros, place=site.place, **site.fields

@@ -163,6 +163,11 @@ def test_functions_compute_what_torch_computes(name):
     torch.testing.assert_close(IntegerNetwork(graph)(x), expected)
 
 
+def test_windows_that_fill_the_map_are_plain_whatever_becomes_of_a_rest():
+    graph, _ = graph_of(lambda _, x: F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False))
+    assert "AveragePool" in [type(node).__name__ for node in graph]
+
+
 REFUSED = {
     "tanh": (lambda _, x: x.tanh(), "the function tanh"),
     "conv2d": (lambda self, x: F.conv2d(x, 2 * self.conv.weight), "by what is no weight of the"),
