@@ -99,6 +99,71 @@ def test_an_onnx_file_may_not_grow(kind):
     refused(large(kind), [f"the operator '{kind}'" if foreign else "'grown' would hold more"])
 
 
+RECKONED = {
+    "Expand": [10**6, 1, 1, 1],
+    "Tile": [1, 1, 900, 900],
+    "ConstantOfShape": [1, 1000, 100, 100],
+    "Range": 2**28,
+}
+
+
+@pytest.mark.parametrize("kind", RECKONED)
+def test_an_onnx_file_may_not_grow_by_a_size_that_it_reckons(kind):
+    """Its shape is a product with the image's, as of honest networks."""
+    proto, factor = model(), np.array(RECKONED[kind])
+    graph = proto.graph
+    for name, value in (("factor", factor), ("zero", np.array(0)), ("one", np.array(1))):
+        graph.initializer.append(numpy_helper.from_array(value, name))
+    graph.node.append(helper.make_node("Shape", ["image"], ["shape"]))
+    if kind == "Range":
+        graph.node.append(helper.make_node("Gather", ["shape", "zero"], ["images"]))
+        graph.node.append(helper.make_node("Mul", ["images", "factor"], ["size"]))
+    else:
+        graph.node.append(helper.make_node("Mul", ["shape", "factor"], ["size"]))
+    inputs = {"ConstantOfShape": ["size"], "Range": ["zero", "size", "one"]}
+    graph.node.append(helper.make_node(kind, inputs.get(kind, ["image", "size"]), ["grown"]))
+    refused(proto.SerializeToString(), ["'grown' would hold more"])
+
+
+# nodes in front whose numbers cannot be reckoned, and what is said of the file
+ODD = {
+    "Div": (["one", "zero"], {}, "cannot be read"),
+    "Gather": (["many", "far"], {}, "cannot be read"),
+    "Reshape": (["many", "far"], {}, "would hold more"),
+    "Concat": (["one", "many"], {"axis": 7}, "cannot be read"),
+    "Constant": ([], {"value_strings": ["a", "b"]}, ""),
+    "Squeeze": (["many", "far"], {}, "cannot be read"),
+    "Identity": (["nowhere"], {}, "cannot be read"),
+    "Add": ([], {}, "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_what_an_onnx_file_reckons_oddly_is_one_line(kind, recwarn):
+    proto = model()
+    inputs, attributes, word = ODD[kind]
+    for name, value in (("one", 1), ("zero", 0), ("many", [1, 2]), ("far", [10**12])):
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    proto.graph.node.append(helper.make_node(kind, inputs, ["odd"], **attributes))
+    if word:
+        refused(proto.SerializeToString(), [word])
+    else:
+        assert OnnxNetwork(proto.SerializeToString(), "f.onnx").form == "faithful"
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("kind", ["function", "versions"])
+def test_an_onnx_file_may_not_define_operators(kind):
+    proto = model()
+    if kind == "function":
+        node = helper.make_node("Add", ["x", "x"], ["y"])
+        opset = proto.opset_import[0]
+        proto.functions.append(helper.make_function("", "Relu", ["x"], ["y"], [node], [opset]))
+    else:
+        proto.opset_import.append(helper.make_opsetid("ai.onnx", 9))
+    refused(proto.SerializeToString(), ["has operators of its own, or of several versions"])
+
+
 def test_an_onnx_file_may_not_hold_sparse_weights():
     """A kilobyte of them is made dense to any size."""
     proto = model()

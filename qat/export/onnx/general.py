@@ -10,17 +10,15 @@ compute in integers.
 
 import copy
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Mapping
 
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from qat.errors import SpecError, one_line
 from qat.export.onnx.surgery import MARKS, Surgery
+from qat.export.onnx.translatable import translatable
 from qat.export.onnx.writer import OPSET
 from qat.export.packed.convert import Converted, put
 from qat.export.packed.weight_codes import WeightCodes
@@ -89,7 +87,7 @@ def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes])
     """The graph of a marked network; weights on grids are inputs, which nothing folds away."""
     batch = torch.export.Dim("batch")
     try:
-        with warnings.catch_warnings(), torch.no_grad(), _translatable():
+        with warnings.catch_warnings(), torch.no_grad(), translatable():
             warnings.simplefilter("ignore")  # what the exporter remarks is no user's to mend
             program = torch.onnx.export(
                 net,
@@ -114,37 +112,6 @@ def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes])
             f"PyTorch cannot export this network: {_cause(error)}; ship the packed file"
         ) from None
     return program.model_proto.graph
-
-
-@contextmanager
-def _translatable() -> Iterator[None]:
-    """While it is open, two functions are what PyTorch's exporter can translate.
-
-    Attention gets four axes, as no others are exported; the mean of a whole map whose channels lie
-    side by side is a mean, not a view by strides, behind which no sizes are known.
-    """
-    attention, pool = F.scaled_dot_product_attention, F.adaptive_avg_pool2d
-
-    def of_four_axes(query: Tensor, key: Tensor, value: Tensor, *args: Any, **more: Any) -> Tensor:
-        mask = args[0] if args else more.get("attn_mask")
-        are_alike = query.shape[:-3] == key.shape[:-3] == value.shape[:-3]
-        if query.ndim == 4 or mask is not None or not are_alike:
-            return attention(query, key, value, *args, **more)
-        q, k, v = (tensor.reshape(-1, *tensor.shape[-3:]) for tensor in (query, key, value))
-        answer = attention(q, k, v, *args, **more)
-        return answer.reshape(*query.shape[:-3], *answer.shape[1:])
-
-    def of_whole_map(input: Tensor, output_size: Any) -> Tensor:
-        if output_size in (1, (1, 1), [1, 1]):
-            return input.mean((-2, -1), keepdim=True)
-        return pool(input, output_size)
-
-    F.scaled_dot_product_attention = of_four_axes
-    F.adaptive_avg_pool2d = of_whole_map
-    try:
-        yield
-    finally:
-        F.scaled_dot_product_attention, F.adaptive_avg_pool2d = attention, pool
 
 
 def _cause(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """ONNX runtime session of a file that qat has written."""
 
 import json
-import math
 import os
 from collections import Counter
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from qat.errors import CheckpointError
+from qat.export.onnx.sizes import check_sizes
 from qat.spec.extras import require_onnx
 from qat.spec.header import Header, header_from
 from qat.storage.reading import parsing, read_regular
@@ -45,8 +45,6 @@ _GENERAL = frozenset(
 OPERATORS = _PLAIN | _GENERAL
 _KEY = "qat"
 _CURE = "make one with scripts/export.py run=RUN_FOLDER format=onnx"
-# of one value, for one image: eighty times the largest of ResNet-18 on 224 pixels
-_MOST_VALUES = 2**26
 
 
 class OnnxNetwork:
@@ -195,37 +193,17 @@ def _check_model(data: bytes, origin: str) -> None:
             f"{origin} has operators of {min(others)!r:.50}, which onnxruntime does not run; "
             "format=qonnx is for other tools"
         )
-    names = {node.op_type for node in model.graph.node} | {f.name for f in model.functions}
+    if model.functions or len(model.opset_import) != 1:
+        raise CheckpointError(
+            f"{origin} has operators of its own, or of several versions, as none of ours; {_CURE}"
+        )
+    names = {node.op_type for node in model.graph.node}
     if strange := names - OPERATORS:
         raise CheckpointError(
             f"{origin} has the operator {min(strange)!r:.50}, as none of ours has; {_CURE}"
         )
     with parsing(origin, _CURE):
         check_sizes(model, origin)
-
-
-def check_sizes(model: Any, origin: str) -> None:
-    """Refuse a model with a value of unknown shape, or of more numbers than any network has.
-
-    A file of a kilobyte can pad, or convolve over, an image to any size.
-    """
-    import onnx
-
-    for value in model.graph.input:
-        if len(value.type.tensor_type.shape.dim):
-            value.type.tensor_type.shape.dim[0].dim_value = 1  # one image
-    graph = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.output)
-    }
-    for name in (name for node in graph.node for name in node.output):
-        size = math.prod(shapes.get(name, [_MOST_VALUES + 1]))
-        if not 0 < size <= _MOST_VALUES:
-            raise CheckpointError(
-                f"{origin}: {name!r:.50} would hold more than {_MOST_VALUES:,} values of an image, "
-                "or an unknown number; export it again"
-            )
 
 
 def _check_shapes(running: Any, header: Header, origin: str) -> None:

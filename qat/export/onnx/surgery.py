@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from qat.errors import CheckpointError, SpecError
-from qat.export.onnx.run import check_sizes
+from qat.export.onnx.sizes import check_sizes
 from qat.export.onnx.weights import add_integers
 from qat.export.onnx.writer import OnnxWriter
 from qat.export.packed.weight_codes import WeightCodes
