@@ -9,6 +9,7 @@ compute in integers.
 """
 
 import copy
+import logging
 import warnings
 from collections.abc import Mapping
 
@@ -88,7 +89,10 @@ def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes])
     batch = torch.export.Dim("batch")
     try:
         with warnings.catch_warnings(), torch.no_grad(), translatable():
-            warnings.simplefilter("ignore")  # what the exporter remarks is no user's to mend
+            # what the exporter remarks is no user's to mend
+            warnings.simplefilter("ignore")
+            for name in ("onnxscript", "onnx_ir"):
+                logging.getLogger(name).setLevel(logging.ERROR)
             program = torch.onnx.export(
                 net,
                 (example,),

@@ -1,6 +1,7 @@
 """The general ONNX form: whatever PyTorch exports, levels as integers, weights at their bits."""
 
 import copy
+import logging
 
 import onnx
 import pytest
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from qat.errors import SpecError
+from qat.export.onnx import sizes
 from qat.export.onnx.general import general_model
 from qat.export.onnx.run import OnnxNetwork, onnx_metadata, optimised_operators, session
 from qat.export.onnx.surgery import MARKS, Surgery
@@ -68,7 +70,7 @@ class Made(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """Sizes of what follows an LSTM are not known before it runs."""
+    """The sizes of what an LSTM begins with are reckoned from the number of images."""
 
     def __init__(self):
         super().__init__()
@@ -299,6 +301,41 @@ def test_attention_within_windows_is_exported():
     assert F.scaled_dot_product_attention is own
 
 
+class Decomposed(nn.Module):
+    """Attention of three axes with a mask, sums over named axes, overlapping blocks."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.qkv, self.head = nn.Conv2d(3, 8, 1), nn.Linear(8, 24), nn.Linear(8, 5)
+        self.places = nn.Parameter(torch.randn(16, 8))
+
+    def forward(self, x):
+        tokens = self.stem(x).flatten(2).transpose(1, 2)
+        q, k, v = self.qkv(tokens).unflatten(2, (3, 8)).permute(2, 0, 1, 3).unbind()
+        mask = torch.einsum("n h c, w c -> n h w", q, self.places)
+        x = F.scaled_dot_product_attention(q, k[:, ::4], v[:, ::4], attn_mask=mask)
+        blocks = F.unfold(x.transpose(1, 2).unflatten(2, (8, 8)), 3, padding=1, stride=2)
+        return self.head(F.gelu(F.fold(blocks, (8, 8), 3, padding=1, stride=2)).mean((2, 3)))
+
+
+def test_functions_that_the_exporter_does_not_know_are_exported():
+    net = prepared(Decomposed, QuantSpec())
+    assert differences(net, model_of(net, QuantSpec()), OTHERS).max() < 1e-5
+
+
+@pytest.mark.slow
+def test_an_lstm_is_exported():
+    net = prepared(Recurrent, QuantSpec())
+    for images in (OTHERS, OTHERS[:1]):
+        assert differences(net, model_of(net, QuantSpec()), images).max() < 1e-5
+
+
+def test_the_exporters_remarks_are_kept_to_itself(caplog):
+    caplog.set_level(logging.INFO)
+    model_of(prepared(Windows, QuantSpec()), QuantSpec())
+    assert not caplog.records
+
+
 class Attending(nn.Module):
     """PyTorch's own attention, which gives its options by place."""
 
@@ -366,7 +403,6 @@ class Drawn(nn.Module):
         [
             (Sorted, "PyTorch cannot export this network"),
             (Drawn, "the ONNX operator RandomUniform"),
-            (Recurrent, "no file of ours could be opened again"),
         ],
         day=(1,),
     ),
@@ -377,6 +413,14 @@ def test_what_cannot_be_exported_is_refused_in_a_sentence(make, words):
         model_of(net, QuantSpec())
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 500
+
+
+def test_what_could_not_be_opened_again_is_not_written(monkeypatch):
+    monkeypatch.setattr(sizes, "_MOST_VALUES", 100)
+    large = torch.randn(2, 3, 128, 128)
+    net = prepared(ChannelsLast, QuantSpec(), large)
+    with pytest.raises(SpecError, match=r"no file of ours .* would hold more than [\d,]+ values"):
+        model_of(net, QuantSpec(), large)
 
 
 FAMILIES = {
