@@ -78,7 +78,8 @@ def _draw_metrics(ax: Any, rows: Sequence[Mapping[str, str]], names: Sequence[st
     for color, name, style in zip(COLORS, names, (".-", ".--"), strict=False):
         points = [(int(row["step"]), float(row[name])) for row in rows if row.get(name)]
         steps, values = [step for step, _ in points], [value for _, value in points]
-        ax.plot(steps, values, style, color=color, label=METRICS[name], markersize=6, clip_on=False)
+        (line,) = ax.plot(steps, values, style, color=color, label=METRICS[name], markersize=6)
+        line.set_clip_on(not points)  # matplotlib makes no room beside an empty line without end
         top = max([top, *values])
     if not any(row.get(name) for row in rows for name in names):
         ax.text(0.5, 0.5, "not measured", transform=ax.transAxes, ha="center", color="0.5")

@@ -48,8 +48,9 @@ def test_what_was_not_measured_is_named():
     assert texts_of(draw_diagnostics([])) == ["not measured"] * 5
 
 
-def test_legends_do_not_overlap_and_files_are_written(tmp_path):
-    figure = draw_diagnostics(ROWS, [0, 1, 9])
+@pytest.mark.parametrize("rows", [ROWS, [{"step": "50", "quant/distance": "0.1"}], []])
+def test_legends_do_not_overlap_and_files_are_written(rows, tmp_path):
+    figure = draw_diagnostics(rows, [0, 1, 9])
     figure.canvas.draw()
     legends = [ax.get_legend().get_window_extent() for ax in figure.axes if ax.get_legend()]
     assert len(legends) == 5
