@@ -90,7 +90,7 @@ def limits_of(bands: Collection[Band]) -> tuple[float, float]:
         for side in (-1, 1)
     ]
     low, high = min(every), max(every)
-    margin = 0.04 * (high - low) or 0.01
+    margin = 0.04 * ((high - low) or abs(high)) or 0.01
     return low - margin, high + margin
 
 

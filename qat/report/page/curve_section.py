@@ -17,9 +17,9 @@ _WARM = "Before the dotted line the network is still float."
 _ENLARGED = "The lower panel enlarges the box in the upper one."
 # title, column, axis, y axis, scale, how to read it
 _CURVES: tuple[tuple[str, str, Axis, str, float, str], ...] = (
-    ("Validation accuracy", "val/acc", "epoch", "accuracy (%)", 100.0, _WARM),
-    ("Agreement with the teacher", "val/agreement", "epoch", "agreement (%)", 100.0, _WARM),
-    ("Training loss", "train/loss", "epoch", "loss", 1.0, f"Lower is better. {_WARM}"),
+    ("Validation accuracy", "val/acc", "epoch", "accuracy (%)", 100.0, ""),
+    ("Agreement with the teacher", "val/agreement", "epoch", "agreement (%)", 100.0, ""),
+    ("Training loss", "train/loss", "epoch", "loss", 1.0, "Lower is better."),
     (
         *("Flip rate", "quant/flip_rate", "step", "share of weights per step", 1.0),
         "The share of weights that change their level in a step; training settles as it falls.",
@@ -61,7 +61,8 @@ def curve_pictures(groups: Sequence[Group], pictures: Pictures, *, name: str) ->
             )
             count = f" ({number} of {len(parts)})" if len(parts) > 1 else ""
             seeds = [_SEEDS] if any(known[label].n > 1 for label in part) else []
-            words = " ".join([*seeds, reading, *([_ENLARGED] if late else [])])
+            more = [*([_WARM] if begin else []), *([_ENLARGED] if late else [])]
+            words = " ".join(filter(None, [*seeds, reading, *more]))
             own = {"title": f"{title}{count}.", "reading": words}
             found.append(pictures.add(figure, f"{name}-{column}", **own))
     return found
