@@ -1,7 +1,9 @@
 """What all tests share: one thread each, rows left to the night, one trained run."""
 
+import copy
 import gc
 import os
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -82,6 +84,27 @@ def looked_for_once():
     with pytest.MonkeyPatch.context() as patch:
         for name in ("is_config", "is_group"):
             patch.setattr(OfPackage, name, remembered(getattr(OfPackage, name)))
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def parsed_once():
+    """A composition parses some twenty config files, with nothing but Python: each text once here."""
+    import yaml
+    from omegaconf import omegaconf
+
+    known = {}
+
+    def load(stream, Loader):  # noqa: N803: as PyYAML calls it
+        text = stream if isinstance(stream, str) else stream.read()
+        if text not in known:
+            if text is not stream:
+                stream.seek(0)  # its name is in messages
+            known[text] = yaml.load(stream, Loader)  # noqa: S506: OmegaConf's own, a safe one
+        return copy.deepcopy(known[text])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(omegaconf, "yaml", SimpleNamespace(**{**vars(yaml), "load": load}))
         yield
 
 

@@ -165,10 +165,10 @@ class Drawn(Gelu):
              "qonnx     qonnx.onnx", "integers  qat.IntegerNetwork, engine=integer"],
         ),
         (
-            hardswish,
+            Gelu,
             ["packed    packed.safetensors", "onnx      general.onnx; no faithful.onnx or "
-             "fast.onnx: the layer bn1.act (Hardswish) cannot be exported in this form",
-             "qonnx     no: the layer bn1.act (Hardswish) cannot be exported in this form; ",
+             "fast.onnx: the function gelu cannot be exported in this form",
+             "qonnx     no: the function gelu cannot be exported in this form; ",
              "integers  qat.IntegerNetwork, engine=integer"],
         ),
         (
@@ -179,7 +179,7 @@ class Drawn(Gelu):
              "qonnx     no: the function rand_like", "integers  no: the function rand_like"],
         ),
     ],
-    ids=["lenet5", "hardswish", "drawn"],
+    ids=["lenet5", "gelu", "drawn"],
 )  # fmt: skip
 def test_each_form_has_a_line_with_its_reason_and_what_to_do(build, words):
     net = build()

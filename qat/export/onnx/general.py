@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from qat.errors import SpecError, one_line
 from qat.export.onnx.surgery import MARKS, Surgery
-from qat.export.onnx.translatable import translatable
+from qat.export.onnx.translatable import Translatable
 from qat.export.onnx.writer import OPSET
 from qat.export.packed.convert import Converted, put
 from qat.export.packed.weight_codes import WeightCodes
@@ -88,7 +88,7 @@ def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes])
     """The graph of a marked network; weights on grids are inputs, which nothing folds away."""
     batch = torch.export.Dim("batch")
     try:
-        with warnings.catch_warnings(), torch.no_grad(), translatable():
+        with warnings.catch_warnings(), torch.no_grad(), Translatable():
             # what the exporter remarks is no user's to mend
             warnings.simplefilter("ignore")
             for name in ("onnxscript", "onnx_ir"):

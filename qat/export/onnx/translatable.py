@@ -5,38 +5,23 @@ Each computes what the function of its name in PyTorch does.
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-_attention = F.scaled_dot_product_attention
-_adaptive_avg_pool2d = F.adaptive_avg_pool2d
-_einsum = torch.einsum
 _TWO = re.compile(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)")
 _Pair = int | Sequence[int]
 
 
-@contextmanager
-def translatable() -> Iterator[None]:
-    """While it is open, some of PyTorch's functions are those of this file."""
-    places: tuple[tuple[Any, Callable[..., Tensor]], ...] = (
-        (F, scaled_dot_product_attention),
-        (F, adaptive_avg_pool2d),
-        (F, fold),
-        (torch, einsum),
-    )
-    own = [(module, getattr(module, function.__name__)) for module, function in places]
-    for module, function in places:
-        setattr(module, function.__name__, function)
-    try:
-        yield
-    finally:
-        for module, function in own:
-            setattr(module, function.__name__, function)
+class Translatable(TorchFunctionMode):
+    """While it is open, some of PyTorch's functions are those of this file, in this thread."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _FORMS.get(func, func)(*args, **(kwargs or {}))
 
 
 def scaled_dot_product_attention(
@@ -48,28 +33,29 @@ def scaled_dot_product_attention(
     **more: Any,
 ) -> Tensor:
     """Attention of any number of axes, on four, as the exporter knows no others."""
-    if query.ndim == 4 or not query.shape[:-3] == key.shape[:-3] == value.shape[:-3]:
-        return _attention(query, key, value, attn_mask, *args, **more)
+    if query.ndim in (0, 1, 4) or not query.shape[:-3] == key.shape[:-3] == value.shape[:-3]:
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **more)
     rows = query.shape[:-1]
     if attn_mask is not None:
         attn_mask = _four_axes(attn_mask.expand(*rows, key.shape[-2]))
-    query, key, tokens = _four_axes(query), _four_axes(key), _four_axes(value)
-    answer = _attention(query, key, tokens, attn_mask, *args, **more)
+    q, k, v = _four_axes(query), _four_axes(key), _four_axes(value)
+    answer = F.scaled_dot_product_attention(q, k, v, attn_mask, *args, **more)
     return answer.reshape(*rows, value.shape[-1])
 
 
 def _four_axes(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1, *(1,) * (3 - tensor.ndim), *tensor.shape[-3:])
+    lead, one = math.prod(tensor.shape[:-3]), (1,) * (3 - tensor.ndim)
+    return tensor.reshape(lead, *one, *tensor.shape[-3:])
 
 
 def adaptive_avg_pool2d(input: Tensor, output_size: Any) -> Tensor:
-    """Of a whole map, a mean; PyTorch makes a view by strides where channels lie side by side.
+    """Of a whole map (1, (1, 1)), a mean; PyTorch makes a view by strides in channels-last layout.
 
     Behind such a view no sizes are known.
     """
     if output_size in (1, (1, 1), [1, 1]):
         return input.mean((-2, -1), keepdim=True)
-    return _adaptive_avg_pool2d(input, output_size)
+    return F.adaptive_avg_pool2d(input, output_size)
 
 
 def einsum(equation: Any, *operands: Any) -> Tensor:
@@ -80,20 +66,20 @@ def einsum(equation: Any, *operands: Any) -> Tensor:
     """
     parts = _TWO.fullmatch(equation.replace(" ", "")) if isinstance(equation, str) else None
     if parts is None or len(operands) != 2:
-        return _einsum(equation, *operands)
+        return torch.einsum(equation, *operands)
     left, right, out = parts.groups()
     kept = "".join(axis for axis in left if axis in right and axis in out)
     summed = "".join(axis for axis in left if axis in right and axis not in out)
     rows = "".join(axis for axis in left if axis not in right)
     columns = "".join(axis for axis in right if axis not in left)
     one, two = operands
-    sizes = dict(zip(left + right, (*one.shape, *two.shape), strict=True))
+    sizes = dict(zip(left + right, (*one.shape, *two.shape), strict=False))
     is_product = sorted(kept + rows + columns) == sorted(out) and all(
-        len(set(term)) == len(term) and tensor.shape == tuple(sizes[axis] for axis in term)
+        len(set(term)) == len(term) and tensor.shape == tuple(sizes.get(axis) for axis in term)
         for term, tensor in ((left, one), (right, two))
     )
     if not is_product:
-        return _einsum(equation, *operands)
+        return torch.einsum(equation, *operands)
 
     def matrices(tensor: Tensor, term: str, *axes: str) -> Tensor:
         ordered = tensor.permute([term.index(axis) for axis in kept + "".join(axes)])
@@ -103,7 +89,7 @@ def einsum(equation: Any, *operands: Any) -> Tensor:
     product = matrices(one, left, rows, summed) @ matrices(two, right, summed, columns)
     axes = kept + rows + columns
     answer = product.reshape([sizes[axis] for axis in axes])
-    return answer.permute([axes.index(axis) for axis in out])
+    return answer.permute([axes.index(axis) for axis in out]).contiguous()
 
 
 def fold(
@@ -134,7 +120,7 @@ def fold(
     taps = kernel[0] * kernel[1]
     channels = input.shape[-2] // taps
     one_tap_each = torch.eye(taps, dtype=input.dtype, device=input.device)
-    return F.conv_transpose2d(
+    map_ = F.conv_transpose2d(
         input.reshape(*input.shape[:-1], *(last + 1 for last, _ in ends)),
         one_tap_each.view(taps, 1, *kernel).repeat(channels, 1, 1, 1),
         stride=stride,
@@ -143,3 +129,12 @@ def fold(
         groups=channels,
         dilation=dilation,
     )
+    return map_.contiguous()  # whatever the layout of the blocks was
+
+
+_FORMS = {
+    F.scaled_dot_product_attention: scaled_dot_product_attention,
+    F.adaptive_avg_pool2d: adaptive_avg_pool2d,
+    torch.einsum: einsum,
+    F.fold: fold,
+}

@@ -7,11 +7,11 @@ import torch
 from torch.nn import functional as F
 
 from qat.export.onnx.translatable import (
+    Translatable,
     adaptive_avg_pool2d,
     einsum,
     fold,
     scaled_dot_product_attention,
-    translatable,
 )
 
 torch.manual_seed(0)
@@ -100,14 +100,22 @@ def test_means_are_pytorchs():
         )
 
 
-def test_pytorchs_own_functions_are_back_behind_it_and_behind_an_error():
-    own = F.fold, F.scaled_dot_product_attention, F.adaptive_avg_pool2d, torch.einsum
+def test_the_mode_sees_each_form_of_a_call():
+    from torch.nn.functional import fold as by_name
 
-    def fails():
-        with translatable():
-            assert (F.fold, torch.einsum) == (fold, einsum)
-            raise ArithmeticError
+    blocks = F.unfold(torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last), 2)
+    with Translatable():
+        one, two = by_name(blocks, 4, 2), torch.nn.Fold(4, 2)(blocks)
+        query = torch.randn(3, 4, 5)
+        answer = F.scaled_dot_product_attention(key=query, query=query, value=query)
+    assert torch.equal(one, two)
+    assert torch.equal(one, fold(blocks, 4, 2))
+    torch.testing.assert_close(answer, F.scaled_dot_product_attention(query, query, query))
 
-    with pytest.raises(ArithmeticError):
-        fails()
-    assert (F.fold, F.scaled_dot_product_attention, F.adaptive_avg_pool2d, torch.einsum) == own
+
+def test_answers_lie_in_memory_as_pytorchs_own():
+    """So that what can be viewed stays so."""
+    blocks = torch.randn(2, 9, 12).transpose(1, 2)
+    assert fold(blocks, 4, 2).stride() == F.fold(blocks, 4, 2).stride()
+    one, two = torch.randn(2, 3), torch.randn(3, 4)
+    assert einsum("ij,jk->ki", one, two).is_contiguous()
