@@ -10,8 +10,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from qat.errors import CheckpointError, SpecError
+from qat.export.onnx.allowed import OPERATORS
 from qat.export.onnx.model import onnx_model
-from qat.export.onnx.run import OPERATORS, OnnxNetwork, onnx_metadata
+from qat.export.onnx.run import OnnxNetwork, onnx_metadata
 from qat.export.packed.convert import convert
 from qat.export.packed.file import from_bytes, to_bytes
 from qat.export.packed.network import load_packed, save_packed
@@ -95,8 +96,10 @@ def large(kind):
 
 @pytest.mark.parametrize("kind", GROWING)
 def test_an_onnx_file_may_not_grow(kind):
-    foreign = kind in ("Loop", "Einsum")
-    refused(large(kind), [f"the operator '{kind}'" if foreign else "'grown' would hold more"])
+    words = {"Conv": "'grown' would look through too large windows"}
+    words |= {name: f"the operator '{name}'" for name in ("Loop", "Einsum")}
+    words |= {"Reshape": "'grown' would be of unknown size"}
+    refused(large(kind), [words.get(kind, "'grown' would hold more")])
 
 
 RECKONED = {
@@ -127,11 +130,13 @@ def test_an_onnx_file_may_not_grow_by_a_size_that_it_reckons(kind):
 
 # nodes in front whose numbers cannot be reckoned, and what is said of the file
 ODD = {
-    "Div": (["one", "zero"], {}, "cannot be read"),
-    "Gather": (["many", "far"], {}, "cannot be read"),
+    "Div": (["one", "zero"], {}, "divides integers by what may be no positive number"),
+    "Mod": (["one", "less"], {}, "divides integers by what may be no positive number"),
+    "Gather": (["many", "far"], {}, ""),  # nothing reads it, so that nothing gathers
     "Reshape": (["many", "far"], {}, "would hold more"),
     "Concat": (["one", "many"], {"axis": 7}, "cannot be read"),
-    "Constant": ([], {"value_strings": ["a", "b"]}, ""),
+    "Constant": ([], {"value_strings": ["a", "b"]}, "of unknown size, or of texts"),
+    "Cast": (["many"], {"to": TensorProto.STRING}, "of unknown size, or of texts"),
     "Squeeze": (["many", "far"], {}, "cannot be read"),
     "Identity": (["nowhere"], {}, "cannot be read"),
     "Add": ([], {}, "cannot be read"),
@@ -142,7 +147,7 @@ ODD = {
 def test_what_an_onnx_file_reckons_oddly_is_one_line(kind, recwarn):
     proto = model()
     inputs, attributes, word = ODD[kind]
-    for name, value in (("one", 1), ("zero", 0), ("many", [1, 2]), ("far", [10**12])):
+    for name, value in (("one", 1), ("zero", 0), ("less", -1), ("many", [1, 2]), ("far", [10**12])):
         proto.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
     proto.graph.node.append(helper.make_node(kind, inputs, ["odd"], **attributes))
     if word:
@@ -152,16 +157,155 @@ def test_what_an_onnx_file_reckons_oddly_is_one_line(kind, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize("kind", ["function", "versions"])
-def test_an_onnx_file_may_not_define_operators(kind):
+def function(proto):
+    node = helper.make_node("Add", ["x", "x"], ["y"])
+    opsets = [proto.opset_import[0]]
+    proto.functions.append(helper.make_function("", "Relu", ["x"], ["y"], [node], opsets))
+
+
+def version(proto):
+    proto.opset_import[0].version = 11  # where axes are an attribute
+
+
+def versions(proto):
+    proto.opset_import.append(helper.make_opsetid("ai.onnx", 9))
+
+
+def domain(proto):
+    """Which a runtime has without being told of it."""
+    proto.graph.node[0].domain = "com.microsoft"
+
+
+def sparse_attribute(proto):
+    values = helper.make_tensor("", TensorProto.FLOAT, [100], [1.0] * 100)
+    places = helper.make_tensor("", TensorProto.INT64, [100], range(100))
+    sparse = helper.make_sparse_tensor(values, places, [100])
+    proto.graph.node.append(helper.make_node("Constant", [], ["odd"], sparse_value=sparse))
+
+
+def subgraph(proto):
+    empty = helper.make_graph([], "body", [], [])
+    proto.graph.node[0].attribute.append(helper.make_attribute("body", empty))
+
+
+def reference(proto):
+    proto.graph.node[0].attribute.add(name="alpha", type=1, ref_attr_name="alpha")
+
+
+def told_shape(proto):
+    value = helper.make_tensor_value_info("x", TensorProto.FLOAT, [3 * 10**8])
+    proto.graph.value_info.append(value)
+
+
+def told_output(proto):
+    proto.graph.output[0].type.tensor_type.shape.dim[1].dim_value = 3 * 10**8
+
+
+def fixed_batch(proto):
+    proto.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3 * 10**8
+
+
+def two_inputs(proto):
+    proto.graph.input.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, [1]))
+
+
+def constant_twice(proto):
+    proto.graph.initializer.append(proto.graph.initializer[0])
+
+
+def constant_as_input(proto):
+    name = proto.graph.initializer[0].name
+    proto.graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]))
+
+
+def nothing(proto):
+    proto.Clear()
+
+
+STRANGE = {
+    function: "has operators of its own, or others than those of version",
+    version: "has operators of its own, or others than those of version",
+    versions: "has operators of its own, or others than those of version",
+    domain: "has operators of 'com.microsoft'",
+    sparse_attribute: "has attributes of a kind",
+    subgraph: "has attributes of a kind",
+    reference: "has attributes of a kind",
+    told_shape: "tells of shapes",
+    told_output: "is told to be [300000000] for each image",
+    fixed_batch: "takes other things than any number of images",
+    two_inputs: "takes other things than any number of images",
+    constant_twice: "calls two values by one name",
+    constant_as_input: "calls two values by one name",
+    nothing: "is no ONNX file",
+}
+
+
+@pytest.mark.parametrize("change", STRANGE)
+def test_an_onnx_file_that_no_export_of_ours_writes_is_not_run(change):
     proto = model()
-    if kind == "function":
-        node = helper.make_node("Add", ["x", "x"], ["y"])
-        opset = proto.opset_import[0]
-        proto.functions.append(helper.make_function("", "Relu", ["x"], ["y"], [node], [opset]))
-    else:
-        proto.opset_import.append(helper.make_opsetid("ai.onnx", 9))
-    refused(proto.SerializeToString(), ["has operators of its own, or of several versions"])
+    change(proto)
+    refused(proto.SerializeToString(), [STRANGE[change]])
+
+
+def add_constants(proto, **values):
+    for name, value in values.items():
+        proto.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+
+
+def add_node(proto, kind, inputs, output, **attributes):
+    proto.graph.node.append(helper.make_node(kind, inputs, [output], **attributes))
+
+
+def test_sizes_hold_for_each_number_of_images():
+    """(N - 1) * 1e9 + 1 numbers are none of one image's."""
+    proto = model()
+    add_constants(proto, less=[1, 1, 1, 1], first=[0], next=[1], many=[10**9], one=[1])
+    add_node(proto, "Shape", ["image"], "shape")
+    add_node(proto, "Slice", ["shape", "first", "next"], "images")
+    add_node(proto, "Sub", ["images", "one"], "others")
+    add_node(proto, "Mul", ["others", "many"], "size")
+    add_node(proto, "Add", ["size", "one"], "more")
+    add_node(proto, "ConstantOfShape", ["more"], "grown")
+    network = OnnxNetwork(proto.SerializeToString(), "f.onnx")
+    assert len(network(torch.zeros(1, 3, 8, 8))) == 1
+    with pytest.raises(CheckpointError, match=r"'grown' would hold more .*; make one with"):
+        network(torch.zeros(2, 3, 8, 8))
+
+
+def many_constants(proto):
+    """Each is small enough; a runtime keeps all."""
+    for number in range(9):
+        add_constants(proto, **{f"shape{number}": [10**7 + number]})
+        add_node(proto, "ConstantOfShape", [f"shape{number}"], f"grown{number}")
+
+
+def many_maps(proto):
+    """Each is small enough; the sum holds all."""
+    add_constants(proto, to=[1, 3, 2000, 2000])
+    for number in range(6):
+        add_node(proto, "Resize", ["image", "", "", "to"], f"grown{number}")
+    add_node(proto, "Sum", [f"grown{number}" for number in range(6)], "sum")
+
+
+def transposed(proto):
+    """Few numbers go in and come out, many lie in between."""
+    add_constants(proto, w=np.zeros((3, 1, 3000, 3000), np.float32))
+    shape = {"strides": [1, 1], "pads": [1500] * 4}
+    add_node(proto, "ConvTranspose", ["image", "w"], "grown", **shape)
+
+
+@pytest.mark.parametrize(
+    ("grow", "word"),
+    [
+        (many_constants, "'grown6' would hold more numbers than the file"),
+        (many_maps, "'grown5' would hold more than 67,108,864 numbers, with others"),
+        (transposed, "'grown' would look through too large windows"),
+    ],
+)
+def test_what_is_held_at_a_time_is_bounded(grow, word):
+    proto = model()
+    grow(proto)
+    refused(proto.SerializeToString(), [word])
 
 
 def test_an_onnx_file_may_not_hold_sparse_weights():

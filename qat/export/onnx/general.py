@@ -11,16 +11,17 @@ compute in integers.
 import copy
 import logging
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import onnx
 import torch
 from torch import Tensor, nn
 
 from qat.errors import SpecError, one_line
+from qat.export.onnx.allowed import OPSET
 from qat.export.onnx.surgery import MARKS, Surgery
 from qat.export.onnx.translatable import Translatable
-from qat.export.onnx.writer import OPSET
 from qat.export.packed.convert import Converted, put
 from qat.export.packed.weight_codes import WeightCodes
 from qat.nn.activation_codes import CodeRule, code_rule
@@ -88,11 +89,7 @@ def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes])
     """The graph of a marked network; weights on grids are inputs, which nothing folds away."""
     batch = torch.export.Dim("batch")
     try:
-        with warnings.catch_warnings(), torch.no_grad(), Translatable():
-            # what the exporter remarks is no user's to mend
-            warnings.simplefilter("ignore")
-            for name in ("onnxscript", "onnx_ir"):
-                logging.getLogger(name).setLevel(logging.ERROR)
+        with _without_remarks(), torch.no_grad(), Translatable():
             program = torch.onnx.export(
                 net,
                 (example,),
@@ -116,6 +113,21 @@ def _exported(net: nn.Module, example: Tensor, coded: Mapping[str, WeightCodes])
             f"PyTorch cannot export this network: {_cause(error)}; ship the packed file"
         ) from None
     return program.model_proto.graph
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """What the exporter warns of and logs is no user's to mend."""
+    loggers = [logging.getLogger(name) for name in ("onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _cause(error: BaseException) -> str:

@@ -10,39 +10,11 @@ import torch
 from torch import Tensor
 
 from qat.errors import CheckpointError
-from qat.export.onnx.sizes import check_sizes
+from qat.export.onnx.allowed import checked_model
 from qat.spec.extras import require_onnx
 from qat.spec.header import Header, header_from
 from qat.storage.reading import parsing, read_regular
 
-# all that the faithful and the fast form consist of
-_PLAIN = frozenset(
-    {
-        *("Add", "AveragePool", "BitShift", "BitwiseAnd", "Cast", "Clip", "Concat", "Conv"),
-        *("DequantizeLinear", "Flatten", "Gather", "Gemm", "GlobalAveragePool", "GreaterOrEqual"),
-        *("Identity", "MaxPool", "Mul", "Pad", "QuantizeLinear", "ReduceSum", "Relu", "Reshape"),
-        *("Slice", "Sub", "Where"),
-    }
-)
-# what PyTorch writes for other networks; nothing that loops, branches or draws numbers, nor what
-# may hold more than it is given and gives (Einsum)
-_GENERAL = frozenset(
-    {
-        *("Abs", "And", "ArgMax", "BatchNormalization", "CastLike", "Ceil", "Constant"),
-        *("ConstantOfShape", "ConvTranspose", "Cos", "CumSum", "DepthToSpace", "Div"),
-        *("Elu", "Equal", "Erf", "Exp", "Expand", "Floor", "GRU", "GatherElements", "GatherND"),
-        *("GlobalMaxPool", "Greater", "GroupNormalization", "HardSigmoid", "HardSwish"),
-        *("InstanceNormalization", "LRN", "LSTM", "LayerNormalization", "LeakyRelu", "Less"),
-        *("LessOrEqual", "Log", "LogSoftmax", "MatMul", "Max", "Mean", "Min", "Mish", "Mod", "Neg"),
-        *("Not", "Or", "PRelu", "Pow", "RNN", "Range", "Reciprocal", "ReduceL1", "ReduceL2"),
-        *("ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd", "ReduceSumSquare", "Resize"),
-        *("Round", "ScatterElements", "ScatterND", "Selu", "Shape", "Sigmoid", "Sign", "Sin"),
-        *("Size", "Softmax", "Softplus", "SpaceToDepth", "Split", "Sqrt", "Squeeze", "Sum"),
-        *("Tanh", "Tile", "TopK", "Transpose", "Trilu", "Unsqueeze", "Xor"),
-    }
-)
-# a file with another one is none of ours and is not run
-OPERATORS = _PLAIN | _GENERAL
 _KEY = "qat"
 _CURE = "make one with scripts/export.py run=RUN_FOLDER format=onnx"
 
@@ -67,7 +39,7 @@ class OnnxNetwork:
     def __init__(self, model: bytes, origin: str, *, threads: int | None = None) -> None:
         require_onnx()
         self._origin = origin
-        _check_model(model, origin)
+        self._sizes, self._checked = checked_model(model, origin, _CURE), {1}
         self._session = session(model, origin, threads=threads)
         texts = self._session.get_modelmeta().custom_metadata_map
         self.header, self.form = _header(texts.get(_KEY), origin)
@@ -75,6 +47,10 @@ class OnnxNetwork:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Logits float32 (N, K) of images float32 (N, C, H, W)."""
+        if len(image) not in self._checked:
+            with parsing(self._origin, _CURE):
+                self._sizes.check(len(image))
+            self._checked.add(len(image))
         inputs = {"image": image.contiguous().numpy()}
         with parsing(self._origin, _CURE):
             return torch.from_numpy(self._session.run(["logits"], inputs)[0])
@@ -173,37 +149,6 @@ def _header(text: str | None, origin: str) -> tuple[Header, str]:
             f"{origin} has no preprocessing in its metadata, so it was not written by qat; "
             "make one with scripts/export.py run=RUN_FOLDER format=onnx"
         ) from None
-
-
-def _check_model(data: bytes, origin: str) -> None:
-    """Refuse a model that reads other files, has operators that ours have not, or grows."""
-    import onnx
-    from onnx import external_data_helper
-
-    with parsing(origin, _CURE):
-        model = onnx.load_model_from_string(data)
-    tensors = external_data_helper._get_all_tensors(model)
-    if any(external_data_helper.uses_external_data(tensor) for tensor in tensors):
-        raise CheckpointError(f"{origin} reads weights from other files, which ours never do")
-    if model.graph.sparse_initializer:
-        raise CheckpointError(f"{origin} has sparse weights, as none of ours has; {_CURE}")
-    others = {opset.domain for opset in model.opset_import} - {"", "ai.onnx"}
-    if others:
-        raise CheckpointError(
-            f"{origin} has operators of {min(others)!r:.50}, which onnxruntime does not run; "
-            "format=qonnx is for other tools"
-        )
-    if model.functions or len(model.opset_import) != 1:
-        raise CheckpointError(
-            f"{origin} has operators of its own, or of several versions, as none of ours; {_CURE}"
-        )
-    names = {node.op_type for node in model.graph.node}
-    if strange := names - OPERATORS:
-        raise CheckpointError(
-            f"{origin} has the operator {min(strange)!r:.50}, as none of ours has; {_CURE}"
-        )
-    with parsing(origin, _CURE):
-        check_sizes(model, origin)
 
 
 def _check_shapes(running: Any, header: Header, origin: str) -> None:

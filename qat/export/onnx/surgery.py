@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto
 
 from qat.errors import CheckpointError, SpecError
-from qat.export.onnx.sizes import check_sizes
+from qat.export.onnx.sizes import Sizes
 from qat.export.onnx.weights import add_integers
 from qat.export.onnx.writer import OnnxWriter
 from qat.export.packed.weight_codes import WeightCodes
@@ -90,7 +90,7 @@ class Surgery:
         width = self._graph.output[0].type.tensor_type.shape.dim[1].dim_value
         model = self._writer.model(image, (self._last, width), metadata=metadata)
         try:
-            check_sizes(onnx.ModelProto.FromString(model.SerializeToString()), "this network")
+            Sizes(model, "this network", "ship the packed file").check(1)
         except CheckpointError as error:
             raise SpecError(f"no file of ours could be opened again: {error}") from None
         return model

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from qat.errors import SpecError
-from qat.export.onnx.run import OPERATORS
+from qat.export.onnx.allowed import OPERATORS, OPSET
 
-OPSET = 18  # the first with BitwiseAnd, which unpacks weights
 IR_VERSION = 9
 
 

@@ -416,10 +416,10 @@ def test_what_cannot_be_exported_is_refused_in_a_sentence(make, words):
 
 
 def test_what_could_not_be_opened_again_is_not_written(monkeypatch):
-    monkeypatch.setattr(sizes, "_MOST_VALUES", 100)
+    monkeypatch.setattr(sizes, "_MOST", 100)
     large = torch.randn(2, 3, 128, 128)
     net = prepared(ChannelsLast, QuantSpec(), large)
-    with pytest.raises(SpecError, match=r"no file of ours .* would hold more than [\d,]+ values"):
+    with pytest.raises(SpecError, match=r"no file of ours .* would hold more than [\d,]+ numbers"):
         model_of(net, QuantSpec(), large)
 
 
