@@ -89,7 +89,7 @@ def looked_for_once():
 
 @pytest.fixture(autouse=True, scope="session")
 def parsed_once():
-    """A composition parses some twenty config files, with nothing but Python: each text once here."""
+    """A composition parses some twenty config files in plain Python: each text once here."""
     import yaml
     from omegaconf import omegaconf
 

@@ -1,14 +1,13 @@
 """README.md, CONTRIBUTING.md and docs/ are true: what they name and promise is there."""
 
 import re
-import subprocess
-import sys
 import tomllib
 
 import pytest
 
-from support import ROOT, environment
+from support import ROOT
 from support.pages import PAGES
+from support.real_run import train
 
 README = PAGES["README"].read_text(encoding="utf-8")
 CI = (ROOT / ".ci/run").read_text(encoding="utf-8")
@@ -28,7 +27,8 @@ def test_the_python_example_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     assert len(blocks) == 1
     assert len(blocks[0].strip().splitlines()) <= 16
-    subprocess.run([sys.executable, "-c", blocks[0]], check=True, cwd=tmp_path, env=environment())
+    (tmp_path / "example.py").write_text(blocks[0])
+    train(cwd=tmp_path, script=tmp_path / "example.py")
 
 
 def test_ci_finds_exactly_one_test_command_and_one_docs_command():

@@ -200,6 +200,7 @@ def test_linear_layers_multiply_codes_in_integers(bits, granularity, tmp_path):
     assert differences(net, model, OTHERS).max() < 1e-5
 
 
+@pytest.mark.slow
 def test_weights_beyond_bytes_are_multiplied_in_floats(tmp_path):
     spec = QuantSpec(weight=WeightSpec(bits=5, grid="power_of_two"))  # levels up to 2^15 units
     net = prepared(Tokens, spec)
@@ -294,15 +295,17 @@ class Windows(nn.Module):
         return self.head(x.mean((1, 2)))
 
 
-def test_attention_within_windows_is_exported():
-    own = F.scaled_dot_product_attention
+def test_attention_within_windows_is_exported_without_a_word(caplog):
+    """The exporter's remarks are kept to itself."""
+    caplog.set_level(logging.INFO)
     net = prepared(Windows, QuantSpec())
-    assert differences(net, model_of(net, QuantSpec()), OTHERS).max() < 1e-5
-    assert F.scaled_dot_product_attention is own
+    model = model_of(net, QuantSpec())
+    assert not caplog.records
+    assert differences(net, model, OTHERS).max() < 1e-5
 
 
 class Decomposed(nn.Module):
-    """Attention of three axes with a mask, sums over named axes, overlapping blocks."""
+    """Attention of three axes with masks of both kinds, sums over named axes, blocks."""
 
     def __init__(self):
         super().__init__()
@@ -312,6 +315,7 @@ class Decomposed(nn.Module):
     def forward(self, x):
         tokens = self.stem(x).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(tokens).unflatten(2, (3, 8)).permute(2, 0, 1, 3).unbind()
+        q = F.scaled_dot_product_attention(q, k, v, attn_mask=torch.ones(64, 64).tril().bool())
         mask = torch.einsum("n h c, w c -> n h w", q, self.places)
         x = F.scaled_dot_product_attention(q, k[:, ::4], v[:, ::4], attn_mask=mask)
         blocks = F.unfold(x.transpose(1, 2).unflatten(2, (8, 8)), 3, padding=1, stride=2)
@@ -330,12 +334,6 @@ def test_an_lstm_is_exported():
         assert differences(net, model_of(net, QuantSpec()), images).max() < 1e-5
 
 
-def test_the_exporters_remarks_are_kept_to_itself(caplog):
-    caplog.set_level(logging.INFO)
-    model_of(prepared(Windows, QuantSpec()), QuantSpec())
-    assert not caplog.records
-
-
 class Attending(nn.Module):
     """PyTorch's own attention, which gives its options by place."""
 
@@ -349,6 +347,7 @@ class Attending(nn.Module):
         return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
 
 
+@pytest.mark.slow
 def test_attention_of_pytorch_is_exported():
     net = prepared(Attending, QuantSpec())
     assert differences(net, model_of(net, QuantSpec()), OTHERS).max() < 1e-5
@@ -367,6 +366,7 @@ class ChannelsLast(nn.Module):
         return self.head(self.pool(F.gelu(x)).flatten(1))
 
 
+@pytest.mark.slow
 def test_means_of_whole_maps_are_exported_in_any_layout():
     net = prepared(ChannelsLast, QuantSpec())
     assert differences(net, model_of(net, QuantSpec()), OTHERS).max() < 1e-5
