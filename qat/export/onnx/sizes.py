@@ -38,7 +38,7 @@ class Sizes:
         self._origin, self._cure, self._opsets = origin, cure, list(model.opset_import)
         self._nodes, self._outputs = list(graph.node), list(graph.output)
         self._image, self._constants = graph.input[0], _types_of(graph.initializer)
-        self._known = _small_integers(graph.initializer)
+        self._known = _small_constants(graph.initializer)
         self._most_constant = max(_MOST, _STEPS_PER_WEIGHT * 8 * model.ByteSize())
 
     def check(self, images: int) -> None:
@@ -54,7 +54,7 @@ class Sizes:
             Exception: of onnx, where the shapes of an operator do not fit together.
         """
         types = {**self._constants, self._image.name: _batch(self._image.type, images)}
-        known = dict(self._known)
+        known, most = dict(self._known), images * _MOST
         held = _Held(self._nodes, self._outputs, self._image.name, _size(types[self._image.name]))
         for node in self._nodes:
             if _is_deadly(node, types, known):
@@ -62,7 +62,6 @@ class Sizes:
             types |= self._inferred(node, types, known)
             made = {name: _size(types.get(name)) for name in node.output if name}
             held.add(node, made)
-            most = images * _MOST
             complaints = {
                 "would be of unknown size, or of texts": not all(made.values()),
                 "would look through too large windows": _windows(node, types) > 8 * most,
@@ -136,8 +135,8 @@ def _types_of(tensors: Sequence[Any]) -> dict[str, Any]:
     return {t.name: helper.make_tensor_type_proto(t.data_type, list(t.dims)) for t in tensors}
 
 
-def _small_integers(tensors: Sequence[Any]) -> dict[str, NDArray[Any]]:
-    """Name of each small constant -> its numbers; those that are no integers scale a Resize."""
+def _small_constants(tensors: Sequence[Any]) -> dict[str, NDArray[Any]]:
+    """Name of each small constant -> its numbers: integers of shapes, the scales of a Resize."""
     from onnx import numpy_helper
 
     return {t.name: numpy_helper.to_array(t) for t in tensors if math.prod(t.dims) <= _FEW}
