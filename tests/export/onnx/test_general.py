@@ -327,6 +327,24 @@ def test_functions_that_the_exporter_does_not_know_are_exported():
     assert differences(net, model_of(net, QuantSpec()), OTHERS).max() < 1e-5
 
 
+@pytest.mark.parametrize(
+    "make", [Made, *(pytest.param(m, marks=pytest.mark.slow) for m in (Decomposed, Recurrent))]
+)
+def test_sizes_are_those_of_the_values_that_a_runtime_makes(make, monkeypatch):
+    model, found = model_of(prepared(make, QuantSpec()), QuantSpec()), {}
+    monkeypatch.setattr(sizes._Held, "add", lambda self, node, made: found.update(made))
+    every = [name for node in model.graph.node for name in node.output if name]
+    exposed = onnx.ModelProto.FromString(model.SerializeToString())
+    del exposed.graph.output[:]
+    exposed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in every)
+    running = session(exposed.SerializeToString(), "file")
+    for images in (IMAGES[:1], OTHERS[:3]):
+        sizes.Sizes(model, "file", "").check(len(images))
+        values = dict(zip(every, running.run(every, {"image": images.numpy()}), strict=True))
+        assert found == {name: value.size for name, value in values.items()}
+        assert len(found) > 30
+
+
 @pytest.mark.slow
 def test_an_lstm_is_exported():
     net = prepared(Recurrent, QuantSpec())
