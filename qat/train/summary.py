@@ -187,6 +187,8 @@ def rule_line(rule: Mapping[str, Any]) -> str:
         return (
             f"weights by {rule['method']}, in the graph: {rule['quantized_steps']} quantized steps"
         )
+    if rule["name"] == "float_only":
+        return "rule float_only: no weight is projected"
     numbers = ", ".join(f"{k}={v:g}" for k, v in rule["numbers"].items())
     text = f"rule {rule['name']}({numbers}): {rule['quantized_steps']} quantized steps"
     if rule["name"] == "bcgd":
