@@ -21,8 +21,11 @@ RULE = {"method": "update", "numbers": {}, "quantized_steps": 60, "relaxed_steps
             {"name": "binary_relax", "numbers": {"final": 50.0}, "relaxed_steps": 45},
             "rule binary_relax(final=50): 60 quantized steps, relaxed for 45 of them, then hard",
         ),
-        ({"name": "float_only", "method": "lsq"}, "weights by lsq, in the graph: 60 quantized steps"),
+        (
+            {"name": "float_only", "method": "lsq"},
+            "weights by lsq, in the graph: 60 quantized steps",
+        ),
     ],
-)  # fmt: skip
+)
 def test_the_line_of_a_rule(rule, line):
     assert rule_line(RULE | rule) == line
