@@ -5,6 +5,7 @@ import resource
 import time
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -96,7 +97,7 @@ def large(kind):
 
 @pytest.mark.parametrize("kind", GROWING)
 def test_an_onnx_file_may_not_grow(kind):
-    words = {"Conv": "'grown' would look through too large windows"}
+    words = {"Conv": "'grown' would need"}
     words |= {name: f"the operator '{name}'" for name in ("Loop", "Einsum")}
     words |= {"Reshape": "'grown' would be of unknown size"}
     refused(large(kind), [words.get(kind, "'grown' would hold more")])
@@ -130,8 +131,8 @@ def test_an_onnx_file_may_not_grow_by_a_size_that_it_reckons(kind):
 
 # nodes in front whose numbers cannot be reckoned, and what is said of the file
 ODD = {
-    "Div": (["one", "zero"], {}, "divides integers by what may be no positive number"),
-    "Mod": (["one", "less"], {}, "divides integers by what may be no positive number"),
+    "Div": (["one", "zero"], {}, "divides integers by what may be 0 or -1"),
+    "Mod": (["one", "less"], {}, "divides integers by what may be 0 or -1"),
     "Gather": (["many", "far"], {}, ""),  # nothing reads it, so that nothing gathers
     "Reshape": (["many", "far"], {}, "would hold more"),
     "Concat": (["one", "many"], {"axis": 7}, "cannot be read"),
@@ -222,6 +223,32 @@ def nothing(proto):
     proto.Clear()
 
 
+def unknown_height(proto):
+    proto.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+
+
+def attribute_twice(proto):
+    """A runtime takes the first, onnx the last."""
+    values = [numpy_helper.from_array(np.array([size])) for size in (10**9, 1)]
+    node = helper.make_node("Constant", [], ["odd"], value=values[0])
+    node.attribute.append(helper.make_attribute("value", values[1]))
+    proto.graph.node.append(node)
+
+
+def hidden_attribute(proto):
+    proto.graph.node[0].attribute.append(helper.make_attribute("__x", 1))
+
+
+def padded_by_itself(proto):
+    """onnx and a runtime find other sizes."""
+    attributes = {"kernel_shape": [3, 3], "auto_pad": "SAME_UPPER", "pads": [0, 0, 0, 0]}
+    proto.graph.node.append(helper.make_node("MaxPool", ["image"], ["odd"], **attributes))
+
+
+def promised_numbers(proto):
+    proto.graph.initializer.append(onnx.TensorProto(name="odd", data_type=1, dims=[2**34]))
+
+
 STRANGE = {
     function: "has operators of its own, or others than those of version",
     version: "has operators of its own, or others than those of version",
@@ -237,6 +264,11 @@ STRANGE = {
     constant_twice: "calls two values by one name",
     constant_as_input: "calls two values by one name",
     nothing: "is no ONNX file",
+    unknown_height: "takes other things than any number of images",
+    attribute_twice: "has attributes of a kind",
+    hidden_attribute: "has attributes of a kind",
+    padded_by_itself: "has attributes of a kind",
+    promised_numbers: "whose numbers are not all there",
 }
 
 
@@ -294,18 +326,58 @@ def transposed(proto):
     add_node(proto, "ConvTranspose", ["image", "w"], "grown", **shape)
 
 
+def normalised(proto):
+    """Its window over the channels is laid out."""
+    add_node(proto, "LRN", ["image"], "grown", size=2**31 - 1)
+
+
+def recurrent(proto):
+    """Its gates are held for each step, though only the last state is asked for."""
+    add_constants(proto, w=np.zeros((1, 16, 8), np.float32), r=np.zeros((1, 16, 4), np.float32))
+    add_constants(proto, long=[2**20, 1, 1], w_to=[1, 4 * 4000, 8], r_to=[1, 4 * 4000, 4000],
+                  one_w=np.zeros((1, 1, 8), np.float32), one_r=np.zeros((1, 1, 1), np.float32),
+                  axes=[0])  # fmt: skip
+    add_node(proto, "ReduceSum", ["image", "axes2"], "row", keepdims=0)
+    add_constants(proto, axes2=[1, 2])
+    add_node(proto, "Unsqueeze", ["row", "axes"], "step")
+    add_node(proto, "Expand", ["step", "long"], "steps")
+    add_node(proto, "Expand", ["one_w", "w_to"], "wide_w")
+    add_node(proto, "Expand", ["one_r", "r_to"], "wide_r")
+    node = helper.make_node("LSTM", ["steps", "wide_w", "wide_r"], ["", "grown"], hidden_size=4000)
+    proto.graph.node.append(node)
+
+
+def interleaved(proto):
+    """In the order of the file one map is held at a time; a runtime makes all of one kind first."""
+    add_constants(proto, to=[1, 3, 3000, 3000], axes=[1, 2, 3])
+    for number in range(4):
+        add_node(proto, "Resize", ["image", "", "", "to"], f"grown{number}")
+        for kind in ("ReduceMax", "ReduceMin"):
+            add_node(proto, kind, [f"grown{number}", "axes"], f"{kind}{number}", keepdims=0)
+    for kind in ("ReduceMax", "ReduceMin"):
+        add_node(proto, "Sum", [f"{kind}{number}" for number in range(4)], kind)
+    add_node(proto, "Add", ["ReduceMax", "ReduceMin"], "both")
+
+
 @pytest.mark.parametrize(
     ("grow", "word"),
     [
+        (normalised, "'grown' would need"),
+        (recurrent, "'grown' would need"),
+        (interleaved, "would hold more than 67,108,864 numbers with others"),
         (many_constants, "'grown6' would hold more numbers than the file"),
-        (many_maps, "'grown5' would hold more than 67,108,864 numbers, with others"),
-        (transposed, "'grown' would look through too large windows"),
+        (many_maps, "'grown5' would hold more than 67,108,864 numbers with others"),
+        (transposed, "'grown' would need"),
     ],
 )
 def test_what_is_held_at_a_time_is_bounded(grow, word):
     proto = model()
     grow(proto)
     refused(proto.SerializeToString(), [word])
+
+
+def test_a_runtimes_own_format_is_no_onnx_file():
+    refused(b"\x1c\0\0\0ORTM" + model().SerializeToString(), ["is no ONNX file"])
 
 
 def test_an_onnx_file_may_not_hold_sparse_weights():

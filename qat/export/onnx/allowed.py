@@ -1,7 +1,10 @@
 """What an ONNX file of ours may hold: whatever another one would do is not run."""
 
+import math
 from collections.abc import Callable
 from typing import Any
+
+import numpy as np
 
 from qat.errors import CheckpointError
 from qat.export.onnx.sizes import Sizes
@@ -56,12 +59,13 @@ def checked_model(data: bytes, origin: str, cure: str) -> Sizes:
     """
     import onnx
 
+    if data[4:8] == b"ORTM":  # onnxruntime's own format, which it would take it for
+        raise CheckpointError(f"{origin} is no ONNX file; {cure}")
     with parsing(origin, cure):
         model = onnx.load_model_from_string(data)
-    for rule in _RULES:
-        if complaint := rule(model):
-            raise CheckpointError(f"{origin} {complaint}; {cure}")
-    with parsing(origin, cure):
+        for rule in _RULES:
+            if complaint := rule(model):
+                raise CheckpointError(f"{origin} {complaint}; {cure}")
         sizes = Sizes(model, origin, cure)
         sizes.check(1)
     return sizes
@@ -89,9 +93,29 @@ def _operators(model: Any) -> str:
         return f"has operators of its own, or others than those of version {OPSET}"
     if strange := {node.op_type for node in nodes} - OPERATORS:
         return f"has the operator {min(strange)!r:.50}, as none of ours has"
-    every = (attribute for node in nodes for attribute in node.attribute)
-    if any(a.type not in _ATTRIBUTES or a.ref_attr_name for a in every):
-        return "has attributes of a kind that ours never have"
+    return "has attributes of a kind that ours never have" if any(map(_is_odd, nodes)) else ""
+
+
+def _is_odd(node: Any) -> bool:
+    """Whether readers of a node may see different attributes, or such as ours have not."""
+    names = [attribute.name for attribute in node.attribute]
+    return (
+        len(names) != len(set(names))
+        or (node.op_type == "Constant" and len(names) != 1)
+        or any(name.startswith("__") for name in names)
+        or any(a.type not in _ATTRIBUTES or a.ref_attr_name for a in node.attribute)
+        # onnx and onnxruntime find other sizes with it
+        or any(a.name == "auto_pad" and a.s not in (b"", b"NOTSET") for a in node.attribute)
+    )
+
+
+def _constants(model: Any) -> str:
+    from onnx import helper
+
+    for tensor in model.graph.initializer:
+        width = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
+        if len(tensor.raw_data) != width * math.prod(tensor.dims):
+            return f"has the constant {tensor.name!r:.50}, whose numbers are not all there"
     return ""
 
 
@@ -109,9 +133,12 @@ def _told_shapes(model: Any) -> str:
         return "tells of shapes, which ours leave to be found"
     shapes = [value.type.tensor_type.shape.dim for value in (*graph.input, *graph.output)]
     is_batch = all(dims and not dims[0].HasField("dim_value") for dims in shapes)
-    if [value.name for value in graph.input] != ["image"] or not is_batch:
+    is_known = all(dim.dim_value > 0 for dims in shapes[:1] for dim in dims[1:])
+    if [value.name for value in graph.input] != ["image"] or not (is_batch and is_known):
         return "takes other things than any number of images"
     return ""
 
 
-_RULES: tuple[Callable[[Any], str], ...] = (_graph, _other_files, _operators, _names, _told_shapes)
+_RULES: tuple[Callable[[Any], str], ...] = (
+    *(_graph, _other_files, _operators, _constants, _names, _told_shapes),
+)

@@ -47,7 +47,7 @@ class OnnxNetwork:
 
     def __call__(self, image: Tensor) -> Tensor:
         """Logits float32 (N, K) of images float32 (N, C, H, W)."""
-        if len(image) not in self._checked:
+        if len(image) and len(image) not in self._checked:
             with parsing(self._origin, _CURE):
                 self._sizes.check(len(image))
             self._checked.add(len(image))
@@ -129,6 +129,7 @@ def session(
     onnxruntime = imported_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     options.log_severity_level = 4  # errors come as exceptions
     # its threads would otherwise go on spinning and slow down whoever comes next
     options.add_session_config_entry("session.force_spinning_stop", "1")

@@ -7,7 +7,7 @@ operators and in a time quadratic in the number of nodes.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from qat.errors import CheckpointError
 
-# numbers that are held at a time for each image: eighty times the largest value of ResNet-18 on
-# 224 pixels
+# numbers that may be held at a time for each image; the largest value of ResNet-18 on 224 pixels
+# has 800,000
 _MOST = 2**26
 _STEPS_PER_WEIGHT = 16  # values that a packed weight passes through
 _FEW = 64  # numbers in a value that a shape is made of
@@ -39,44 +39,64 @@ class Sizes:
         self._nodes, self._outputs = list(graph.node), list(graph.output)
         self._image, self._constants = graph.input[0], _types_of(graph.initializer)
         self._known = _small_constants(graph.initializer)
-        self._most_constant = max(_MOST, _STEPS_PER_WEIGHT * 8 * model.ByteSize())
+        stored = sum(tensor.ByteSize() for tensor in graph.initializer)
+        self._most_constant = max(_MOST, _STEPS_PER_WEIGHT * 8 * stored)
 
     def check(self, images: int) -> None:
         """Refuse a model that holds more numbers than a network of such images does.
 
         A file of a kilobyte can pad, or convolve over, an image to any size. Counted are the values
-        that something is still to read; those without the image, which a runtime makes when it
-        opens the file and keeps, all together: weights, unpacked from the bits of the file.
+        that something is still to read, in the order of the file and in a runtime's own; those
+        without the image, which a runtime makes when it opens the file and keeps, all together:
+        weights, unpacked from the bits of the file. What an operator needs inside may be eight
+        times as much.
 
         Raises:
             CheckpointError: too many numbers, a value of unknown size, of texts, or a division by
-                what may be no positive number, which ends the process.
+                what may be 0 or -1, which can end the process.
             Exception: of onnx, where the shapes of an operator do not fit together.
         """
         types = {**self._constants, self._image.name: _batch(self._image.type, images)}
         known, most = dict(self._known), images * _MOST
-        held = _Held(self._nodes, self._outputs, self._image.name, _size(types[self._image.name]))
-        for node in self._nodes:
-            if _is_deadly(node, types, known):
-                self._refuse(node.output[0], "divides integers by what may be no positive number")
-            types |= self._inferred(node, types, known)
-            made = {name: _size(types.get(name)) for name in node.output if name}
-            held.add(node, made)
-            complaints = {
-                "would be of unknown size, or of texts": not all(made.values()),
-                "would look through too large windows": _windows(node, types) > 8 * most,
-                f"would hold more than {most:,} numbers, with others": held.with_image > most,
-                "would hold more numbers than the file": held.without_image > self._most_constant,
-            }
-            if why := next((why for why, holds in complaints.items() if holds), None):
-                self._refuse(next(iter(made)), why)
-            held.drop(node)
-            if (value := _reckoned(node, types, known)) is not None:
-                known[node.output[0]] = value
+        made = [self._made(node, types, known, 8 * most) for node in self._nodes]
+        image = {self._image.name: _size(types[self._image.name])}
+        for order in (range(len(self._nodes)), _depth_first(self._nodes)):
+            held = _Held(self._nodes, self._outputs, image)
+            for number in order:
+                node = self._nodes[number]
+                held.add(node, made[number], known)
+                if held.with_image > most:
+                    self._refuse(made[number], f"would hold more than {most:,} numbers with others")
+                if held.without_image > self._most_constant:
+                    self._refuse(made[number], "would hold more numbers than the file")
+                held.drop(node)
         for value in self._outputs:  # a runtime believes what is told of them
             told = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
             if told != _shape(types[value.name])[1:]:
-                self._refuse(value.name, f"is told to be {told} for each image, and is not")
+                self._refuse([value.name], f"is told to be {told} for each image, and is not")
+
+    def _made(
+        self, node: Any, types: dict[str, Any], known: dict[str, NDArray[Any]], most: int
+    ) -> dict[str, int]:
+        """Name of each value of a node -> its size; its types and integers are added to the others.
+
+        Args:
+            node: whose inputs have types.
+            types: of all values so far.
+            known: integers so far.
+            most: numbers that an operator may need inside.
+        """
+        if _is_deadly(node, types, known):
+            self._refuse(node.output, "divides integers by what may be 0 or -1")
+        types |= self._inferred(node, types, known)
+        made = {name: _size(types.get(name)) for name in node.output if name}
+        if not all(made.values()):
+            self._refuse(made, "would be of unknown size, or of texts")
+        if (inside := _inside(node, types)) > most:
+            self._refuse(made, f"would need {inside:,} numbers to be found")
+        if (value := _reckoned(node, types, known)) is not None:
+            known[node.output[0]] = value
+        return made
 
     def _inferred(
         self, node: Any, types: Mapping[str, Any], known: Mapping[str, NDArray[Any]]
@@ -93,8 +113,8 @@ class Sizes:
             opset_imports=self._opsets,
         )
 
-    def _refuse(self, name: str, why: str) -> None:
-        raise CheckpointError(f"{self._origin}: {name!r:.50} {why}; {self._cure}")
+    def _refuse(self, names: Iterable[str], why: str) -> None:
+        raise CheckpointError(f"{self._origin}: {next(iter(names))!r:.50} {why}; {self._cure}")
 
 
 class _Held:
@@ -105,15 +125,17 @@ class _Held:
         without_image: of all others, which are made once and kept.
     """
 
-    def __init__(self, nodes: Sequence[Any], outputs: Sequence[Any], image: str, size: int) -> None:
-        self.with_image, self.without_image = size, 0
-        self._sizes = {image: size}
+    def __init__(
+        self, nodes: Sequence[Any], outputs: Sequence[Any], image: Mapping[str, int]
+    ) -> None:
+        self.with_image, self.without_image = sum(image.values()), 0
+        self._sizes = dict(image)
         self._readers = Counter(name for node in nodes for name in node.input)
         self._readers.update(value.name for value in outputs)
 
-    def add(self, node: Any, made: Mapping[str, int]) -> None:
-        """What a node makes."""
-        if any(name in self._sizes for name in node.input):
+    def add(self, node: Any, made: Mapping[str, int], known: Container[str]) -> None:
+        """What a node makes; of known integers alone a runtime makes it for good."""
+        if any(name in self._sizes and name not in known for name in node.input):
             self._sizes |= made
             self.with_image += sum(made.values())
         else:
@@ -126,6 +148,23 @@ class _Held:
             if self._readers[name] <= 0:
                 self.with_image -= self._sizes[name]
                 self._sizes[name] = 0
+
+
+def _depth_first(nodes: Sequence[Any]) -> list[int]:
+    """The nodes' numbers in the order of onnxruntime: from the ends, what each one reads first."""
+    maker = {name: number for number, node in enumerate(nodes) for name in node.output if name}
+    reads = [sorted({maker[name] for name in node.input if name in maker}) for node in nodes]
+    read = {number for numbers in reads for number in numbers}
+    waiting = [(number, False) for number in range(len(nodes)) if number not in read]
+    order, seen = [], set()
+    while waiting:
+        number, is_ready = waiting.pop()
+        if is_ready:
+            order.append(number)
+        elif number not in seen:
+            seen.add(number)
+            waiting += [(number, True), *((before, False) for before in reads[number])]
+    return order
 
 
 def _types_of(tensors: Sequence[Any]) -> dict[str, Any]:
@@ -172,20 +211,29 @@ def _is_integer(kind: Any) -> bool:
 
 
 def _is_deadly(node: Any, types: Mapping[str, Any], known: Mapping[str, NDArray[Any]]) -> bool:
-    """Integers by 0, or the least one by -1, end the process of a runtime."""
+    """Whether it divides integers by what may be 0, or the least by -1, which ends the process."""
     if node.op_type not in ("Div", "Mod") or not _is_integer(types[node.input[0]]):
         return False
     divisor = known.get(node.input[1])
-    return divisor is None or not (divisor > 0).all()
+    return divisor is None or bool(np.isin(divisor, (0, -1)).any())
 
 
-def _windows(node: Any, types: Mapping[str, Any]) -> int:
-    """Numbers in the windows of a convolution, side by side; a transposed one makes its windows."""
-    if node.op_type not in ("Conv", "ConvTranspose", "QLinearConv"):
-        return 0
-    weight = _shape(types[node.input[3 if node.op_type == "QLinearConv" else 1]])
-    image = _shape(types[node.input[0] if node.op_type == "ConvTranspose" else node.output[0]])
-    return math.prod(weight[1:]) * math.prod(image[:1] + image[2:])
+def _inside(node: Any, types: Mapping[str, Any]) -> int:
+    """Numbers that an operator needs for itself, beside what it is given and makes."""
+    from onnx import helper
+
+    own = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    shapes = [_shape(types[name]) if name else [] for name in node.input]
+    if node.op_type == "Conv":  # its windows, side by side
+        image = _shape(types[node.output[0]])
+        return math.prod(shapes[1][1:]) * math.prod(image[:1] + image[2:])
+    if node.op_type == "ConvTranspose":
+        return math.prod(shapes[1][1:]) * math.prod(shapes[0][:1] + shapes[0][2:])
+    if node.op_type == "LRN":
+        return int(shapes[0][1] + abs(own["size"])) * math.prod(shapes[0][:1] + shapes[0][2:])
+    if node.op_type in ("LSTM", "GRU", "RNN"):  # of each step, gates (directions, N, 4 * hidden)
+        return 2 * math.prod(shapes[1][:2]) * math.prod(shapes[0][:2])
+    return 0
 
 
 def _reckoned(
@@ -200,14 +248,19 @@ def _reckoned(
     own = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     if node.op_type == "Shape":
         lengths = _shape(types[node.input[0]])
+        if not all(lengths):
+            return None
         return np.array(lengths[own.get("start", 0) : own.get("end", len(lengths))], np.int64)
     if node.op_type == "Constant" and "value" in own:
         return numpy_helper.to_array(own["value"])
     given = [known.get(name) for name in node.input]
     if node.op_type not in _INTEGERS or any(x is None or x.dtype.kind != "i" for x in given):
         return None
-    # Python's integers do not overflow
-    value = _INTEGERS[node.op_type](own, shape, *(x.astype(object) for x in given if x is not None))
+    exact = [x.astype(object) for x in given if x is not None]  # Python's integers do not overflow
+    try:
+        value = _INTEGERS[node.op_type](own, shape, *exact)
+    except (ValueError, TypeError, IndexError):  # more inputs, or others, than ours have
+        return None
     is_exact = value is not None and all(abs(number) < _EXACT for number in np.ravel(value))
     if not is_exact or np.shape(value) != tuple(shape):
         return None
@@ -215,7 +268,8 @@ def _reckoned(
 
 
 def _divided(own: Any, shape: Any, a: Any, b: Any) -> Any:
-    return a // b if np.all(a >= 0) and np.all(b > 0) else None  # others are rounded otherwise
+    """Towards 0, as C does."""
+    return (abs(a) // abs(b)) * np.where((a < 0) == (b < 0), 1, -1)
 
 
 def _gathered(own: Any, shape: Any, a: Any, places: Any) -> Any:
@@ -236,11 +290,12 @@ def _shaped(own: Any, shape: Any, a: Any, *_: Any) -> Any:
 _INTEGERS: dict[str, Callable[..., Any]] = {
     "Add": lambda own, shape, a, b: a + b,
     "Cast": _shaped,
-    "Concat": lambda own, shape, *parts: np.concatenate(parts),
+    "Concat": lambda own, shape, *parts: np.concatenate(parts, own["axis"]),
     "Div": _divided,
     "Gather": _gathered,
     "Identity": _shaped,
     "Mul": lambda own, shape, a, b: a * b,
+    "Neg": lambda own, shape, a: -a,
     "Reshape": _shaped,
     "Slice": _sliced,
     "Squeeze": _shaped,

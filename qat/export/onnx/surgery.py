@@ -28,6 +28,7 @@ from qat.export.onnx.weights import add_integers
 from qat.export.onnx.writer import OnnxWriter
 from qat.export.packed.weight_codes import WeightCodes
 from qat.nn.activation_codes import CodeRule
+from qat.storage.reading import parsing
 
 MARKS = "qat"  # the domain of the marks, which are gone in the end
 # what moves values and does not compute; onnxruntime takes bytes through these
@@ -90,7 +91,8 @@ class Surgery:
         width = self._graph.output[0].type.tensor_type.shape.dim[1].dim_value
         model = self._writer.model(image, (self._last, width), metadata=metadata)
         try:
-            Sizes(model, "this network", "ship the packed file").check(1)
+            with parsing("this network", "ship the packed file"):
+                Sizes(model, "this network", "ship the packed file").check(2)
         except CheckpointError as error:
             raise SpecError(f"no file of ours could be opened again: {error}") from None
         return model

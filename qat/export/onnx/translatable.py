@@ -33,7 +33,8 @@ def scaled_dot_product_attention(
     **more: Any,
 ) -> Tensor:
     """Attention of any number of axes, on four, as the exporter knows no others."""
-    if query.ndim in (0, 1, 4) or not query.shape[:-3] == key.shape[:-3] == value.shape[:-3]:
+    lead = [tensor.shape[: -2 if query.ndim < 4 else -3] for tensor in (query, key, value)]
+    if query.ndim in (0, 1, 4) or not lead[0] == lead[1] == lead[2]:
         return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **more)
     rows = query.shape[:-1]
     if attn_mask is not None:
