@@ -222,18 +222,19 @@ def _inside(node: Any, types: Mapping[str, Any]) -> int:
     """Numbers that an operator needs for itself, beside what it is given and makes."""
     from onnx import helper
 
-    own = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    shapes = [_shape(types[name]) if name else [] for name in node.input]
-    if node.op_type == "Conv":  # its windows, side by side
-        image = _shape(types[node.output[0]])
-        return math.prod(shapes[1][1:]) * math.prod(image[:1] + image[2:])
-    if node.op_type == "ConvTranspose":
-        return math.prod(shapes[1][1:]) * math.prod(shapes[0][:1] + shapes[0][2:])
-    if node.op_type == "LRN":
-        return int(shapes[0][1] + abs(own["size"])) * math.prod(shapes[0][:1] + shapes[0][2:])
-    if node.op_type in ("LSTM", "GRU", "RNN"):  # of each step, gates (directions, N, 4 * hidden)
-        return 2 * math.prod(shapes[1][:2]) * math.prod(shapes[0][:2])
-    return 0
+    kind = node.op_type
+    if kind not in ("Conv", "ConvTranspose", "LRN", "LSTM", "GRU", "RNN"):
+        return 0
+    image = _shape(types[node.input[0]])
+    if kind == "LRN":
+        window = next(helper.get_attribute_value(a) for a in node.attribute if a.name == "size")
+        return int(image[1] + abs(window)) * math.prod(image[:1] + image[2:])
+    weight = _shape(types[node.input[1]])
+    if kind in ("LSTM", "GRU", "RNN"):  # of each step, gates (directions, N, 4 * hidden)
+        return 2 * math.prod(weight[:2]) * math.prod(image[:2])
+    # windows side by side, in front of the one, behind the other
+    places = image if kind == "ConvTranspose" else _shape(types[node.output[0]])
+    return math.prod(weight[1:]) * math.prod(places[:1] + places[2:])
 
 
 def _reckoned(
