@@ -21,6 +21,7 @@ from .functional.affinity.feature_affinity import feature_affinity as feature_af
 from .functional.affinity.projected import projected_affinity as projected_affinity
 from .functional.distillation import logit_kl as logit_kl
 from .functional.distillation import logit_mse as logit_mse
+from .functional.runtime import set_runtime as set_runtime
 from .functional.schedule import Schedule as Schedule
 from .functional.sign import sign_ste as sign_ste
 from .functional.staircase import staircase_ste as staircase_ste

@@ -22,3 +22,5 @@ FeatureLossName = Literal[
 ]
 Reduction = Literal["mean", "authors"]
 Adapter = Literal["none", "conv", "conv_relu"]
+KernelKind = Literal["eager", "fused"]
+Saved = Literal["codes", "floats"]

@@ -68,6 +68,7 @@ PUBLIC = [
     "relu_stairs",
     "save_packed",
     "set_progress",
+    "set_runtime",
     "sign_ste",
     "signed_stairs",
     "stage_outputs",

@@ -26,8 +26,3 @@ def positive(x: Tensor, least: float) -> Tensor:
     (0.5, 1.0)
     """
     return x.detach().clamp(min=least) + (x - x.detach())
-
-
-def replaced(x: Tensor, value: Tensor) -> Tensor:
-    """`value`, with the gradient of x: a straight-through replacement."""
-    return value.detach() + (x - x.detach())

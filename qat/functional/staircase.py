@@ -1,29 +1,42 @@
 """Staircase activations whose backward pass is a free choice: straight-through estimators.
 
 The forward staircase and the coarse derivatives (in x and in the step alpha) are independent
-arguments. Every input falls into one of n + 2 intervals, numbered by `index`:
-
-    0        below the first level's interval
-    1 .. n   on the interval of one of the n codes `first .. high`
-    n + 1    above the last level's interval
-
-The derivatives in alpha, and identity, relu and clipped_relu in x, are functions of that index
-alone, so one uint8 per element is all that their backward pass needs; the other members of the
-family keep x. Bools are avoided on purpose: on CPUs they cost several times an uint8.
+arguments. The derivatives in alpha, and identity, relu and clipped_relu in x, are functions of the
+interval that x falls into (`qat.functional.intervals`): one uint8 per element is all that their
+backward pass needs, and the layer that follows keeps the same byte for its own
+(`qat.functional.coded`). The other members of the family keep x.
 """
 
+import functools
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from qat.functional.coded import Levels, coded, keeps_codes
+from qat.functional.intervals import (
+    BY_INDEX,
+    Slopes,
+    as_bytes,
+    fits,
+    gradients,
+    step_slopes,
+)
+from qat.functional.kernels import (
+    Fused,
+    apply,
+    dense,
+    fuses,
+    laid_out_as,
+    numbers,
+    vector,
+)
 from qat.functional.stairs import Stairs
 from qat.functional.ste import Sharpness, coarse_slope
 from qat.names import Derivative, StepDerivative
 
 # the clamp of the authors' code: a step that leaves this range has stopped meaning anything
 STEP_MIN, STEP_MAX = 1e-3, 5.0
-_BY_INDEX: tuple[Derivative, ...] = ("identity", "relu", "clipped_relu")
 
 
 def staircase_ste(
@@ -82,14 +95,20 @@ def staircase_ste(
     wanted = step_derivative if alpha.requires_grad else None
     if not torch.is_grad_enabled():
         derivative, wanted = "identity", None  # evaluation needs no index for a backward pass
-    outputs: tuple[Tensor, ...] = StaircaseSte.apply(
-        x, alpha, sharpness, stairs, derivative, wanted
+    keeps = keeps_codes(x)
+    y: Tensor
+    y, *kept = apply(StaircaseSte, x, alpha, sharpness, stairs, derivative, wanted, keeps)
+    if not keeps:
+        return y
+    step = _step(alpha, x.dtype)
+    levels = Levels(
+        step, stairs.first - 1 if len(kept) == 1 else stairs.low, stairs.low, stairs.high
     )
-    return outputs[0]
+    return coded(y, kept[-1], levels)
 
 
 class StaircaseSte(torch.autograd.Function):
-    """`staircase_ste` as a Function; outputs y and what backward needs, the latter without grad."""
+    """`staircase_ste` as a Function; outputs y, then the index or region and code, without grad."""
 
     generate_vmap_rule = True
 
@@ -101,15 +120,20 @@ class StaircaseSte(torch.autograd.Function):
         stairs: Stairs,
         derivative: Derivative,
         step_derivative: StepDerivative | None,
+        keeps_codes: bool,
     ) -> tuple[Tensor, ...]:
-        wide = x if x.dtype == torch.float64 else x.float()
-        step = alpha.detach().clamp(STEP_MIN, STEP_MAX).to(wide.dtype)
-        codes = wide / step
+        step = _step(alpha, x.dtype)
+        needs = _needed(stairs, derivative, step_derivative)
+        if keeps_codes:
+            needs = 1 if fits(stairs) else 2
+        if fuses(x):
+            return _by_kernel(x, step, stairs, needs)
+        codes = _wide(x) / step
         if stairs.shift:
             codes = codes.sub_(stairs.shift)
         # one interval beyond either end is all that backward tells apart
         codes = codes.ceil_().clamp_(stairs.first - 1, stairs.high + 1)
-        kept = _kept(codes, stairs, derivative, step_derivative)
+        kept = _kept(codes, stairs, needs)
         y = codes.clamp_(stairs.low, stairs.high).mul_(step)
         return (y.to(x.dtype), *kept)
 
@@ -117,114 +141,137 @@ class StaircaseSte(torch.autograd.Function):
     def setup_context(  # noqa: D102
         ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
     ) -> None:
-        x, alpha, sharpness, ctx.stairs, ctx.derivative, ctx.step_derivative = inputs
+        x, alpha, sharpness, ctx.stairs, ctx.derivative, ctx.step_derivative, _ = inputs
         ctx.alpha_dtype = alpha.dtype
         ctx.mark_non_differentiable(*output[1:])
-        by_value = [] if ctx.derivative in _BY_INDEX else [x, alpha]
+        ctx.set_materialize_grads(False)  # no zeros for the index
+        by_value = [] if ctx.derivative in BY_INDEX else [x, alpha]
         ctx.sharpness = sharpness
         if by_value and isinstance(sharpness, Tensor):
             by_value.append(sharpness)
             ctx.sharpness = None
-        ctx.kept_count = len(output) - 1
-        ctx.save_for_backward(*output[1:], *by_value)
+        ctx.kept_count = _needed(ctx.stairs, ctx.derivative, ctx.step_derivative)
+        ctx.save_for_backward(*output[1 : 1 + ctx.kept_count], *by_value)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # noqa: D102
+        if grad is None:
+            return (None,) * 7
         saved = ctx.saved_tensors  # once: under activation checkpointing a second look is refused
         kept, by_value = saved[: ctx.kept_count], saved[ctx.kept_count :]
-        grad_x = grad_alpha = None
-        if ctx.needs_input_grad[0] and by_value:
+        slopes = Slopes(
+            BY_INDEX.get(ctx.derivative, BY_INDEX["identity"]),
+            step_slopes(ctx.stairs, ctx.step_derivative) if ctx.step_derivative else None,
+            is_exact=ctx.step_derivative == "exact",
+        )
+        in_x, in_step = ctx.needs_input_grad[:2]
+        grad_x: Tensor | None = grad
+        grad_alpha: Tensor | None = None
+        if kept:
+            wants = (in_x and ctx.derivative in BY_INDEX, in_step)
+            grad_x, grad_alpha = gradients(grad, kept, ctx.stairs, slopes, wants)
+        if in_x and ctx.derivative not in BY_INDEX:
             x, alpha, *moving = by_value
-            sharpness = moving[0] if moving else ctx.sharpness
-            z = _position(x, alpha)
-            slope = coarse_slope(z, ctx.derivative, stairs=ctx.stairs, sharpness=sharpness)
-            grad_x = slope.to(grad.dtype).mul_(grad)
-        elif ctx.needs_input_grad[0]:
-            grad_x = _grad_x(grad, kept, ctx.stairs, ctx.derivative)
-        if ctx.needs_input_grad[1]:
-            slope = _step_slope(kept, ctx.stairs, ctx.step_derivative)
-            wide = torch.promote_types(grad.dtype, torch.float32)
-            # in half precision the product of a scaled gradient and a code may overflow
-            grad_alpha = slope.to(wide).mul_(grad).sum().to(ctx.alpha_dtype)
-        return grad_x, grad_alpha, None, None, None, None
+            grad_x = _times_slope(
+                grad, x, alpha, moving[0] if moving else ctx.sharpness, ctx.stairs, ctx.derivative
+            )
+        if grad_alpha is not None:
+            grad_alpha = grad_alpha.to(ctx.alpha_dtype)
+        return grad_x if in_x else None, grad_alpha, None, None, None, None, None
 
 
-def _kept(
-    codes: Tensor, stairs: Stairs, derivative: Derivative, step_derivative: StepDerivative | None
-) -> tuple[Tensor, ...]:
-    """The uint8 tensors that backward needs: none, the index, or, for 8 bits, region and code."""
-    if step_derivative is None and (derivative == "identity" or derivative not in _BY_INDEX):
+def _wide(x: Tensor) -> Tensor:
+    """X in float32 at least, which the arithmetic of the grid is done in."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def _step(alpha: Tensor, dtype: torch.dtype) -> Tensor:
+    """Alpha in its range, in the dtype of the arithmetic."""
+    wide = torch.float64 if dtype == torch.float64 else torch.float32
+    return alpha.detach().clamp(STEP_MIN, STEP_MAX).to(wide)
+
+
+def _needed(stairs: Stairs, derivative: Derivative, step_derivative: StepDerivative | None) -> int:
+    """How many uint8 tensors backward needs: none, the index or region, or region and code."""
+    if step_derivative is None and (derivative == "identity" or derivative not in BY_INDEX):
+        return 0
+    return 2 if step_derivative == "exact" and not fits(stairs) else 1
+
+
+def _kept(codes: Tensor, stairs: Stairs, count: int) -> tuple[Tensor, ...]:
+    """The index; or, where it does not fit into a byte, region and code; the first `count`."""
+    if not count:
         return ()
     below = stairs.first - 1
-    if _fits(stairs):
-        return (_small(codes, below, stairs.high),)
-    # n + 1 = 256 does not fit: keep only below / inside / above, and the code where it is needed
+    if fits(stairs):
+        return (as_bytes(codes, below, stairs.high),)
     inside = (codes - below).clamp_(max=1)
-    region = _small(inside + (codes - stairs.high).clamp_(min=0), 0, 1)
-    if step_derivative != "exact":
+    region = as_bytes(inside + (codes - stairs.high).clamp_(min=0), 0, 1)
+    if count == 1:
         return (region,)
-    return region, _small(codes.clamp(stairs.low, stairs.high), stairs.low, stairs.high)
+    return region, as_bytes(codes.clamp(stairs.low, stairs.high), stairs.low, stairs.high)
 
 
-def _small(codes: Tensor, lowest: int, high: int) -> Tensor:
-    """Codes lowest .. high + 1 minus `lowest` as uint8, by conversions that are fast on CPUs."""
-    if torch.compiler.is_compiling():
-        return (codes - lowest).to(torch.uint8)
-    narrow = torch.int8 if high < torch.iinfo(torch.int8).max else torch.int32
-    # a negative code wraps around, and so does the difference: the result is right modulo 256
-    small = codes.to(narrow)
-    small = small.view(torch.uint8) if narrow == torch.int8 else small.to(torch.uint8)
-    return small.sub_(lowest) if lowest else small
-
-
-def _fits(stairs: Stairs) -> bool:
-    return stairs.count + 1 <= torch.iinfo(torch.uint8).max
-
-
-def _grad_x(
-    grad: Tensor, kept: tuple[Tensor, ...], stairs: Stairs, derivative: Derivative
+def _times_slope(
+    grad: Tensor,
+    x: Tensor,
+    alpha: Tensor,
+    sharpness: Sharpness | None,
+    stairs: Stairs,
+    derivative: Derivative,
 ) -> Tensor:
-    if derivative == "identity":
-        return grad
-    if derivative == "relu":
-        mask = kept[0].clamp(max=1)
-    else:
-        mask = _between(kept[0], 1, stairs.count if _fits(stairs) else 1)
-    return mask.to(grad.dtype).mul_(grad)  # a product of mixed types is slower
+    """Gradient in x of a member that looks at the position z = x / alpha itself."""
+    step = _step(alpha, x.dtype)
+    if fuses(x):
+        x = dense(x)
+        kernel = _slope_kernel(derivative, stairs)
+        moving = {} if sharpness is None else {"sharpness": torch.as_tensor(sharpness)}
+        flat: Tensor = kernel(vector(laid_out_as(grad, x)), vector(x), step=step, **moving)
+        return flat.as_strided_(x.shape, x.stride())
+    slope = coarse_slope(_wide(x) / step, derivative, stairs=stairs, sharpness=sharpness)
+    return slope.to(grad.dtype).mul_(grad)
 
 
-def _position(x: Tensor, alpha: Tensor) -> Tensor:
-    """Z = x / alpha in float32 at least, as the forward pass saw it."""
-    wide = x if x.dtype == torch.float64 else x.float()
-    return wide / alpha.detach().clamp(STEP_MIN, STEP_MAX).to(wide.dtype)
+@functools.cache
+def _slope_kernel(derivative: Derivative, stairs: Stairs) -> Fused:
+    def kernel(grad: Tensor, x: Tensor, *, step: Tensor, sharpness: Tensor | None = None) -> Tensor:
+        z = x.to(step.dtype) / step
+        slope = coarse_slope(z, derivative, stairs=stairs, sharpness=sharpness)
+        return slope.to(grad.dtype) * grad
+
+    return Fused(kernel)
 
 
-def _step_slope(
-    kept: tuple[Tensor, ...], stairs: Stairs, step_derivative: StepDerivative
-) -> Tensor:
-    """Derivative of the staircase in alpha, per element, as small integers."""
-    if step_derivative == "exact":
-        if len(kept) == 2:
-            return kept[1].float() + stairs.low
-        return (kept[0].float() + (stairs.first - 1)).clamp_(stairs.low, stairs.high)
-    count = stairs.count if _fits(stairs) else 1
-    # every value fits into the uint8 behind a ReLU; signed slopes need a wider integer
-    index = kept[0] if stairs.low == 0 else kept[0].short()
-    slope = _between(index, count + 1, count + 1) * stairs.high
-    if stairs.low:
-        slope = slope + _between(index, 0, 0) * stairs.low
-    if step_derivative == "three_valued" and stairs.mean:
-        slope = slope + _between(index, 1, count) * stairs.mean
-    return slope
+def _by_kernel(x: Tensor, step: Tensor, stairs: Stairs, needs: int) -> tuple[Tensor, ...]:
+    x = dense(x)
+    rule = (stairs.shift, stairs.first - 1, stairs.high + 1, stairs.low, stairs.high)
+    kernel = (_values, _values_and_index, _values_region_and_code)[
+        needs if needs == 0 or fits(stairs) else 2
+    ]
+    flat = kernel(vector(x), step=step, rule=numbers(rule, x.device))
+    parts = tuple(part.as_strided_(x.shape, x.stride()) for part in flat)
+    return parts[: 1 + needs]
 
 
-def _between(index: Tensor, low: int, high: int) -> Tensor:
-    """1 where low <= index <= high, else 0, as integers of the index's dtype."""
-    if torch.compiler.is_compiling():
-        # a bool in the graph breaks the vectorised loop of CPU kernels; float arithmetic does not
-        wide = index.float()
-        return (wide - (low - 1)).clamp(0, 1) - (wide - high).clamp(0, 1)
-    if index.dtype == torch.uint8:
-        # uint8 wraps around, so one comparison tests both ends; the view as uint8 is free
-        return (index - low).le_(high - low) if low else index.le(high).view(torch.uint8)
-    return (index.ge(low) & index.le(high)).to(index.dtype)
+def _codes(x: Tensor, step: Tensor, rule: Tensor) -> Tensor:
+    return (x.to(step.dtype) / step - rule[0]).ceil().clamp(rule[1], rule[2])
+
+
+@Fused
+def _values(x: Tensor, *, step: Tensor, rule: Tensor) -> tuple[Tensor, ...]:
+    return ((_codes(x, step, rule).clamp(rule[3], rule[4]) * step).to(x.dtype),)
+
+
+@Fused
+def _values_and_index(x: Tensor, *, step: Tensor, rule: Tensor) -> tuple[Tensor, ...]:
+    codes = _codes(x, step, rule)
+    y = (codes.clamp(rule[3], rule[4]) * step).to(x.dtype)
+    return y, (codes - rule[1]).to(torch.uint8)
+
+
+@Fused
+def _values_region_and_code(x: Tensor, *, step: Tensor, rule: Tensor) -> tuple[Tensor, ...]:
+    codes = _codes(x, step, rule)
+    code = codes.clamp(rule[3], rule[4])
+    region = (codes - rule[1]).clamp(max=1) + (codes - rule[4]).clamp(min=0)
+    return (code * step).to(x.dtype), region.to(torch.uint8), (code - rule[3]).to(torch.uint8)

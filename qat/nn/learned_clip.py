@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from qat.functional.gaussian import gaussian_step
-from qat.functional.gradient import positive, replaced, scaled_gradient
-from qat.functional.sign import round_ste
+from qat.functional.gradient import positive, scaled_gradient
+from qat.functional.learned_clip import lsq_ste, pact_ste
 from qat.functional.stairs import Stairs
 from qat.names import Derivative
 from qat.nn.activation import QuantizedActivation
@@ -58,12 +58,11 @@ class LsqActivation(QuantizedActivation):
 
     def quantize(self, x: Tensor) -> Tensor:
         """Codes of x times s."""
-        wide = x if x.dtype == torch.float64 else x.float()
         factor = (len(x) / (max(1, x.numel()) * self.stairs.high)) ** 0.5
-        s = positive(scaled_gradient(self.scale, factor), _LEAST).to(wide.dtype)
-        v = (wide / s).clamp(self.stairs.low, self.stairs.high)
-        codes = round_ste(v, self.stairs, self.derivative, sharpness=self.sharpness)
-        return (codes * s).to(x.dtype)
+        s = positive(scaled_gradient(self.scale, factor), _LEAST)
+        return lsq_ste(
+            x, s, stairs=self.stairs, derivative=self.derivative, sharpness=self.sharpness
+        )
 
     def measure(self, x: Tensor) -> tuple[float, int]:
         """(sum of |x| of the float activation, number of elements)."""
@@ -117,19 +116,10 @@ class PactActivation(QuantizedActivation):
 
     def quantize(self, x: Tensor) -> Tensor:
         """Clipped x on its levels."""
-        wide = x if x.dtype == torch.float64 else x.float()
-        a = positive(self.clip, _LEAST).to(wide.dtype)
-        low = -a if self.signed else torch.zeros_like(a)
-        above, below = wide >= a, wide < low
-        # in this order a NaN stays one
-        clipped = torch.where(above, a.detach(), torch.where(below, low.detach(), wide))
-        step = a.detach() / self.stairs.high
-        z = replaced(clipped, clipped / step)
-        codes = round_ste(z, self.stairs, self.derivative, sharpness=self.sharpness)
-        # in the paper the levels move with a only where x is clipped; there the gradient of a
-        # passes the rounding by, as some coarse derivatives vanish or turn at the end levels
-        ends = torch.where(above, a, torch.where(below, low, torch.zeros_like(a)))
-        return replaced(codes + ends, codes * step).to(x.dtype)
+        a = positive(self.clip, _LEAST)
+        return pact_ste(
+            x, a, stairs=self.stairs, derivative=self.derivative, sharpness=self.sharpness
+        )
 
     @torch.no_grad()
     def start_from(self, mean: float) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from qat.errors import SpecError
 from qat.functional.gradient import positive, scaled_gradient
+from qat.functional.learned_clip import lsq_codes, lsq_ste
 from qat.functional.sign import round_ste, sign_ste
 from qat.functional.stairs import Stairs
 from qat.functional.ste import estimator
@@ -212,12 +213,23 @@ class LsqWeight(LearnedScale):
         start: Tensor = mean_size * 2 / self.stairs.high**0.5
         return start.clamp(min=_SCALE_MIN)
 
-    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Codes and s, s with its own gradient scale."""
+    def forward(self, w: Tensor) -> Tensor:
+        """Q(w) of w's shape and dtype with its coarse gradient; w while disabled."""
+        if not self.enabled:
+            return w
         factor = (self.scale.numel() / (w.numel() * self.stairs.high)) ** 0.5
-        s = positive(scaled_gradient(self.scale, factor), _SCALE_MIN).to(w.dtype)
-        v = (w / s).clamp(self.stairs.low, self.stairs.high)
-        return round_ste(v, self.stairs, self.derivative, sharpness=self.sharpness), s
+        return lsq_ste(
+            w,
+            positive(scaled_gradient(self.scale, factor), _SCALE_MIN),
+            stairs=self.stairs,
+            derivative=self.derivative,
+            sharpness=self.sharpness,
+        )
+
+    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """Codes and s, as the forward pass has them; for encoding, without their gradients."""
+        s = self.scale.detach().clamp(min=_SCALE_MIN).to(w.dtype)
+        return lsq_codes(w.detach() / s, self.stairs), s
 
     @property
     def levels(self) -> tuple[float, ...]:

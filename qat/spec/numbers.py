@@ -29,7 +29,7 @@ def keys_that_move(what: Moves) -> frozenset[str]:
     """Dotted keys of the config whose values move the bits, or nothing; a group is one key.
 
     >>> sorted(keys_that_move("bits"))
-    ['training.compile', 'training.threads']
+    ['runtime.kernels', 'training.compile', 'training.threads']
     """
     foreign = {key for key, moves in _FOREIGN.items() if moves == what}
     own = {
@@ -72,6 +72,10 @@ def _without(node: Mapping[str, Any], path: str, added: Mapping[str, Any]) -> di
     kept: dict[str, Any] = {}
     for name, child in node.items():
         key = join(path, name)
-        if key not in added or child != added[key]:
-            kept[name] = _without(child, key, added) if isinstance(child, Mapping) else child
+        if key in added and child == added[key]:
+            continue
+        if not isinstance(child, Mapping):
+            kept[name] = child
+        elif (inner := _without(child, key, added)) or not child:
+            kept[name] = inner  # a group that came later, with all of its options, is left out
     return kept

@@ -6,8 +6,11 @@ from typing import Any
 
 from qat.errors import SpecError, shown
 
-# what Hydra's grammar takes without quotes: these letters, or one behind a backslash
-_PLAIN = re.compile(r"(?:\\[()\[\]{}:=, \t\\]|[A-Za-z0-9_/\-\\+.$%*@?|: \t])*")
+# what Hydra's grammar takes without quotes: these letters, one of others behind a backslash, and a
+# backslash before anything else
+_PLAIN = re.compile(
+    r"(?:\\[()\[\]{}:=, \t\\]|\\(?![()\[\]{}:=, \t\\])|[A-Za-z0-9_/\-+.$%*@?|: \t])*"
+)
 _LOOKED_UP = re.compile(r"\$\{[^}]+\}")
 _STRUCTURE = frozenset("\"'[]{}()")
 _FUNCTION = re.compile(

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qat.errors import SpecError
+from qat.names import Saved
 from qat.spec.data import DataSpec
 from qat.spec.distill import DistillSpec
 from qat.spec.quant import QuantSpec
@@ -79,6 +80,25 @@ class TrainingSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RuntimeSpec:
+    """The config group `runtime`: how quantizers are computed, not what.
+
+    Attributes:
+        kernels: eager operations of torch; fused, one loop each way, compiled by Inductor in the
+            first steps; or auto: fused in a run that is long enough to repay compiling, on a
+            machine that can. Gradients of steps are added up in another order.
+        saved: what a layer keeps of a quantized input for its backward pass: codes, a byte for
+            each element, or floats, four. The numbers are the same, bit for bit.
+    """
+
+    kernels: Literal["auto", "eager", "fused"] = option("auto", moves="bits", is_added=True)
+    saved: Saved = option("codes", moves="nothing", is_added=True)
+
+    def __post_init__(self) -> None:
+        check(self, "runtime")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
     """A whole run.
 
@@ -93,6 +113,7 @@ class RunSpec:
         callbacks: name -> callback node with `_target_`.
         warm_start: see WarmStartSpec.
         training: see TrainingSpec.
+        runtime: see RuntimeSpec.
         distill: see DistillSpec; None learns from labels alone.
         unlabelled: see UnlabelledSpec; None takes the images of `data`.
         seed: of weights, sample order and augmentation, >= 0.
@@ -112,6 +133,7 @@ class RunSpec:
     callbacks: Mapping[str, Any] = option(factory=dict, moves="nothing")
     warm_start: WarmStartSpec
     training: TrainingSpec
+    runtime: RuntimeSpec = option(factory=RuntimeSpec)
     distill: DistillSpec | None = None
     unlabelled: UnlabelledSpec | None = None
     seed: int = option(1, low=0, high=2**32 - 1)

@@ -21,13 +21,16 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Status:
-    """RUN/status.json: the state, with error, metrics, config hash, code, threads and time.
+    """RUN/status.json: the state, with error, metrics, config hash, code, threads, kernels, time.
 
     A run is waiting (for its teacher), running, finished, failed, interrupted or pruned (a search).
 
     Args:
         folder: run folder.
         config_hash: hash of the resolved config.
+
+    Attributes:
+        kernels: that compute the run's quantizers; of a run that goes on, those it began with.
     """
 
     def __init__(self, folder: Path, config_hash: str) -> None:
@@ -40,12 +43,18 @@ class Status:
         self._earlier = _seconds(folder, before)
         threads = before.get("threads")
         self._threads = threads if isinstance(threads, int) else None
+        kernels = before.get("kernels")
+        self.kernels = kernels if isinstance(kernels, str) else None
 
-    def begin(self, allow: Sequence[str]) -> None:
-        """Mark the run as running, after comparing the thread count with an interrupted run's.
+    def begin(self, allow: Sequence[str], *, kernels: str | None = None) -> None:
+        """Mark the run as running, after comparing the machine with an interrupted run's.
+
+        Args:
+            allow: what may differ.
+            kernels: that compute the quantizers now; None for a run without any.
 
         Raises:
-            SpecError: another number of threads, which changes the last bits of every sum.
+            SpecError: another number of threads, or other kernels: the last bits of sums change.
         """
         import torch
 
@@ -56,7 +65,13 @@ class Status:
                 f"training.threads={self._threads} when starting a run, OMP_NUM_THREADS="
                 f"{self._threads} now, or resume_allow=[threads] for a run that is not exact"
             )
-        self._threads = threads
+        if self.kernels not in (None, kernels) and "runtime.kernels" not in allow:
+            raise SpecError(
+                f"the run was trained with {self.kernels} kernels, now they are {kernels}; leave "
+                "runtime.kernels out, or use resume_allow=[runtime.kernels] for a run that is not "
+                "exact"
+            )
+        self._threads, self.kernels = threads, kernels
         self.write("running")
 
     def restart_clock(self) -> None:
@@ -102,6 +117,7 @@ class Status:
             "code": self.code,
             "seconds": self.seconds(),
             "threads": self._threads,
+            "kernels": self.kernels,
         }
         with no_signals():
             try:

@@ -74,6 +74,7 @@ def _run(
     from qat.train.build import audit_untrained, build
     from qat.train.fit import train
     from qat.train.run_data import data_of_run, has_begun
+    from qat.train.runtime import begin_runtime
     from qat.train.teacher import teacher_of
 
     parts = _parts(config, spec, folder)
@@ -91,12 +92,14 @@ def _run(
         if spec.audit_only:
             print(audit_table(audit_untrained(built)), *exports.lines(), sep="\nexport: ")
             return None
-        status.begin(spec.resume_allow)
+        kernels = begin_runtime(spec, built, before=status.kernels)
+        status.begin(spec.resume_allow, kernels=None if kernels is None else kernels.kind)
         for logger in parts.loggers:
             logger.log_hyperparams(dict(config))
         if not sys.stderr.isatty():
             spec = replace(spec, trainer={**spec.trainer, "enable_progress_bar": False})
-        print(f"export: {exports}\nrun folder: {shown(folder)}", flush=True)
+        print(f"export: {exports}", *filter(None, [kernels]), sep="\n")
+        print(f"run folder: {shown(folder)}", flush=True)
         if not has_begun(folder):
             write_record(folder, built.data.record())
         summary, found = train(built, spec, parts, folder, signals=signals)

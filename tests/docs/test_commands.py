@@ -37,6 +37,8 @@ SPECS = {
     "theory": "theory:TheorySpec",
     "affinity": "affinity:AffinityOptions",
     "latency": "latency:LatencySpec",
+    "benchmark": "benchmark:BenchmarkSpec",
+    "kernels": "kernels:KernelsSpec",
     "notebooks": "notebooks:NotebooksSpec",
     "pages": "pages:PagesSpec",
 }
@@ -175,7 +177,8 @@ def shortened(page, kind, words):
         "theory": ["experiment=recurrence"],
         "affinity": ["full=false"],
         "latency": _shortened_latency(words),
-        "benchmark": ["--rounds", "1"],
+        "benchmark": ["rounds=1", "warm_up=1", "batch=8", "mode=float,eager"],
+        "kernels": ["rounds=1"],
     }.get(kind, [])
     names = {word.partition("=")[0] for word in added if "=" in word}
     return [*(word for word in words if word.partition("=")[0] not in names), *added]

@@ -2,7 +2,7 @@
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qat.spec.overrides import as_override, quoted, unquoted, with_quoted_paths
@@ -67,6 +67,7 @@ def test_quoting_is_undone_by_hydra_and_by_us(text):
 LETTERS = "ab1._-/ \\#&()[]{}=~\"'é"
 
 
+@example("/\\\\=x")  # Hydra reads two backslashes as one, and then a bare =
 @given(st.text(st.sampled_from(LETTERS), min_size=1, max_size=12).map(lambda s: f"/{s}x"))
 def test_any_path_without_a_comma_reaches_the_config_or_is_read_as_before(path):
     override = f"x={path}"

@@ -1,0 +1,148 @@
+"""Kernels: a pointwise function of tensors as one loop over their memory, made by Inductor.
+
+Every function here is given tensors in one order of memory, as vectors: so one loop serves any
+number of axes and any layout, and is compiled once per dtype. What differs from quantizer to
+quantizer (levels, slopes) comes in as numbers in a tensor, not as constants, for the same reason.
+Bools are kept out of memory: CPUs move them several times slower than an uint8.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import _get_current_dispatch_mode
+
+from qat.functional.runtime import runtime
+
+
+def is_plain(x: Tensor) -> bool:
+    """Whether x is a tensor with memory of its own that nobody traces, batches or watches."""
+    return (
+        type(x) in (Tensor, nn.Parameter)
+        and not torch.compiler.is_compiling()
+        and not torch._C._get_tracing_state()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and _get_current_dispatch_mode() is None
+    )
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether a pass over x is a fused kernel's: asked for, possible, and not for a single number.
+
+    A size of 1 would be compiled for itself, and derivatives of derivatives go through eager
+    operations.
+    """
+    return (
+        runtime().kernels == "fused"
+        and not torch.is_grad_enabled()
+        and is_plain(x)
+        and x.numel() > 1
+    )
+
+
+class Fused:
+    """A function of tensors as one loop, compiled by Inductor for any number of elements.
+
+    It is compiled at its first call, for the dtypes, the device and the threads at hand, on vectors
+    of a size that no other argument has; the machine's cache of Inductor keeps what was compiled.
+    Called without gradients alone.
+
+    Args:
+        function: of vectors, or of matrices with a vector for their rows; keywords are numbers as
+            tensors, or constants.
+    """
+
+    # of the axes of a sample: different, neither 0 nor 1, which are compiled for themselves, and so
+    # large that Inductor gives the loop to all threads
+    _SAMPLE = (8, 2**17)
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        functools.update_wrapper(self, function)
+        self._function = function
+        self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
+
+    def __call__(self, *vectors: Tensor, **rest: Any) -> Any:
+        """What the function gives for these vectors or matrices."""
+        key = (torch.get_num_threads(), *map(_kind, vectors), *map(_kind, rest.values()))
+        if key not in self._compiled:
+            self._compiled[key] = self._made(vectors, rest)
+        tensors = [value for value in rest.values() if isinstance(value, Tensor)]
+        return self._compiled[key](*vectors, *tensors)
+
+    def _made(self, vectors: tuple[Tensor, ...], rest: dict[str, Any]) -> Callable[..., Any]:
+        from torch._inductor import standalone_compile
+        from torch.fx.experimental.proxy_tensor import make_fx
+
+        names = [name for name, value in rest.items() if isinstance(value, Tensor)]
+        constants = {name: value for name, value in rest.items() if name not in names}
+
+        def flat(*arguments: Tensor) -> Any:
+            named = dict(zip(names, arguments[len(vectors) :], strict=True))
+            return self._function(*arguments[: len(vectors)], **named, **constants)
+
+        samples = [self._sample(x) for x in vectors] + [rest[name] for name in names]
+        # autocast and hooks of whoever calls first are none of the kernel's
+        with torch.no_grad(), torch.autocast(samples[0].device.type, enabled=False), _quiet():
+            graph = make_fx(flat, tracing_mode="symbolic")(*samples)
+            compiled = standalone_compile(graph, samples, dynamic_shapes="from_graph")
+        return compiled
+
+    def _sample(self, x: Tensor) -> Tensor:
+        sizes = self._SAMPLE[-x.ndim :] if x.ndim else ()
+        shape = [1 if n == 1 else size for n, size in zip(x.shape, sizes, strict=True)]
+        return torch.zeros(shape, dtype=x.dtype, device=x.device)
+
+
+def _kind(value: Any) -> Any:
+    """What a kernel is compiled for."""
+    if isinstance(value, Tensor):
+        return value.dtype, value.device, *(n == 1 for n in value.shape)
+    return value
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """A block in which torch does not warn of a CUDA toolkit without a GPU."""
+    log = logging.getLogger("torch.utils.cpp_extension")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def apply(function: type[torch.autograd.Function], x: Tensor, *arguments: Any) -> Any:
+    """`function.apply(x, ...)`; without its look at the signature where no transform needs it."""
+    if is_plain(x):
+        return super(torch.autograd.Function, function).apply(x, *arguments)  # type: ignore[misc]
+    return function.apply(x, *arguments)
+
+
+@functools.cache
+def numbers(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Numbers for a kernel as a float32 tensor, which its loop reads at each place."""
+    return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def vector(x: Tensor) -> Tensor:
+    """X in the order of its memory, which is dense: shape (numel,)."""
+    return x.as_strided((x.numel(),), (1,))
+
+
+def dense(x: Tensor) -> Tensor:
+    """X if its memory is dense, else a copy of it whose memory is."""
+    if x.is_contiguous() or x.stride() == torch.empty_like(x).stride():
+        return x
+    return x.contiguous()
+
+
+def laid_out_as(x: Tensor, other: Tensor) -> Tensor:
+    """X in the layout of `other`, which has its shape: a kernel reads both in one order."""
+    if x.stride() == other.stride():
+        return x
+    return torch.empty_like(other, dtype=x.dtype).copy_(x)

@@ -1,0 +1,362 @@
+"""Learned step size (LSQ) and learned clip (PACT): quantizers with a true gradient in their range.
+
+Both round to the nearest code inside a clip; the rounding has a coarse derivative, the identity
+unless chosen otherwise, and the step or the clip has the gradient of the formula.
+"""
+
+import functools
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from qat.functional.coded import Levels, coded, keeps_codes
+from qat.functional.intervals import Slopes, as_bytes, fits, gradients
+from qat.functional.kernels import Fused, apply, dense, fuses, laid_out_as, vector
+from qat.functional.stairs import Stairs
+from qat.functional.ste import Sharpness, coarse_slope, estimator
+from qat.names import Derivative
+
+
+def lsq_ste(
+    x: Tensor,
+    scale: Tensor,
+    *,
+    stairs: Stairs,
+    derivative: Derivative = "identity",
+    sharpness: Sharpness | None = None,
+) -> Tensor:
+    """Levels of a learned step size.
+
+        y = s round(clip(v, low, high)),   v = x / s
+
+    Gradients, with m the slope of the rounding's coarse derivative, 1 for the identity:
+
+        d y / d x = m [low <= v <= high]
+        d y / d s = round(clip(v)) - v d y / d x
+
+    Args:
+        x: any shape, floating point.
+        scale: s > 0, 0-dim, or (O, 1, ..., 1) for a weight's output channels.
+        stairs: the codes; halves round down.
+        derivative: coarse derivative of the rounding.
+        sharpness: 0-dim parameter of a scheduled derivative; None takes its start.
+
+    Raises:
+        SpecError: no such derivative.
+
+    Returns:
+        Tensor of x's shape and dtype; the arithmetic is float32 at least.
+
+    Source: arXiv:1902.08153.
+
+    >>> x = torch.tensor([-1.0, 0.4, 9.0], requires_grad=True)
+    >>> two_bits = Stairs(low=0, high=3, first=0, shift=0.5)
+    >>> y = lsq_ste(x, torch.tensor(0.5), stairs=two_bits)
+    >>> y.tolist(), torch.autograd.grad(y.sum(), x)[0].tolist()
+    ([0.0, 0.5, 1.5], [0.0, 1.0, 0.0])
+    """
+    estimator(derivative)
+    keeps = keeps_codes(x) and scale.numel() == 1
+    y: Tensor
+    y, *index = apply(LsqSte, x, scale, sharpness, stairs, derivative, keeps)
+    if not keeps:
+        return y
+    levels = Levels(scale.detach().to(_wide(x.dtype)), stairs.low, stairs.low, stairs.high)
+    return coded(y, index[0], levels)
+
+
+def pact_ste(
+    x: Tensor,
+    clip: Tensor,
+    *,
+    stairs: Stairs,
+    derivative: Derivative = "identity",
+    sharpness: Sharpness | None = None,
+) -> Tensor:
+    """Levels of a learned clip a.
+
+        y = s round(clip(x, -a or 0, a) / s),   s = a / high
+
+    -a if the codes are signed. Gradients, with m as in `lsq_ste`:
+
+        d y / d x = m [-a or 0 <= x < a]
+        d y / d a = 1 if x >= a;  -1 if x < -a, where the codes are signed;  else 0
+
+    Args:
+        x: any shape, floating point.
+        clip: a > 0, 0-dim.
+        stairs: the codes, low = 0 or -high; halves round down.
+        derivative: coarse derivative of the rounding.
+        sharpness: 0-dim parameter of a scheduled derivative; None takes its start.
+
+    Raises:
+        SpecError: no such derivative.
+
+    Returns:
+        Tensor of x's shape and dtype; the arithmetic is float32 at least.
+
+    Source: arXiv:1805.06085; signed: ours.
+
+    >>> x = torch.tensor([-1.0, 0.4, 9.0], requires_grad=True)
+    >>> a = torch.tensor(1.5, requires_grad=True)
+    >>> y = pact_ste(x, a, stairs=Stairs(low=0, high=3, first=0, shift=0.5))
+    >>> y.tolist(), [g.tolist() for g in torch.autograd.grad(y.sum(), (x, a))]
+    ([0.0, 0.5, 1.5], [[0.0, 1.0, 0.0], 1.0])
+    """
+    estimator(derivative)
+    keeps = keeps_codes(x)
+    learns = torch.is_grad_enabled() and (x.requires_grad or clip.requires_grad)
+    needs = (1 if fits(stairs) else 2) if keeps else int(learns and derivative in _INDEXED)
+    y: Tensor
+    y, *kept = apply(PactSte, x, clip, sharpness, stairs, derivative, needs)
+    if not keeps:
+        return y
+    step = clip.detach().to(_wide(x.dtype)) / stairs.high
+    offset = stairs.first - 1 if len(kept) == 1 else stairs.low
+    return coded(y, kept[-1], Levels(step, offset, stairs.low, stairs.high))
+
+
+class LsqSte(torch.autograd.Function):
+    """`lsq_ste` as a Function; outputs y, then the codes minus `low` as uint8 if they are kept."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(  # noqa: D102
+        x: Tensor,
+        scale: Tensor,
+        sharpness: Sharpness | None,
+        stairs: Stairs,
+        derivative: Derivative,
+        keeps_codes: bool,
+    ) -> tuple[Tensor, ...]:
+        s = scale.detach().to(_wide(x.dtype))
+        if fuses(x):
+            x = _rows_first(x)
+            flat = _lsq_forward(stairs, keeps_codes)(_rows(x, s), s.view(-1, 1))
+            return tuple(part.as_strided_(x.shape, x.stride()) for part in flat)
+        codes = lsq_codes(x.to(s.dtype) / s, stairs)
+        index = (as_bytes(codes, stairs.low, stairs.high),) if keeps_codes else ()
+        return ((codes * s).to(x.dtype), *index)
+
+    @staticmethod
+    def setup_context(  # noqa: D102
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        x, scale, sharpness, ctx.stairs, ctx.derivative, _ = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # no zeros for the index
+        ctx.sharpness = None if isinstance(sharpness, Tensor) else sharpness
+        moving = (sharpness,) if isinstance(sharpness, Tensor) else ()
+        ctx.save_for_backward(x, scale, *moving)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # noqa: D102
+        if grad is None:
+            return (None,) * 6
+        # looked at once: under activation checkpointing a second look is refused
+        x, scale, *moving = ctx.saved_tensors
+        sharpness = moving[0] if moving else ctx.sharpness
+        s = scale.detach().to(_wide(x.dtype))
+        if fuses(x):
+            x = _rows_first(x)
+            at = {} if sharpness is None else {"sharpness": torch.as_tensor(sharpness)}
+            kernel = _lsq_backward(ctx.stairs, ctx.derivative)
+            grad = laid_out_as(grad, x)
+            flat, in_scale = kernel(_rows(grad, s), _rows(x, s), s.view(-1, 1), **at)
+            grad_x = flat.as_strided_(x.shape, x.stride())
+            grad_scale = in_scale.view(s.shape)
+        else:
+            grad_x, per_element = _lsq_slopes(grad, x, s, ctx.stairs, ctx.derivative, sharpness)
+            grad_scale = per_element.sum_to_size(s.shape)
+        return grad_x, grad_scale.to(scale.dtype), None, None, None, None
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the grid's arithmetic: float32 at least."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def lsq_codes(v: Tensor, stairs: Stairs) -> Tensor:
+    """Nearest codes of positions v in steps, as floats."""
+    v = v.clamp(stairs.low, stairs.high)
+    codes = (v - stairs.shift).ceil().clamp(stairs.low, stairs.high)
+    return codes + 0.0  # -0.0 to 0.0, as codes decode
+
+
+def _lsq_slopes(
+    grad: Tensor,
+    x: Tensor,
+    s: Tensor,
+    stairs: Stairs,
+    derivative: Derivative,
+    sharpness: Sharpness | None,
+) -> tuple[Tensor, Tensor]:
+    """Gradient in x, and that in s before it is summed."""
+    v = x.to(s.dtype) / s
+    clipped = v.clamp(stairs.low, stairs.high)
+    slope = (v == clipped).to(s.dtype)
+    if derivative != "identity":
+        slope = slope * coarse_slope(clipped, derivative, stairs=stairs, sharpness=sharpness)
+    in_scale = grad.to(s.dtype) * (lsq_codes(v, stairs) - slope * clipped)
+    return grad * slope.to(grad.dtype), in_scale
+
+
+@functools.cache
+def _lsq_forward(stairs: Stairs, keeps_codes: bool) -> Fused:
+    def kernel(x: Tensor, s: Tensor) -> tuple[Tensor, ...]:
+        codes = lsq_codes(x.to(s.dtype) / s, stairs)
+        index = ((codes - stairs.low).to(torch.uint8),) if keeps_codes else ()
+        return ((codes * s).to(x.dtype), *index)
+
+    return Fused(kernel)
+
+
+@functools.cache
+def _lsq_backward(stairs: Stairs, derivative: Derivative) -> Fused:
+    def kernel(
+        grad: Tensor, x: Tensor, s: Tensor, *, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
+        grad_x, per_element = _lsq_slopes(grad, x, s, stairs, derivative, sharpness)
+        return grad_x, per_element.sum(1)
+
+    return Fused(kernel)
+
+
+def _rows_first(x: Tensor) -> Tensor:
+    """X with dense memory in which the first axis is outermost, as scales of channels want it."""
+    x = dense(x)
+    return x if not x.ndim or x.stride(0) * len(x) == x.numel() else x.contiguous()
+
+
+def _rows(x: Tensor, s: Tensor) -> Tensor:
+    """Memory of x as (scales, elements of each)."""
+    each = x.numel() // s.numel()
+    return x.as_strided((s.numel(), each), (each, 1))
+
+
+# members whose slope is 1 between the lowest and the highest level
+_INDEXED: tuple[Derivative, ...] = ("identity", "relu", "clipped_relu", "log_tailed_relu")
+
+
+class PactSte(torch.autograd.Function):
+    """`pact_ste` as a Function; outputs y, then `needs` of index, or region and code, without grad.
+
+    Slopes of `_INDEXED` members are functions of the interval; the others look at x again.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(  # noqa: D102
+        x: Tensor,
+        clip: Tensor,
+        sharpness: Sharpness | None,
+        stairs: Stairs,
+        derivative: Derivative,
+        needs: int,
+    ) -> tuple[Tensor, ...]:
+        a = clip.detach().to(_wide(x.dtype))
+        if fuses(x):
+            x = dense(x)
+            flat = _pact_forward(stairs, needs)(vector(x), a=a)
+            return tuple(part.as_strided_(x.shape, x.stride()) for part in flat)
+        return _pact(x, a, stairs, needs)
+
+    @staticmethod
+    def setup_context(  # noqa: D102
+        ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
+    ) -> None:
+        x, clip, sharpness, ctx.stairs, ctx.derivative, _ = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # no zeros for the index
+        ctx.clip_dtype = clip.dtype
+        ctx.sharpness = None if isinstance(sharpness, Tensor) else sharpness
+        moving = (sharpness,) if isinstance(sharpness, Tensor) else ()
+        if ctx.derivative in _INDEXED:
+            ctx.save_for_backward(*output[1:2])
+        else:
+            ctx.save_for_backward(x, clip, *moving)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:  # noqa: D102
+        if grad is None:
+            return (None,) * 6
+        saved = ctx.saved_tensors  # once: under activation checkpointing a second look is refused
+        stairs = ctx.stairs
+        if ctx.derivative in _INDEXED:
+            slopes = Slopes((0, 1, 0), (-1 if stairs.low else 0, 0, 1))
+            grad_x, grad_clip = gradients(grad, saved, stairs, slopes, ctx.needs_input_grad[:2])
+            if grad_clip is not None:
+                grad_clip = grad_clip.to(ctx.clip_dtype)
+            return grad_x, grad_clip, None, None, None, None
+        x, clip, *moving = saved
+        sharpness = moving[0] if moving else ctx.sharpness
+        a = clip.detach().to(_wide(x.dtype))
+        if fuses(x):
+            x = dense(x)
+            at = {} if sharpness is None else {"sharpness": torch.as_tensor(sharpness)}
+            kernel = _pact_backward(stairs, ctx.derivative)
+            flat, grad_clip = kernel(vector(laid_out_as(grad, x)), vector(x), a=a, **at)
+            grad_x = flat.as_strided_(x.shape, x.stride())
+        else:
+            grad_x, per_element = _pact_slopes(grad, x, a, stairs, ctx.derivative, sharpness)
+            grad_clip = per_element.sum()
+        return grad_x, grad_clip.to(clip.dtype), None, None, None, None
+
+
+def _clipped(x: Tensor, a: Tensor, stairs: Stairs) -> tuple[Tensor, Tensor, Tensor]:
+    """X in its clip and in the dtype of a, whether it lies above, and below."""
+    low = -a if stairs.low else torch.zeros_like(a)
+    wide = x.to(a.dtype)
+    above, below = wide >= a, wide < low
+    # in this order a NaN stays one
+    return torch.where(above, a, torch.where(below, low, wide)), above, below
+
+
+def _pact(x: Tensor, a: Tensor, stairs: Stairs, needs: int) -> tuple[Tensor, ...]:
+    clipped, above, below = _clipped(x, a, stairs)
+    step = a / stairs.high
+    codes = lsq_codes(clipped / step, stairs)
+    y = (codes * step).to(x.dtype)
+    if not needs:
+        return (y,)
+    inside = codes - (stairs.low - 1) if fits(stairs) else torch.ones_like(codes)
+    index = torch.where(below, 0.0, inside)
+    index = torch.where(above, float(stairs.count + 1 if fits(stairs) else 2), index)
+    code = ((codes - stairs.low).to(torch.uint8),) if needs > 1 else ()
+    return y, index.to(torch.uint8), *code
+
+
+def _pact_slopes(
+    grad: Tensor,
+    x: Tensor,
+    a: Tensor,
+    stairs: Stairs,
+    derivative: Derivative,
+    sharpness: Sharpness | None,
+) -> tuple[Tensor, Tensor]:
+    """Gradient in x, and that in a before it is summed."""
+    clipped, above, below = _clipped(x, a, stairs)
+    z = clipped / (a / stairs.high)
+    slope = coarse_slope(z, derivative, stairs=stairs, sharpness=sharpness)
+    slope = torch.where(above | below, torch.zeros_like(slope), slope)
+    in_clip = above.to(a.dtype) - below.to(a.dtype) if stairs.low else above.to(a.dtype)
+    return grad * slope.to(grad.dtype), grad.to(a.dtype) * in_clip
+
+
+@functools.cache
+def _pact_forward(stairs: Stairs, needs: int) -> Fused:
+    return Fused(lambda x, *, a: _pact(x, a, stairs, needs))
+
+
+@functools.cache
+def _pact_backward(stairs: Stairs, derivative: Derivative) -> Fused:
+    def kernel(
+        grad: Tensor, x: Tensor, *, a: Tensor, sharpness: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        grad_x, per_element = _pact_slopes(grad, x, a, stairs, derivative, sharpness)
+        return grad_x, per_element.sum()
+
+    return Fused(kernel)
