@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from qat.functional.kernels import Fused, dense, fuses, is_plain, numbers, vector
 from qat.functional.runtime import runtime
@@ -69,11 +69,19 @@ def _levels(index: Tensor, *, step: Tensor, rule: Tensor, dtype: torch.dtype) ->
     return (codes.clamp(rule[2], rule[3]) * step).to(dtype)
 
 
+class _Watch:
+    """Whether the memory of coded tensors can only be written to where versions count it."""
+
+    def __init__(self) -> None:
+        self.is_on = True
+
+
 class Coded(Tensor):
     """Float tensor that knows its codes; made by `coded` alone.
 
     Operations see its values and return ordinary tensors, but for views of it, which know their
-    codes too. Whatever writes into its memory ends that knowledge.
+    codes too. Whatever writes into its memory, or takes it where no one sees what is written, ends
+    that knowledge.
 
     Attributes:
         code: uint8 index of its levels, of its shape and layout.
@@ -82,45 +90,98 @@ class Coded(Tensor):
 
     code: Tensor
     levels: Levels
-    _written: int
+    _written: int = -1
+    _watch: _Watch
 
     @property
     def is_intact(self) -> bool:
         """Whether nothing was written into its memory since its codes were made."""
         with torch._C.DisableTorchFunctionSubclass():
-            return self._version == self._written
+            return self._version == self._written and self._watch.is_on
 
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         """Apply `func`, keeping as codes what it saves of its coded operands."""
+        kwargs = kwargs or {}
+        if torch.compiler.is_compiling():
+            with torch._C.DisableTorchFunctionSubclass():
+                return func(*args, **kwargs)
         if not all(issubclass(cls, kind) for kind in types):
-            return NotImplemented
+            return func(*_ordinary(args), **_ordinary(kwargs))
+        if func in _ORDINARY:
+            return getattr(_ordinary(args[0]), func.__name__)(*args[1:], **kwargs)
+        if func in _BACKWARD:
+            args = (_ordinary(args[0]), *args[1:])
+            if not any(True for _ in _operands((args, kwargs))):
+                return func(*args, **kwargs)  # with everything as it is outside of here
         with torch._C.DisableTorchFunctionSubclass():
-            if func in _AS_PLAIN:
-                args = (args[0].as_subclass(Tensor), *args[1:])
-            if func in _AS_PLAIN or func.__name__ == "__get__" or not torch.is_grad_enabled():
-                return func(*args, **(kwargs or {}))
-            operands = [x for x in _operands((args, kwargs)) if x.is_intact]
-            if not operands or not is_plain(operands[0].as_subclass(Tensor)):
-                return func(*args, **(kwargs or {}))
-            with _kept_as_codes(operands):
-                result = func(*args, **(kwargs or {}))
-            return _views_coded(result, operands)
+            return _applied(func, args, kwargs)
 
 
+def _applied(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+    """`func` of coded tensors, which it sees as ordinary ones."""
+    is_read = func.__name__ == "__get__" and func not in _VIEWS
+    if func in _UNWATCHED:
+        args[0]._watch.is_on = False
+    if is_read or func in (*_UNWATCHED, *_BACKWARD):
+        return func(*args, **kwargs)
+    operands = [x for x in _operands((args, kwargs)) if x.is_intact]
+    if not operands or not is_plain(operands[0].as_subclass(Tensor)):
+        return func(*args, **kwargs)
+    if not torch.is_grad_enabled():
+        return _views_coded(func(*args, **kwargs), operands)
+    with _kept_as_codes(operands):
+        result = func(*args, **kwargs)
+    return _views_coded(result, operands)
+
+
+_data: Any = Tensor.data
 # what copies, stores or shows the floats, or asks for them as an ordinary tensor
-_AS_PLAIN = (Tensor.as_subclass, Tensor.__deepcopy__, Tensor.__reduce_ex__, Tensor.__repr__)
+_ORDINARY = (Tensor.as_subclass, Tensor.__deepcopy__, Tensor.__reduce_ex__, Tensor.__repr__)
+# what goes back through the graph, and calls whatever stands in it
+_BACKWARD = (torch.autograd.grad, torch.autograd.backward, Tensor.backward)
+# what hands out memory without a version that counts what is written
+_UNWATCHED = (_data.__get__, _data.__set__, Tensor.numpy, Tensor.__dlpack__, Tensor.set_)
+_VIEWS = tuple(getattr(Tensor, name).__get__ for name in ("T", "mT", "H", "mH"))
+
+
+def uncoded(x: Tensor) -> Tensor:
+    """X as an ordinary tensor."""
+    return x.as_subclass(Tensor) if isinstance(x, Coded) else x
+
+
+def _ordinary(arguments: Any) -> Any:
+    """Arguments with ordinary tensors in place of coded ones; a parameter stays a parameter."""
+    if isinstance(arguments, Coded):
+        with torch._C.DisableTorchFunctionSubclass():
+            if not arguments.is_leaf:
+                return arguments.as_subclass(Tensor)
+            leaf = arguments.detach().as_subclass(Tensor)
+            if getattr(arguments, "_is_param", False):
+                return nn.Parameter(leaf, arguments.requires_grad)
+            return leaf.requires_grad_(arguments.requires_grad)
+    if type(arguments) in (tuple, list):
+        return type(arguments)(map(_ordinary, arguments))
+    if type(arguments) is dict:
+        return {name: _ordinary(value) for name, value in arguments.items()}
+    return arguments
 
 
 def coded(y: Tensor, index: Tensor, levels: Levels) -> Tensor:
     """Y as a tensor that knows its codes; y itself if the index lies otherwise in memory."""
-    if y.stride() != index.stride() or not y.numel():
+    is_alike = y.stride() == index.stride() and y.storage_offset() == index.storage_offset() == 0
+    if not is_alike or not y.numel():
         return y
-    result = y.as_subclass(Coded)
-    result.code, result.levels, result._written = index, levels, y._version
-    return result
+    return _marked(y.as_subclass(Coded), index, levels, _Watch())
+
+
+def _marked(x: Coded, index: Tensor, levels: Levels, watch: _Watch) -> Coded:
+    x.code, x.levels, x._watch = index, levels, watch
+    with torch._C.DisableTorchFunctionSubclass():
+        x._written = x._version
+    return x
 
 
 def keeps_codes(x: Tensor) -> bool:
@@ -158,10 +219,10 @@ class _Packing:
         assert _hooks_around is not None
         around: tuple[Any, Any] = _hooks_around(False) or (None, None)
         self.pack_around, self.unpack_around = around
-        self.places: dict[int, Coded] = {x.untyped_storage().data_ptr(): x for x in operands}
+        self.places: dict[int | None, Coded] = {_memory(x): x for x in operands}
 
     def __call__(self, tensor: Tensor) -> _Kept:
-        x = self.places.get(tensor.untyped_storage().data_ptr())
+        x = self.places.get(_memory(tensor))
         levels, data = None, tensor
         # an operation in place saves its result, in the memory of what it was given
         if x is not None and x.dtype == tensor.dtype and x.is_intact:
@@ -214,14 +275,14 @@ def _views_coded(result: Any, operands: list[Coded]) -> Any:
         return type(result)(_views_coded(part, operands) for part in result)
     if type(result) is not Tensor:
         return result
+    memory = _memory(result)
     for x in operands:
-        if (
-            result.dtype == x.dtype
-            and result.untyped_storage().data_ptr() == x.untyped_storage().data_ptr()
-            and x.is_intact
-        ):
+        if memory == _memory(x) and result.dtype == x.dtype and x.is_intact:
             view = result.as_subclass(Coded)
-            view.code, view.levels = _of_view(x.code, result), x.levels
-            view._written = result._version
-            return view
+            return _marked(view, _of_view(x.code, result), x.levels, x._watch)
     return result
+
+
+def _memory(x: Tensor) -> int | None:
+    """Which memory a tensor lies in, if it is dense numbers in memory at all."""
+    return x.untyped_storage()._cdata if x.layout is torch.strided else None

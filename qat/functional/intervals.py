@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qat.functional.kernels import Fused, fuses, is_plain, laid_out_as, numbers, vector
+from qat.functional.kernels import Fused, fuses, laid_out_as, numbers, times, vector
 from qat.functional.stairs import Stairs
 from qat.names import Derivative, StepDerivative
 
@@ -92,7 +92,7 @@ def gradients(
     wide = torch.promote_types(grad.dtype, torch.float32)
     # in half precision the product of a scaled gradient and a code may overflow
     slope = _step_slope(kept, stairs, slopes)
-    return grad_x, slope.to(wide).mul_(grad).sum()
+    return grad_x, times(slope.to(wide), grad).sum()
 
 
 def _in_x(grad: Tensor, index: Tensor, stairs: Stairs, in_x: Three) -> Tensor:
@@ -100,9 +100,7 @@ def _in_x(grad: Tensor, index: Tensor, stairs: Stairs, in_x: Three) -> Tensor:
         mask = index.clamp(max=1)
     else:
         mask = _between(index, 1, stairs.count if fits(stairs) else 1)
-    mask = mask.to(grad.dtype)  # a product of mixed types is slower
-    # under vmap the gradients may be batched and the mask not
-    return mask.mul_(grad) if is_plain(grad) else mask * grad
+    return times(mask.to(grad.dtype), grad)  # a product of mixed types is slower
 
 
 def _step_slope(kept: tuple[Tensor, ...], stairs: Stairs, slopes: Slopes) -> Tensor:

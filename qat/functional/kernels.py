@@ -23,6 +23,8 @@ def is_plain(x: Tensor) -> bool:
     """Whether x is a tensor with memory of its own that nobody traces, batches or watches."""
     return (
         type(x) in (Tensor, nn.Parameter)
+        and x.layout is torch.strided
+        and not x.is_meta
         and not torch.compiler.is_compiling()
         and not torch._C._get_tracing_state()
         and torch._C._functorch.peek_interpreter_stack() is None
@@ -40,7 +42,7 @@ def fuses(x: Tensor) -> bool:
         runtime().kernels == "fused"
         and not torch.is_grad_enabled()
         and is_plain(x)
-        and x.numel() > 1
+        and 1 < x.numel() < 2**31  # a GPU's kernel may count in 32 bits
     )
 
 
@@ -117,7 +119,7 @@ def _quiet() -> Iterator[None]:
 
 
 def apply(function: type[torch.autograd.Function], x: Tensor, *arguments: Any) -> Any:
-    """`function.apply(x, ...)`; without its look at the signature where no transform needs it."""
+    """`function.apply(x, ...)`; without its look at signature and transforms where none is on."""
     if is_plain(x):
         return super(torch.autograd.Function, function).apply(x, *arguments)  # type: ignore[misc]
     return function.apply(x, *arguments)
@@ -127,6 +129,11 @@ def apply(function: type[torch.autograd.Function], x: Tensor, *arguments: Any) -
 def numbers(values: tuple[float, ...], device: torch.device) -> Tensor:
     """Numbers for a kernel as a float32 tensor, which its loop reads at each place."""
     return torch.tensor(values, dtype=torch.float32, device=device)
+
+
+def times(x: Tensor, grad: Tensor) -> Tensor:
+    """X * grad, in x's memory where that can be: under vmap gradients may be batched and x not."""
+    return x.mul_(grad) if is_plain(grad) else x * grad
 
 
 def vector(x: Tensor) -> Tensor:

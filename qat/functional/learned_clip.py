@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.functional.coded import Levels, coded, keeps_codes
+from qat.functional.coded import Levels, coded, keeps_codes, uncoded
 from qat.functional.intervals import Slopes, as_bytes, fits, gradients
 from qat.functional.kernels import Fused, apply, dense, fuses, laid_out_as, vector
+from qat.functional.sign import round_ste
 from qat.functional.stairs import Stairs
 from qat.functional.ste import Sharpness, coarse_slope, estimator
 from qat.names import Derivative
@@ -57,13 +58,15 @@ def lsq_ste(
     ([0.0, 0.5, 1.5], [0.0, 1.0, 0.0])
     """
     estimator(derivative)
+    x = uncoded(x)
     keeps = keeps_codes(x) and scale.numel() == 1
     y: Tensor
     y, *index = apply(LsqSte, x, scale, sharpness, stairs, derivative, keeps)
     if not keeps:
         return y
-    levels = Levels(scale.detach().to(_wide(x.dtype)), stairs.low, stairs.low, stairs.high)
-    return coded(y, index[0], levels)
+    # of its own, as whoever owns the scale may change it before backward
+    step = scale.detach().to(_wide(x.dtype)).reshape(()).clone()
+    return coded(y, index[0], Levels(step, stairs.low, stairs.low, stairs.high))
 
 
 def pact_ste(
@@ -105,9 +108,10 @@ def pact_ste(
     ([0.0, 0.5, 1.5], [[0.0, 1.0, 0.0], 1.0])
     """
     estimator(derivative)
+    x = uncoded(x)
     keeps = keeps_codes(x)
-    learns = torch.is_grad_enabled() and (x.requires_grad or clip.requires_grad)
-    needs = (1 if fits(stairs) else 2) if keeps else int(learns and derivative in _INDEXED)
+    indexed = torch.is_grad_enabled() and derivative in _INDEXED
+    needs = (1 if fits(stairs) else 2) if keeps else int(indexed)
     y: Tensor
     y, *kept = apply(PactSte, x, clip, sharpness, stairs, derivative, needs)
     if not keeps:
@@ -158,6 +162,8 @@ class LsqSte(torch.autograd.Function):
         # looked at once: under activation checkpointing a second look is refused
         x, scale, *moving = ctx.saved_tensors
         sharpness = moving[0] if moving else ctx.sharpness
+        if torch.is_grad_enabled():
+            return *_lsq_twice(grad, x, scale, ctx.stairs, ctx.derivative, sharpness), *[None] * 4
         s = scale.detach().to(_wide(x.dtype))
         if fuses(x):
             x = _rows_first(x)
@@ -201,6 +207,23 @@ def _lsq_slopes(
         slope = slope * coarse_slope(clipped, derivative, stairs=stairs, sharpness=sharpness)
     in_scale = grad.to(s.dtype) * (lsq_codes(v, stairs) - slope * clipped)
     return grad * slope.to(grad.dtype), in_scale
+
+
+def _lsq_twice(
+    grad: Tensor,
+    x: Tensor,
+    scale: Tensor,
+    stairs: Stairs,
+    derivative: Derivative,
+    sharpness: Sharpness | None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients in x and s with a graph of their own, for derivatives of derivatives."""
+    s = scale.to(_wide(x.dtype))
+    v = (x.to(s.dtype) / s).clamp(stairs.low, stairs.high)
+    y = (round_ste(v, stairs, derivative, sharpness=sharpness) * s).to(x.dtype)
+    wanted = [t for t in (x, scale) if t.requires_grad]
+    found = iter(torch.autograd.grad(y, wanted, grad, create_graph=True))
+    return tuple(next(found) if t.requires_grad else None for t in (x, scale))
 
 
 @functools.cache
@@ -260,9 +283,9 @@ class PactSte(torch.autograd.Function):
         a = clip.detach().to(_wide(x.dtype))
         if fuses(x):
             x = dense(x)
-            flat = _pact_forward(stairs, needs)(vector(x), a=a)
+            flat = _pact_forward(stairs, needs)(vector(x), a=a, step=a / stairs.high)
             return tuple(part.as_strided_(x.shape, x.stride()) for part in flat)
-        return _pact(x, a, stairs, needs)
+        return _pact(x, a, a / stairs.high, stairs, needs)
 
     @staticmethod
     def setup_context(  # noqa: D102
@@ -315,9 +338,8 @@ def _clipped(x: Tensor, a: Tensor, stairs: Stairs) -> tuple[Tensor, Tensor, Tens
     return torch.where(above, a, torch.where(below, low, wide)), above, below
 
 
-def _pact(x: Tensor, a: Tensor, stairs: Stairs, needs: int) -> tuple[Tensor, ...]:
+def _pact(x: Tensor, a: Tensor, step: Tensor, stairs: Stairs, needs: int) -> tuple[Tensor, ...]:
     clipped, above, below = _clipped(x, a, stairs)
-    step = a / stairs.high
     codes = lsq_codes(clipped / step, stairs)
     y = (codes * step).to(x.dtype)
     if not needs:
@@ -348,7 +370,7 @@ def _pact_slopes(
 
 @functools.cache
 def _pact_forward(stairs: Stairs, needs: int) -> Fused:
-    return Fused(lambda x, *, a: _pact(x, a, stairs, needs))
+    return Fused(lambda x, *, a, step: _pact(x, a, step, stairs, needs))
 
 
 @functools.cache

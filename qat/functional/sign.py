@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.functional.coded import Levels, coded, keeps_codes
+from qat.functional.coded import Levels, coded, keeps_codes, uncoded
 from qat.functional.intervals import BY_INDEX, Slopes, gradients
 from qat.functional.kernels import Fused, apply, dense, fuses, laid_out_as, vector
 from qat.functional.stairs import Stairs
@@ -45,6 +45,7 @@ def sign_ste(
     estimator(derivative)  # a wrong name is answered here and not in backward
     if not torch.is_grad_enabled():
         derivative = "identity"  # evaluation needs no index for a backward pass
+    x = uncoded(x)
     keeps = keeps_codes(x)
     y: Tensor
     y, *kept = apply(SignSte, x, sharpness, derivative, keeps)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.functional.coded import Levels, coded, keeps_codes
+from qat.functional.coded import Levels, coded, keeps_codes, uncoded
 from qat.functional.intervals import (
     BY_INDEX,
     Slopes,
@@ -29,6 +29,7 @@ from qat.functional.kernels import (
     fuses,
     laid_out_as,
     numbers,
+    times,
     vector,
 )
 from qat.functional.stairs import Stairs
@@ -95,6 +96,7 @@ def staircase_ste(
     wanted = step_derivative if alpha.requires_grad else None
     if not torch.is_grad_enabled():
         derivative, wanted = "identity", None  # evaluation needs no index for a backward pass
+    x = uncoded(x)
     keeps = keeps_codes(x)
     y: Tensor
     y, *kept = apply(StaircaseSte, x, alpha, sharpness, stairs, derivative, wanted, keeps)
@@ -229,7 +231,7 @@ def _times_slope(
         flat: Tensor = kernel(vector(laid_out_as(grad, x)), vector(x), step=step, **moving)
         return flat.as_strided_(x.shape, x.stride())
     slope = coarse_slope(_wide(x) / step, derivative, stairs=stairs, sharpness=sharpness)
-    return slope.to(grad.dtype).mul_(grad)
+    return times(slope.to(grad.dtype), grad)
 
 
 @functools.cache

@@ -43,7 +43,8 @@ class Status:
         self._earlier = _seconds(folder, before)
         threads = before.get("threads")
         self._threads = threads if isinstance(threads, int) else None
-        kernels = before.get("kernels")
+        # a run of before there was a choice was trained with eager ones
+        kernels = before.get("kernels", None if self._threads is None else "eager")
         self.kernels = kernels if isinstance(kernels, str) else None
 
     def begin(self, allow: Sequence[str], *, kernels: str | None = None) -> None:
@@ -65,11 +66,12 @@ class Status:
                 f"training.threads={self._threads} when starting a run, OMP_NUM_THREADS="
                 f"{self._threads} now, or resume_allow=[threads] for a run that is not exact"
             )
-        if self.kernels not in (None, kernels) and "runtime.kernels" not in allow:
+        is_other = None not in (self.kernels, kernels) and self.kernels != kernels
+        if is_other and "runtime.kernels" not in allow:
             raise SpecError(
-                f"the run was trained with {self.kernels} kernels, now they are {kernels}; leave "
-                "runtime.kernels out, or use resume_allow=[runtime.kernels] for a run that is not "
-                "exact"
+                f"the run was trained with {self.kernels} kernels, now they are {kernels}; go on "
+                f"where runtime.kernels={self.kernels} is possible, or use "
+                "resume_allow=[runtime.kernels] for a run that is not exact"
             )
         self._threads, self.kernels = threads, kernels
         self.write("running")

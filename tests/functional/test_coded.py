@@ -261,3 +261,112 @@ def test_a_function_mode_sees_both():
     with Seen():
         assert_same(lambda x, w: F.conv2d(levels(x), w), IMAGE, KERNEL)
     assert names.count("conv2d") == 2
+
+
+def test_memory_that_is_handed_out_unwatched_ends_the_knowledge():
+    def by_data(x, w):
+        y = levels(x)
+        y.data.mul_(2)
+        return F.conv2d(y, w)
+
+    def by_array(x, w):
+        y = levels(x)
+        view = y.flatten(2)
+        y.detach().numpy()[:] += 0.25
+        assert not view.is_intact if isinstance(view, Coded) else True
+        return F.conv2d(y, w)
+
+    assert_same(by_data, IMAGE, KERNEL)
+    assert_same(by_array, IMAGE, KERNEL)
+
+
+def test_beside_other_subclasses_and_other_layouts_of_memory():
+    class Other(torch.Tensor):
+        pass
+
+    def sparse(x, w):
+        return torch.sparse.mm(torch.eye(3).to_sparse(), levels(x)[0].flatten(1)) * w.sum()
+
+    assert_same(lambda x, w: F.conv2d(levels(x), w.as_subclass(Other)), IMAGE, KERNEL)
+    assert_same(sparse, IMAGE, KERNEL)
+    assert_same(lambda x, w: levels(x).to_sparse().to_dense() * w.sum(), IMAGE, KERNEL)
+
+
+@pytest.mark.parametrize("go_back", [torch.Tensor.backward, torch.autograd.backward])
+def test_a_quantizer_at_the_end_goes_back_through_checkpoints(go_back):
+    found = []
+    for saved in ("codes", "floats"):
+        with set_runtime(saved=saved):
+            x, w = IMAGE.clone().requires_grad_(), KERNEL.clone().requires_grad_()
+            inner = checkpoint(lambda x, w: F.conv2d(levels(x), w), x, w, use_reentrant=False)
+            y = levels(inner)
+            go_back(y, torch.ones_like(y))
+            found.append((x.grad, w.grad))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_gradients_in_a_coded_tensor_itself():
+    y = levels(IMAGE.clone().requires_grad_())
+    (grad,) = torch.autograd.grad(F.conv2d(y, KERNEL).sum(), y)
+    (expected,) = torch.autograd.grad(
+        F.conv2d(z := y.detach().clone().requires_grad_(), KERNEL).sum(), z
+    )
+    assert torch.equal(grad, expected)
+
+
+def test_the_scale_may_change_before_backward():
+    found = []
+    for saved in ("codes", "floats"):
+        with set_runtime(saved=saved):
+            scale, w = STEP.clone(), KERNEL.clone().requires_grad_()
+            out = F.conv2d(lsq_ste(IMAGE, scale, stairs=nearest(4)), w)
+            scale.mul_(2)
+            out.sum().backward()
+            found.append(w.grad)
+    assert torch.equal(*found)
+
+
+def test_one_channel_with_a_scale_of_its_own():
+    scale = STEP.view(1, 1, 1, 1)
+
+    def use(w, x):
+        return F.linear(x.flatten(1)[:, :27], lsq_ste(w, scale, stairs=nearest(4)).flatten(1))
+
+    assert_same(use, KERNEL[:1], IMAGE)
+
+
+def test_parameters_made_of_coded_tensors_are_copied_as_parameters():
+    y = levels(IMAGE.clone().requires_grad_())
+    for made in (nn.Parameter(y.detach()), torch.no_grad()(lambda: nn.Parameter(levels(IMAGE)))()):
+        other = copy.deepcopy(made)
+        assert isinstance(other, nn.Parameter)
+        assert torch.equal(other, made)
+        assert isinstance(pickle.loads(pickle.dumps(made)), nn.Parameter)
+
+
+def test_transposed_properties_are_views():
+    y = levels(IMAGE.clone().requires_grad_())
+    assert isinstance(y.mT, Coded)
+    assert_same(lambda x, w: levels(x)[0] @ levels(x)[0].mT * w.sum(), IMAGE, KERNEL)
+
+
+def test_a_compiled_part_takes_a_coded_input():
+    torch._dynamo.reset()
+    conv = nn.Conv2d(3, 4, 3)
+    part = torch.compile(conv, fullgraph=True, backend="aot_eager")
+    x = IMAGE.clone().requires_grad_()
+    found = [torch.autograd.grad(f(levels(x)).sum(), (x, conv.weight)) for f in (part, conv)]
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_second_derivatives_of_a_learned_step():
+    x = torch.tensor([0.4, -0.3, 9.0], requires_grad=True)
+    scale = torch.tensor(0.5, requires_grad=True)
+    y = lsq_ste(x, scale, stairs=nearest(2))
+    (in_scale,) = torch.autograd.grad(y.square().sum(), scale, create_graph=True)
+    # y' = 2 y (code - v [inside]): d/dx passes y alone, as the rounding's own slope cancels
+    (twice,) = torch.autograd.grad(in_scale, x)
+    v = x.detach() / 0.5
+    inside = ((v >= 0) & (v <= 3)).float()
+    code = (v.clamp(0, 3) - 0.5).ceil().clamp(0, 3)
+    torch.testing.assert_close(twice, 2 * (code - inside * v) * inside)

@@ -1,5 +1,7 @@
 """Which kernels a run takes, and that it says and keeps them."""
 
+import json
+
 import pytest
 import torch
 
@@ -47,6 +49,13 @@ def test_a_run_goes_on_with_its_kernels_or_says_so(tmp_path):
         Status(tmp_path, "abc").begin((), kernels="eager")
     Status(tmp_path, "abc").begin(("runtime.kernels",), kernels="eager")
     assert read_status(tmp_path)["kernels"] == "eager"
+    # a float run has none, and one of before there was a choice was eager
+    Status(tmp_path, "abc").begin((), kernels=None)
+    (tmp_path / "status.json").write_text('{"threads": null}')
+    old = Status(tmp_path, "abc")
+    assert old.kernels is None
+    (tmp_path / "status.json").write_text(json.dumps({"threads": torch.get_num_threads()}))
+    assert Status(tmp_path, "abc").kernels == "eager"
 
 
 def test_a_short_run_says_that_it_is_eager_and_codes_change_no_bit(tmp_path):
