@@ -22,10 +22,10 @@ from qat.functional.runtime import runtime
 def is_plain(x: Tensor) -> bool:
     """Whether x is a tensor with memory of its own that nobody traces, batches or watches."""
     return (
-        type(x) in (Tensor, nn.Parameter)
+        not torch.compiler.is_compiling()  # asked first, as it looks at what dynamo does not trace
+        and type(x) in (Tensor, nn.Parameter)
         and x.layout is torch.strided
         and not x.is_meta
-        and not torch.compiler.is_compiling()
         and not torch._C._get_tracing_state()
         and torch._C._functorch.peek_interpreter_stack() is None
         and _get_current_dispatch_mode() is None

@@ -162,7 +162,7 @@ class LsqSte(torch.autograd.Function):
         # looked at once: under activation checkpointing a second look is refused
         x, scale, *moving = ctx.saved_tensors
         sharpness = moving[0] if moving else ctx.sharpness
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             return *_lsq_twice(grad, x, scale, ctx.stairs, ctx.derivative, sharpness), *[None] * 4
         s = scale.detach().to(_wide(x.dtype))
         if fuses(x):
