@@ -50,7 +50,7 @@ class Levels:
             index: uint8.
             dtype: of the result, to which the quantizer has rounded, too.
         """
-        if fuses(index):
+        if fuses(index, self.step):
             index = dense(index)
             rule = numbers((self.stride, self.offset, self.low, self.high), index.device)
             flat: Tensor = _levels(vector(index), step=self.step, rule=rule, dtype=dtype)

@@ -84,7 +84,7 @@ def gradients(
     """
     in_x, in_step = wants
     passes = in_x and slopes.in_x == BY_INDEX["identity"]
-    if fuses(kept[0]) and not (passes and not in_step):
+    if fuses(kept[0], grad) and not (passes and not in_step):
         return _by_kernel(grad, kept, stairs, slopes, wants)
     grad_x = grad if passes else _in_x(grad, kept[0], stairs, slopes.in_x) if in_x else None
     if not in_step:

@@ -32,17 +32,18 @@ def is_plain(x: Tensor) -> bool:
     )
 
 
-def fuses(x: Tensor) -> bool:
+def fuses(x: Tensor, *others: Tensor) -> bool:
     """Whether a pass over x is a fused kernel's: asked for, possible, and not for a single number.
 
-    A size of 1 would be compiled for itself, and derivatives of derivatives go through eager
-    operations.
+    A size of 1 would be compiled for itself; derivatives of derivatives, and float64 of x or of
+    other tensors in the pass, go through eager operations.
     """
     return (
         runtime().kernels == "fused"
         and not torch.is_grad_enabled()
         and is_plain(x)
         and 1 < x.numel() < 2**31  # a GPU's kernel may count in 32 bits
+        and not any(tensor.dtype == torch.float64 for tensor in (x, *others))
     )
 
 
@@ -90,7 +91,13 @@ class Fused:
         # autocast and hooks of whoever calls first are none of the kernel's
         with torch.no_grad(), torch.autocast(samples[0].device.type, enabled=False), _quiet():
             graph = make_fx(flat, tracing_mode="symbolic")(*samples)
-            compiled = standalone_compile(graph, samples, dynamic_shapes="from_graph")
+            compiled = standalone_compile(
+                graph,
+                samples,
+                dynamic_shapes="from_graph",
+                # half precision is rounded where eager operations round
+                options={"config_patches": {"emulate_precision_casts": True}},
+            )
         return compiled
 
     def _sample(self, x: Tensor) -> Tensor:

@@ -73,14 +73,12 @@ def test_fused_kernels_resume_bit_for_bit(tmp_path):
     shown = train(*fused, "hydra.run.dir=whole", cwd=tmp_path)
     assert "kernels: fused, by runtime.kernels=fused" in shown
     kill_after(50, tmp_path / "cut", *fused, cwd=tmp_path)
-    train(*fused, "resume=cut", cwd=tmp_path)
+    train("resume=cut", cwd=tmp_path)
     assert differences(tmp_path / "whole", tmp_path / "cut") == []
 
 
 @pytest.mark.slow
 def test_another_kernel_is_refused_when_resuming(tmp_path):
     kill_after(20, tmp_path / "cut", *SMALL, *PLAIN, SAVING, cwd=tmp_path)
-    shown = train(
-        *SMALL, *PLAIN, SAVING, "runtime.kernels=fused", "resume=cut", cwd=tmp_path, code=1
-    )
+    shown = train("runtime.kernels=fused", "resume=cut", cwd=tmp_path, code=1)
     assert "runtime.kernels" in shown
