@@ -157,7 +157,8 @@ def _ordinary(arguments: Any) -> Any:
     if isinstance(arguments, Coded):
         with torch._C.DisableTorchFunctionSubclass():
             if not arguments.is_leaf:
-                return arguments.as_subclass(Tensor)
+                with torch.enable_grad():  # still of the graph, when backward goes on from it
+                    return arguments.as_subclass(Tensor)
             leaf = arguments.detach().as_subclass(Tensor)
             if getattr(arguments, "_is_param", False):
                 return nn.Parameter(leaf, arguments.requires_grad)
