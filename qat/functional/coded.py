@@ -7,66 +7,22 @@ every operation y is an ordinary tensor; only what autograd stores is another.
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from qat.functional.kernels import Fused, dense, fuses, is_plain, numbers, vector
+from qat.functional.kernels import is_plain
+from qat.functional.levels import Levels
+from qat.functional.products import is_product, product
 from qat.functional.runtime import runtime
 
 # which hooks stand around ours, those of activation checkpointing for one, is not public; without
 # an answer nothing is kept as codes
 _autograd: Any = torch._C._autograd
 _hooks_around = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
-
-
-@dataclass(frozen=True, slots=True)
-class Levels:
-    """Levels of bytes: value = step * clip(stride * index + offset, low, high).
-
-    Attributes:
-        step: 0-dim, of the dtype that the values were computed in.
-        offset: code of index 0, before the clip.
-        low: smallest code.
-        high: largest code.
-        stride: codes from one index to the next.
-    """
-
-    step: Tensor
-    offset: int
-    low: int
-    high: int
-    stride: int = 1
-
-    def values(self, index: Tensor, dtype: torch.dtype) -> Tensor:
-        """The levels in the layout of the index, bit for bit as the quantizer computed them.
-
-        But for the sign of a zero, which no sum and no product with a finite number can tell.
-
-        Args:
-            index: uint8.
-            dtype: of the result, to which the quantizer has rounded, too.
-        """
-        if fuses(index, self.step):
-            index = dense(index)
-            rule = numbers((self.stride, self.offset, self.low, self.high), index.device)
-            flat: Tensor = _levels(vector(index), step=self.step, rule=rule, dtype=dtype)
-            return flat.as_strided_(index.shape, index.stride())
-        if self.stride == 1 and self.offset == self.low == 0:
-            codes = index.clamp(max=self.high).to(self.step.dtype)  # bytes are clipped faster
-        else:
-            codes = index.to(self.step.dtype).mul_(self.stride).add_(self.offset)
-            codes.clamp_(self.low, self.high)
-        return codes.mul_(self.step).to(dtype)
-
-
-@Fused
-def _levels(index: Tensor, *, step: Tensor, rule: Tensor, dtype: torch.dtype) -> Tensor:
-    codes = index.to(step.dtype) * rule[0] + rule[1]
-    return (codes.clamp(rule[2], rule[3]) * step).to(dtype)
 
 
 class _Watch:
@@ -130,11 +86,16 @@ def _applied(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
     operands = [x for x in _operands((args, kwargs)) if x.is_intact]
     if not operands or not is_plain(operands[0].as_subclass(Tensor)):
         return func(*args, **kwargs)
-    if not torch.is_grad_enabled():
+    keeps = torch.is_grad_enabled() and runtime().saved == "codes"
+    with _kept_as_codes(operands) if keeps else nullcontext():
+        if is_product(func) and (y := product(func, args, kwargs, _known)) is not NotImplemented:
+            return y
         return _views_coded(func(*args, **kwargs), operands)
-    with _kept_as_codes(operands):
-        result = func(*args, **kwargs)
-    return _views_coded(result, operands)
+
+
+def _known(x: Tensor) -> tuple[Tensor, Levels] | None:
+    """Index and levels of a tensor that knows its codes."""
+    return (x.code, x.levels) if isinstance(x, Coded) and x.is_intact else None
 
 
 _data: Any = Tensor.data
@@ -186,11 +147,17 @@ def _marked(x: Coded, index: Tensor, levels: Levels, watch: _Watch) -> Coded:
 
 
 def keeps_codes(x: Tensor) -> bool:
-    """Whether the levels of x are to know their codes: in training, outside of any tracing."""
+    """Whether the levels of x are to know their codes, outside of any tracing.
+
+    In training, where they are kept as codes or multiplied as such; in evaluation for the latter.
+    """
+    options = runtime()
+    if not torch.is_grad_enabled():
+        return options.integer_forward and x.is_cpu and is_plain(x)
+    is_of_use = options.saved == "codes" or options.integer_forward or options.backward != "float32"
     return (
-        runtime().saved == "codes"
+        is_of_use
         and _hooks_around is not None
-        and torch.is_grad_enabled()
         and is_plain(x)
         and bool(_autograd._saved_tensors_hooks_is_enabled())
     )

@@ -127,6 +127,11 @@ def _quiet() -> Iterator[None]:
 
 def apply(function: type[torch.autograd.Function], x: Tensor, *arguments: Any) -> Any:
     """`function.apply(x, ...)`; without its look at signature and transforms where none is on."""
+    is_traced = torch.compiler.is_compiling()  # asked first, by what dynamo does trace
+    if not is_traced and torch.is_inference_mode_enabled() and runtime().integer_forward:
+        # codes hold while their tensor's version stands still, and inference's tensors have none
+        with torch.inference_mode(False), torch.no_grad():
+            return apply(function, x, *arguments)
     if is_plain(x):
         return super(torch.autograd.Function, function).apply(x, *arguments)  # type: ignore[misc]
     return function.apply(x, *arguments)

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.functional.coded import Levels, coded, keeps_codes, uncoded
+from qat.functional.coded import coded, keeps_codes, uncoded
 from qat.functional.intervals import Slopes, as_bytes, fits, gradients
 from qat.functional.kernels import Fused, apply, dense, fuses, laid_out_as, vector
+from qat.functional.levels import Levels
 from qat.functional.sign import round_ste
 from qat.functional.stairs import Stairs
 from qat.functional.ste import Sharpness, coarse_slope, estimator

@@ -1,14 +1,14 @@
 """Runtime of the quantizers: how they are computed, not what. Process-wide, as torch's threads are.
 
-Nothing here changes a level or a gradient in x; what may differ in its last bits, each option says.
+What may differ in its last bits, each option says.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
-from typing import Self, get_args
+from typing import Any, Self, get_args
 
 from qat.errors import SpecError
-from qat.names import KernelKind, Saved
+from qat.names import Backward, KernelKind, Saved
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,13 +21,21 @@ class Runtime:
             are sums that the two add up in different orders.
         saved: what a layer keeps of a quantized input for its backward pass: its codes, a byte
             each, or the floats. Both give the same bits.
+        integer_forward: whether layers whose operands are both codes multiply and add integers, by
+            int8 operators of the CPU. The sums are exact and rounded once, where those of floats
+            are rounded at each addition: last bits differ.
+        backward: precision in which these layers compute gradients. bfloat16 rounds what comes from
+            above to eight bits, and the results; codes are exact in it.
     """
 
     kernels: KernelKind = "eager"
     saved: Saved = "codes"
+    integer_forward: bool = False
+    backward: Backward = "float32"
 
     def __post_init__(self) -> None:
-        for name, choices in (("kernels", get_args(KernelKind)), ("saved", get_args(Saved))):
+        for name, kind in (("kernels", KernelKind), ("saved", Saved), ("backward", Backward)):
+            choices = get_args(kind)
             if getattr(self, name) not in choices:
                 raise SpecError(
                     f"runtime.{name} must be {' or '.join(choices)}; got {getattr(self, name)!r}"
@@ -48,6 +56,8 @@ class set_runtime:  # noqa: N801  a verb, as torch.set_grad_enabled is
     Args:
         kernels: see `Runtime`; None leaves it as it is. So for the others.
         saved: see `Runtime`.
+        integer_forward: see `Runtime`.
+        backward: see `Runtime`.
 
     Raises:
         SpecError: no such choice.
@@ -59,11 +69,23 @@ class set_runtime:  # noqa: N801  a verb, as torch.set_grad_enabled is
     'codes'
     """
 
-    def __init__(self, *, kernels: KernelKind | None = None, saved: Saved | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        kernels: KernelKind | None = None,
+        saved: Saved | None = None,
+        integer_forward: bool | None = None,
+        backward: Backward | None = None,
+    ) -> None:
         global _current
         self._before = _current
-        before = self._before
-        _current = Runtime(kernels=kernels or before.kernels, saved=saved or before.saved)
+        asked: dict[str, Any] = {
+            "kernels": kernels,
+            "saved": saved,
+            "integer_forward": integer_forward,
+            "backward": backward,
+        }
+        _current = replace(_current, **{k: v for k, v in asked.items() if v is not None})
 
     def __enter__(self) -> Self:
         return self

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qat.functional.coded import Levels, coded, keeps_codes, uncoded
+from qat.functional.coded import coded, keeps_codes, uncoded
 from qat.functional.intervals import (
     BY_INDEX,
     Slopes,
@@ -32,6 +32,7 @@ from qat.functional.kernels import (
     times,
     vector,
 )
+from qat.functional.levels import Levels
 from qat.functional.stairs import Stairs
 from qat.functional.ste import Sharpness, coarse_slope
 from qat.names import Derivative, StepDerivative

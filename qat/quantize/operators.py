@@ -11,6 +11,7 @@ KEEPING = frozenset(
         *("view", "_unsafe_view", "view_copy", "reshape", "permute", "transpose", "t"),
         *("numpy_T", "expand", "squeeze", "unsqueeze", "slice", "select", "split"),
         *("split_with_sizes", "unbind", "diagonal", "as_strided", "alias", "detach"),
+        *("as_strided_", "squeeze_", "unsqueeze_", "transpose_", "t_", "detach_"),
         *("unfold", "clone", "_to_copy", "lift_fresh", "lift_fresh_copy", "index_select"),
         *("index", "gather", "take_along_dim", "take", "roll", "flip", "repeat"),
         *("repeat_interleave", "cat", "stack", "max_pool2d_with_indices"),

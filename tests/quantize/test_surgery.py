@@ -136,6 +136,17 @@ def test_pooled_inputs_stay():
     assert "7.input_quantizer" not in activation_quantizers(net)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_plan_does_not_depend_on_the_layout(layout):
+    """Pooled to one place, channels_last answers through another operator."""
+    net = convnet()
+    images = torch.randn(2, 1, 16, 16).to(memory_format=layout)
+    net[0] = nn.Conv2d(1, 4, 3).to(memory_format=layout)
+    prepare(net, QuantSpec(), example=images)
+    assert not hasattr(net[7], "input_quantizer")
+    assert len(activation_quantizers(net)) == 2
+
+
 def test_float_activations_are_left_alone():
     net = prepare(convnet(), WEIGHTS_ONLY, example=IMAGES)
     assert activation_quantizers(net) == {}

@@ -1,0 +1,154 @@
+"""Products of codes by the int8 operators of oneDNN, which torch carries for CPUs.
+
+The operators are torch's own but not part of its documented interface: whether they are there, and
+compute what they should on this machine, is asked of them once, on products whose sums are known.
+"""
+
+import functools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_ops: Any = torch.ops.onednn
+
+# instructions without which sums of int8 products are no faster than floats
+_FAST = ("avx512_vnni", "avx_vnni", "amx_int8")
+
+
+@dataclass(frozen=True, slots=True)
+class Conv:
+    """A two-dimensional convolution: its numbers, as torch's functions have them.
+
+    Attributes:
+        stride, padding, dilation: for height and width.
+        groups: 1 or more.
+    """
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    def packed(self, codes: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
+        """Weight codes as the operator wants them, for inputs of this shape."""
+        result: Tensor = _ops.qconv_prepack(
+            codes, scale, 1.0, 0, self.stride, self.padding, self.dilation, self.groups, shape
+        )
+        return result
+
+    def __call__(
+        self,
+        codes: Tensor,
+        zero_point: int,
+        packed: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """sum((codes - zero_point) * weight codes) * scale + bias, in channels_last memory.
+
+        Args:
+            codes: uint8 (N, C, H, W).
+            zero_point: the byte of code 0; padding is of code 0.
+            packed: weight codes.
+            scale: float32 (1,) or (O,).
+            bias: float32 (O,) or None.
+            dtype: of the result, float32 or bfloat16.
+        """
+        result: Tensor = _ops.qconv2d_pointwise(
+            codes.contiguous(memory_format=torch.channels_last), 1.0, zero_point, packed, scale,
+            _zeros(len(scale)), bias, self.stride, self.padding, self.dilation, self.groups,
+            1.0, 0, dtype, "none", [], "",
+        )  # fmt: skip
+        return result
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A product with the rows of a matrix, for inputs of any number of axes."""
+
+    def packed(self, codes: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
+        """Weight codes as the operator wants them, for inputs of this shape."""
+        result: Tensor = _ops.qlinear_prepack(codes, shape)
+        return result
+
+    def __call__(
+        self,
+        codes: Tensor,
+        zero_point: int,
+        packed: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """See `Conv`; codes (..., I), result (..., O)."""
+        result: Tensor = _ops.qlinear_pointwise(
+            codes.contiguous(), 1.0, zero_point, packed, scale, _zeros(len(scale)), bias,
+            1.0, 0, dtype, "none", [], "",
+        )  # fmt: skip
+        return result
+
+
+@functools.cache
+def _zeros(count: int) -> Tensor:
+    """Zero points of weights, which have none."""
+    return torch.zeros(count, dtype=torch.int32)
+
+
+def is_fast() -> bool:
+    """Whether this processor has instructions for sums of int8 products."""
+    ask = getattr(torch.cpu, "get_capabilities", None)
+    return ask is not None and any(ask().get(name, False) for name in _FAST)
+
+
+@functools.cache
+def reason_against() -> str:
+    """Why int8 operators cannot be used here; empty if they compute what they should."""
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        try:
+            for product, weight, shape in _TRIALS:
+                for zero_point in (0, 7, 127):
+                    if not _is_exact(product, weight, shape, zero_point):
+                        kind = type(product).__name__.lower()
+                        return f"torch's int8 operator for {kind} layers computes other sums"
+        except Exception as error:  # whatever an operator that is not there, or is another, says
+            return f"torch's int8 operators answer {str(error).splitlines()[0][:80]!r}"
+    return ""
+
+
+_TRIALS: tuple[tuple[Conv | Linear, tuple[int, ...], tuple[int, ...]], ...] = (
+    (Conv((1, 1), (1, 1), (1, 1), 1), (9, 33, 3, 3), (2, 33, 5, 7)),
+    (Conv((2, 1), (0, 2), (1, 2), 1), (4, 5, 3, 2), (1, 5, 9, 8)),
+    (Conv((1, 1), (1, 1), (1, 1), 8), (8, 1, 3, 3), (2, 8, 6, 6)),
+    (Conv((1, 1), (0, 0), (1, 1), 1), (16, 64, 1, 1), (2, 64, 4, 4)),
+    (Linear(), (10, 67), (3, 67)),
+    (Linear(), (33, 64), (2, 5, 64)),
+)
+
+
+def _is_exact(
+    product: Conv | Linear, weight: tuple[int, ...], shape: tuple[int, ...], zero_point: int
+) -> bool:
+    """Whether sums of extreme codes, where sixteen bits would overflow, are those of integers."""
+    generator = torch.Generator().manual_seed(zero_point)
+
+    def among(values: tuple[int, ...], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        places = torch.randint(len(values), shape, generator=generator)
+        return torch.tensor(values, dtype=dtype)[places]
+
+    codes = among((0, 1, 254, 255), shape, torch.uint8)
+    signed = among((-127, -1, 0, 126, 127), weight, torch.int8)
+    scale = 2.0 ** torch.arange(len(signed)).remainder(5).sub(2)
+    scale = scale if zero_point else scale[:1]  # one for all channels, and one for each
+    bias = torch.arange(len(signed), dtype=torch.float32)
+    packed = product.packed(signed, scale, codes.shape)
+    got = product(codes, zero_point, packed, scale, bias, torch.float32)
+    x, w = codes.double() - zero_point, signed.double()
+    if isinstance(product, Linear):
+        return torch.equal(got.double(), F.linear(x, w) * scale.double() + bias)
+    sums = F.conv2d(x, w, None, product.stride, product.padding, product.dilation, product.groups)
+    wanted = sums * scale.double().view(-1, 1, 1) + bias.view(-1, 1, 1)
+    return torch.equal(got.double(), wanted)

@@ -1,0 +1,245 @@
+"""Products of coded activations with coded weights: convolutions and linear layers.
+
+Forward: the sum of the products of codes, exact in integers, times both scales. Backward: the float
+operators' own, or with gradients in bfloat16, in which the codes of both are exact.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from qat.functional.int8 import Conv, Linear, reason_against
+from qat.functional.kernels import apply, is_plain
+from qat.functional.levels import Levels
+from qat.functional.runtime import runtime
+from qat.functional.weight_codes import LARGEST, WeightCodes, codes_of
+
+# index and levels of a tensor that knows its codes
+Known = tuple[Tensor, Levels]
+
+_INT32 = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """The arguments of a product, however they were given."""
+
+    x: Tensor
+    w: Tensor
+    bias: Tensor | None
+    product: Conv | Linear
+
+
+def _conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> _Given | None:
+    if isinstance(padding, str) or input.ndim != 4:
+        return None
+    geometry = (_pair(stride), _pair(padding), _pair(dilation))
+    return _Given(input, weight, bias, Conv(*geometry, groups))
+
+
+def _linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> _Given | None:
+    return _Given(input, weight, bias, Linear()) if input.ndim >= 2 == weight.ndim else None
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    if isinstance(value, Sequence):
+        return (value[0], value[-1])
+    return (value, value)
+
+
+# what F.conv2d and F.linear are to `__torch_function__`
+_GIVEN: dict[Callable[..., Any], Callable[..., _Given | None]] = {
+    F.conv2d: _conv2d,
+    F.linear: _linear,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A product of codes.
+
+    Attributes:
+        product: its operator.
+        index: uint8 of the input's levels.
+        levels: what the index stands for.
+        weight: codes of the weight.
+        dtype: of the result.
+        in_integers: whether forward is.
+        in_bf16: whether backward is.
+        input_dtype: of the input, and of its gradient.
+    """
+
+    product: Conv | Linear
+    index: Tensor
+    levels: Levels
+    weight: WeightCodes
+    dtype: torch.dtype
+    in_integers: bool
+    in_bf16: bool
+    input_dtype: torch.dtype
+
+    def forward(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+        """The product; of the floats if not in integers."""
+        if not self.in_integers:
+            return _of_floats(self.product, x, w, bias)
+        codes = self.levels.operand(self.index)
+        scale = self.weight.scale * self.levels.step
+        packed = self._packed(scale, codes.shape)
+        zero_point = self.levels.zero_point
+        assert zero_point is not None
+        bias = None if bias is None else bias.float()
+        y = self.product(codes, zero_point, packed, scale, bias, self.dtype)
+        if isinstance(self.product, Linear) or _is_channels_last(x) or _is_channels_last(w):
+            return y
+        return y.contiguous()  # in the layout of a float convolution's result
+
+    def _packed(self, scale: Tensor, shape: torch.Size) -> Tensor:
+        key = (self.product, shape)
+        if key not in self.weight.packed:
+            self.weight.packed[key] = self.product.packed(self.weight.codes, scale, shape)
+        return self.weight.packed[key]
+
+    def gradients_in_bf16(
+        self, grad: Tensor, wants: Sequence[bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Gradients in x, the weight and the bias; `grad` and the results are rounded to bfloat16.
+
+        Operands are codes, which its eight bits hold; scales are applied in float32.
+        """
+        half = torch.bfloat16
+        in_bias = grad.float().sum(_all_but_channels(self.product, grad)) if wants[2] else None
+        codes, scale, step = self.weight.codes.to(half), self.weight.scale, self.levels.step
+        if len(scale) == 1:
+            x = self.levels.codes(self.index, half)
+            in_x, in_w = _gradients(self.product, grad.to(half), x, codes, wants)
+            in_x = None if in_x is None else in_x.to(self.input_dtype).mul_(scale)
+            return in_x, None if in_w is None else in_w.float().mul_(step), in_bias
+        # a channel's scale goes into what comes from above, ahead of the sum over channels
+        is_zero = scale == 0
+        scale = scale.masked_fill(is_zero, 1).view(-1, *(1,) * (codes.ndim - 1))
+        codes = codes * ~is_zero.view(scale.shape)
+        of_channels = scale[..., 0] if isinstance(self.product, Conv) else scale[:, 0]
+        grad, x = (grad * of_channels).to(half), self.levels.codes(self.index, half)
+        in_x, in_w = _gradients(self.product, grad, x, codes, wants)
+        in_x = None if in_x is None else in_x.to(self.input_dtype)
+        return in_x, None if in_w is None else in_w.float().mul_(step / scale), in_bias
+
+
+def product(
+    function: Callable[..., Any], args: Any, kwargs: Any, known: Callable[[Tensor], Known | None]
+) -> Any:
+    """`function` as a product of codes; NotImplemented where it is none.
+
+    Args:
+        function: F.conv2d or F.linear.
+        args: of the function.
+        kwargs: of the function.
+        known: index and levels of a tensor that knows its codes.
+    """
+    options = runtime()
+    in_bf16 = options.backward == "bfloat16" and torch.is_grad_enabled()
+    in_integers = options.integer_forward and not reason_against()
+    if not (in_integers or in_bf16) or (given := _GIVEN[function](*args, **kwargs)) is None:
+        return NotImplemented
+    x, w, dtype = given.x, given.w, _dtype(given)
+    found = known(x)
+    if dtype is None or found is None or found[1].zero_point is None or not x.numel():
+        return NotImplemented
+    if w[0].numel() * 255 * LARGEST > _INT32 or (weight := _weight_codes(w, known)) is None:
+        return NotImplemented
+    in_bf16 = in_bf16 or dtype == torch.bfloat16
+    plan = _Plan(given.product, *found, weight, dtype, in_integers, in_bf16, x.dtype)
+    if not torch.is_grad_enabled():
+        return plan.forward(x, w, given.bias)
+    return apply(CodedProduct, x, w, given.bias, plan)
+
+
+def is_product(function: Callable[..., Any]) -> bool:
+    """Whether it may be a product of codes."""
+    return function in _GIVEN
+
+
+def _dtype(given: _Given) -> torch.dtype | None:
+    """The dtype of the result; None where there is no operator for it."""
+    if not (given.x.is_cpu and given.w.is_cpu and given.w.dtype == torch.float32):
+        return None
+    if torch.is_autocast_enabled("cpu"):
+        dtype = torch.get_autocast_dtype("cpu")
+        return dtype if dtype == torch.bfloat16 else None
+    return torch.float32 if given.x.dtype == torch.float32 else None
+
+
+def _weight_codes(w: Tensor, known: Callable[[Tensor], Known | None]) -> WeightCodes | None:
+    if (found := known(w)) is not None:
+        index, levels = found
+        codes = levels.signed(index)
+        return None if codes is None else WeightCodes(codes, levels.step.reshape(1).float())
+    # while it trains, whoever puts codes into a weight says so
+    return codes_of(w, search=not torch.is_grad_enabled()) if is_plain(w) else None
+
+
+class CodedProduct(torch.autograd.Function):
+    """A product of codes as a Function, by a `_Plan`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:  # noqa: D102
+        ctx.save_for_backward(x, w)
+        ctx.plan, ctx.bias_dtype = plan, None if bias is None else bias.dtype
+        return plan.forward(x, w, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        (grad,), plan, wants = grads, ctx.plan, ctx.needs_input_grad[:3]
+        if plan.in_bf16 and not torch.is_grad_enabled():
+            in_x, in_w, in_bias = plan.gradients_in_bf16(grad, wants)
+        else:
+            x, w = ctx.saved_tensors
+            in_x, in_w = _gradients(plan.product, grad, x, w.to(x.dtype), wants)
+            in_bias = grad.sum(_all_but_channels(plan.product, grad)) if wants[2] else None
+        return in_x, in_w, in_bias, None
+
+
+def _of_floats(product: Conv | Linear, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    if isinstance(product, Linear):
+        return F.linear(x, w, bias)
+    return F.conv2d(x, w, bias, product.stride, product.padding, product.dilation, product.groups)
+
+
+def _gradients(
+    product: Conv | Linear, grad: Tensor, x: Tensor, w: Tensor, wants: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Gradients in x and w, as torch's own operators compute them."""
+    if isinstance(product, Linear):
+        rows = grad.reshape(-1, grad.shape[-1])
+        in_x = (rows @ w).view(x.shape) if wants[0] else None
+        in_w = rows.t() @ x.reshape(-1, x.shape[-1]) if wants[1] else None
+        return in_x, in_w
+    in_x, in_w, _ = torch.ops.aten.convolution_backward(
+        grad, x, w, None, product.stride, product.padding, product.dilation, False, [0, 0],
+        product.groups, [wants[0], wants[1], False],
+    )  # fmt: skip
+    return in_x, in_w
+
+
+def _all_but_channels(product: Conv | Linear, grad: Tensor) -> tuple[int, ...]:
+    """Axes over which a bias is repeated."""
+    if isinstance(product, Linear):
+        return tuple(range(grad.ndim - 1))
+    return (0, 2, 3)
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    """Whether x makes a float convolution answer in channels_last; one that is both does not."""
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

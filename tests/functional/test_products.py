@@ -1,0 +1,363 @@
+"""Products of codes: exact sums, gradients of floats, floats where codes are not known."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from qat import set_runtime
+from qat.functional import int8, products
+from qat.functional.coded import Coded
+from qat.functional.learned_clip import lsq_ste, pact_ste
+from qat.functional.sign import sign_ste
+from qat.functional.staircase import staircase_ste
+from qat.functional.stairs import Stairs, relu_stairs, signed_stairs
+from qat.functional.weight_codes import codes_of, found_codes, hold_codes
+
+STEP = torch.tensor(0.3)
+STAIRS = {f"relu{b}": relu_stairs(b) for b in range(1, 9)}
+STAIRS |= {f"signed{b}": signed_stairs(b) for b in range(2, 9)}
+NEAREST = Stairs(low=0, high=15, first=0, shift=0.5)
+SIGNED_NEAREST = Stairs(low=-8, high=7, first=-8, shift=0.5)
+QUANTIZERS = {
+    **{n: (lambda x, s=s: staircase_ste(x, STEP, stairs=s)) for n, s in STAIRS.items()},
+    "sign": lambda x: sign_ste(x, "clipped_relu"),
+    "sign, identity": lambda x: sign_ste(x, "identity"),
+    "lsq": lambda x: lsq_ste(x, STEP, stairs=NEAREST),
+    "lsq, signed": lambda x: lsq_ste(x, STEP, stairs=SIGNED_NEAREST),
+    "pact": lambda x: pact_ste(x, STEP * 4, stairs=NEAREST),
+}
+CONVS = {
+    "3 x 3": ((6, 8, 3, 3), {"padding": 1}),
+    "strides, paddings, dilations": (
+        (5, 8, 3, 2),
+        {"stride": (2, 1), "padding": (0, 2), "dilation": 2},
+    ),
+    "groups": ((8, 2, 3, 3), {"groups": 4, "padding": 1}),
+    "depthwise": ((8, 1, 3, 3), {"groups": 8, "padding": 1}),
+    "1 x 1": ((16, 8, 1, 1), {}),
+}
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def weight_of(*shape, largest=1, channels=False, seed=1):
+    """A weight on a grid, held as codes and scales."""
+    generator = torch.Generator().manual_seed(seed)
+    codes = torch.randint(-largest, largest + 1, shape, generator=generator, dtype=torch.int8)
+    scale = torch.rand(shape[0] if channels else 1, generator=generator) + 0.1
+    w = codes * scale.view(-1, *(1,) * (len(shape) - 1))
+    w.requires_grad_()
+    hold_codes(w, codes, scale)
+    return w, codes, scale
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """How many products were made of codes."""
+    calls = []
+    forward = products._Plan.forward
+    monkeypatch.setattr(
+        products._Plan, "forward", lambda plan, *a: (calls.append(plan), forward(plan, *a))[1]
+    )
+    return calls
+
+
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("conv", CONVS.values(), ids=CONVS)
+@pytest.mark.parametrize("quantizer", QUANTIZERS.values(), ids=QUANTIZERS)
+def test_sums_are_exact(quantizer, conv, layout, channels, counted):
+    shape, options = conv
+    x = normal(2, 8, 9, 7).mul_(3).to(memory_format=layout).requires_grad_()
+    w, codes, scale = weight_of(*shape, largest=127, channels=channels)
+    with set_runtime(integer_forward=True):
+        y = quantizer(x)
+        result = F.conv2d(y, w, **options)
+        levels = y.levels
+    own = (y.detach().as_subclass(torch.Tensor) / levels.step).round().double()
+    sums = F.conv2d(own, codes.double(), **options)
+    wanted = sums.float() * (scale * levels.step).view(-1, 1, 1)
+    assert len(counted) == 1
+    assert counted[0].in_integers
+    assert torch.equal(result, wanted)
+    floats = F.conv2d(y.detach().as_subclass(torch.Tensor), w, **options)
+    assert result.stride() == floats.stride()
+    assert type(result) is torch.Tensor
+
+
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("quantizer", QUANTIZERS.values(), ids=QUANTIZERS)
+@pytest.mark.parametrize("shape", [(3, 24), (2, 5, 24), (2, 3, 5, 24)])
+def test_linear_sums_are_exact(quantizer, shape, channels, counted):
+    w, codes, scale = weight_of(10, 24, largest=127, channels=channels)
+    with set_runtime(integer_forward=True):
+        y = quantizer(normal(*shape).mul_(3).requires_grad_())
+        result = F.linear(y, w)
+    own = (y.detach().as_subclass(torch.Tensor) / y.levels.step).round().double()
+    sums = F.linear(own, codes.double())
+    assert len(counted) == 1
+    assert torch.equal(result, sums.float() * (scale * y.levels.step))
+
+
+@pytest.mark.parametrize("saved", ["codes", "floats"])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("conv", [*CONVS.values(), None], ids=[*CONVS, "linear"])
+def test_gradients_are_those_of_floats(conv, layout, saved, counted):
+    shape, options = conv or ((10, 7), {})
+    product = F.conv2d if conv else F.linear
+    bias = normal(shape[0], seed=3)
+
+    def gradients(in_integers):
+        x = normal(2, 8, 9, 7).to(memory_format=layout).requires_grad_()
+        w, *_ = weight_of(*shape, channels=True)
+        own = bias.clone().requires_grad_()
+        with set_runtime(integer_forward=in_integers, saved=saved):
+            y = product(staircase_ste(x, STEP, stairs=relu_stairs(4)), w, own, **options)
+        grads = torch.autograd.grad((y * normal(*y.shape, seed=2)).sum(), (x, w, own))
+        return y, *grads
+
+    (y, *own), (other, *floats) = gradients(True), gradients(False)
+    assert len(counted) == 1
+    torch.testing.assert_close(y, other, rtol=1e-5, atol=1e-5)
+    assert all(torch.equal(a, b) for a, b in zip(own[:2], floats[:2], strict=True))
+    torch.testing.assert_close(own[2], floats[2], rtol=1e-5, atol=1e-5)
+    assert all(a.stride() == b.stride() for a, b in zip(own, floats, strict=True))
+
+
+def test_codes_are_kept_and_floats_are_not():
+    """What a product of codes keeps is the quantizer's byte."""
+    kept = {}
+
+    def pack(t):
+        kept[t.untyped_storage()._cdata] = t
+        return t
+
+    w, *_ = weight_of(8, 8, 3, 3)
+    x = normal(2, 8, 6, 6).requires_grad_()
+    with (
+        set_runtime(integer_forward=True),
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
+    ):
+        y = F.conv2d(staircase_ste(x, STEP, stairs=relu_stairs(4)), w)
+    sizes = sorted(t.numel() for t in kept.values() if t.dtype == torch.uint8)
+    assert sizes == [x.numel()]
+    assert not any(t.dtype == torch.float32 and t.shape == x.shape for t in kept.values())
+    del y
+
+
+def test_second_derivatives():
+    w, *_ = weight_of(4, 3, 3, 3)
+    grads = []
+    for in_integers in (True, False):
+        x = normal(1, 3, 6, 6).requires_grad_()
+        with set_runtime(integer_forward=in_integers):
+            y = F.conv2d(staircase_ste(x, STEP, stairs=relu_stairs(4)), w)
+        weights = normal(*y.shape, seed=2).requires_grad_()
+        (first,) = torch.autograd.grad((y * weights).sum(), w, create_graph=True)
+        grads.append(torch.autograd.grad(first.square().sum(), (weights, x)))
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+# -- backward in bfloat16 --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("in_integers", [False, True])
+@pytest.mark.parametrize("conv", [*CONVS.values(), None], ids=[*CONVS, "linear"])
+def test_bfloat16_rounds_the_gradient_alone(conv, in_integers, channels, counted):
+    """The float64 gradients of the rounded upstream gradient, rounded once more."""
+    shape, options = conv or ((10, 7), {})
+    product = F.conv2d if conv else F.linear
+    x = normal(2, 8, 9, 7).requires_grad_()
+    w, _codes, scale = weight_of(*shape, largest=127, channels=channels)
+    bias = normal(shape[0]).requires_grad_()
+    with set_runtime(integer_forward=in_integers, backward="bfloat16"):
+        y = staircase_ste(x, STEP, stairs=relu_stairs(8), derivative="identity")
+        result = product(y, w, bias, **options)
+        above = normal(*result.shape, seed=5)
+        own = torch.autograd.grad((result * above).sum(), (x, w, bias))
+    assert len(counted) == 1
+    axes = scale.view(-1, 1, 1) if conv else scale
+    rounded = (above * axes).bfloat16().double() / axes if channels else above.bfloat16().double()
+    leaves = [t.detach().double().requires_grad_() for t in (y.as_subclass(torch.Tensor), w)]
+    wanted = torch.autograd.grad((product(*leaves, **options) * rounded).sum(), leaves)
+    for a, b in zip(own[:2], wanted, strict=True):
+        # one rounding to eight bits, and sums in float32 of products that may cancel
+        bound = b.abs() * 2**-8 + b.abs().max() * 2**-14
+        assert ((a.double() - b).abs() <= bound).all()
+        assert a.dtype == torch.float32
+    torch.testing.assert_close(own[2], above.sum((0, 2, 3) if conv else (0, 1, 2)))
+
+
+def test_a_channel_of_zeros_has_gradients():
+    w, codes, scale = weight_of(4, 3, 3, 3, channels=True)
+    with torch.no_grad():
+        w[1] = 0
+    scale[1] = 0
+    hold_codes(w, codes, scale)
+    x = normal(1, 3, 6, 6).requires_grad_()
+    with set_runtime(backward="bfloat16"):
+        y = F.conv2d(staircase_ste(x, STEP, stairs=relu_stairs(4)), w)
+    in_x, in_w = torch.autograd.grad(y.sum(), (x, w))
+    floats = torch.autograd.grad(
+        F.conv2d(staircase_ste(x, STEP, stairs=relu_stairs(4)), w).sum(), (x, w)
+    )
+    torch.testing.assert_close((in_x, in_w), floats, rtol=2e-2, atol=2e-2)
+
+
+def test_autocast_rounds_the_product_once(counted):
+    w, codes, scale = weight_of(6, 8, 3, 3)
+    x = normal(2, 8, 6, 6).bfloat16().requires_grad_()
+    with set_runtime(integer_forward=True), torch.autocast("cpu", torch.bfloat16):
+        y = staircase_ste(x, STEP, stairs=relu_stairs(4))
+        result = F.conv2d(y, w)
+    own = y.detach().as_subclass(torch.Tensor).float().div(STEP).round().double()
+    wanted = (F.conv2d(own, codes.double()).float() * (scale * STEP)).bfloat16()
+    assert len(counted) == 1
+    assert torch.equal(result, wanted)
+    in_x, in_w = torch.autograd.grad(result.float().sum(), (x, w))
+    assert in_x.dtype == torch.bfloat16
+    assert in_w.dtype == torch.float32
+
+
+# -- where codes are not known ---------------------------------------------------------------------
+
+
+def case(name):
+    """A product that is none of codes: input, weight, options."""
+    w, *_ = weight_of(6, 8, 3, 3)
+    x = staircase_ste(normal(2, 8, 6, 6).requires_grad_(), STEP, stairs=relu_stairs(4))
+    if name == "the weight is on no grid":
+        return x, normal(6, 8, 3, 3).requires_grad_(), {}
+    if name == "the weight was written to":
+        with torch.no_grad():
+            w.mul_(1.1)
+    if name == "the weight was written to past its version":
+        w.data.mul_(1.1)
+    if name == "the input was written to":
+        x.add_(0.1)
+    if name == "the input is made of levels":
+        x = x + 0
+    if name == "padding by name":
+        return x, w, {"padding": "same"}
+    if name == "float64":
+        return x.double(), w.double(), {}
+    return x, w, {}
+
+
+CASES = (
+    "the weight is on no grid",
+    "the weight was written to",
+    "the weight was written to past its version",
+    "the input was written to",
+    "the input is made of levels",
+    "padding by name",
+    "float64",
+)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_floats_are_multiplied_where_codes_are_not_known(name, counted):
+    with set_runtime(integer_forward=True, backward="bfloat16"):
+        x, w, options = case(name)
+        result = F.conv2d(x, w, **options)
+    assert not counted
+    plain = x.detach().as_subclass(torch.Tensor)
+    assert torch.equal(result, F.conv2d(plain, w, **options))
+
+
+def test_operators_that_compute_other_sums_are_not_used(monkeypatch, counted):
+    call = int8.Linear.__call__
+    int8.reason_against.cache_clear()
+    monkeypatch.setattr(int8.Linear, "__call__", lambda *a: call(*a).add(1))
+    try:
+        assert (
+            int8.reason_against() == "torch's int8 operator for linear layers computes other sums"
+        )
+        w, *_ = weight_of(6, 8)
+        with set_runtime(integer_forward=True):
+            y = staircase_ste(normal(3, 8).requires_grad_(), STEP, stairs=relu_stairs(4))
+            assert torch.equal(F.linear(y, w), F.linear(y.detach().as_subclass(torch.Tensor), w))
+        assert not counted
+    finally:
+        int8.reason_against.cache_clear()
+
+
+def test_operators_that_are_not_there_are_not_used(monkeypatch):
+    int8.reason_against.cache_clear()
+    monkeypatch.setattr(int8, "_ops", object())
+    try:
+        assert "qconv_prepack" in int8.reason_against()
+    finally:
+        int8.reason_against.cache_clear()
+
+
+# -- evaluation ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_evaluation_finds_the_codes(mode, counted):
+    layer = nn.Conv2d(8, 6, 3, bias=False)
+    _, codes, scale = weight_of(6, 8, 3, 3, largest=7, channels=True)
+    with torch.no_grad():
+        layer.weight.copy_(codes * scale.view(-1, 1, 1, 1))
+    with mode(), set_runtime(integer_forward=True):
+        y = staircase_ste(normal(2, 8, 6, 6), STEP, stairs=relu_stairs(4))
+        result, again = layer(y), layer(y)
+        # what is written into y is seen by the next product
+        changed = layer(y.add_(0.05))
+        floats = layer(y.as_subclass(torch.Tensor) if isinstance(y, Coded) else y)
+    own = staircase_ste(normal(2, 8, 6, 6), STEP, stairs=relu_stairs(4)).div(STEP).round()
+    sums = F.conv2d(own.double(), codes.double())
+    assert torch.equal(result, sums.float() * (scale * STEP).view(-1, 1, 1))
+    assert torch.equal(again, result)
+    assert len(counted) == 2
+    assert torch.equal(changed, floats)
+
+
+def test_packed_weights_are_kept_while_codes_are(monkeypatch):
+    packed = []
+    own = int8.Conv.packed
+    monkeypatch.setattr(int8.Conv, "packed", lambda *a: (packed.append(1), own(*a))[1])
+    w, codes, scale = weight_of(6, 8, 3, 3)
+    with torch.no_grad(), set_runtime(integer_forward=True):
+        y = staircase_ste(normal(2, 8, 6, 6), STEP, stairs=relu_stairs(4))
+        for _ in range(3):
+            F.conv2d(y, w)
+        assert len(packed) == 1
+        w.neg_()
+        hold_codes(w, -codes, scale)
+        F.conv2d(y, w)
+        assert len(packed) == 2
+
+
+@pytest.mark.parametrize("largest", [1, 3, 127])
+@pytest.mark.parametrize("channels", [False, True])
+def test_found_codes_are_the_values(largest, channels):
+    w, *_ = weight_of(5, 64, 3, 3, largest=largest, channels=channels)
+    found = found_codes(w)
+    assert found is not None
+    assert torch.equal(found.codes * found.scale.view(-1, 1, 1, 1), w)
+    assert found_codes(normal(5, 4, 3, 3)) is None
+    assert found_codes(torch.zeros(5, 4)) is not None
+
+
+def test_a_channel_whose_lowest_level_is_missing():
+    """Its scale is a part of its smallest magnitude."""
+    codes = torch.tensor([[2, -2, 4], [3, 9, -6]])
+    scale = torch.tensor([[0.3], [0.7]])
+    w = codes * scale
+    found = found_codes(w)
+    assert found is not None
+    assert torch.equal(found.codes * found.scale.view(-1, 1), w)
+
+
+def test_codes_end_with_what_is_written():
+    w, _codes, _ = weight_of(6, 8)
+    assert codes_of(w, search=False) is not None
+    with torch.no_grad():
+        w[0, 0] = 5
+    assert codes_of(w, search=False) is None
