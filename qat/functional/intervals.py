@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qat.functional.kernels import Fused, fuses, laid_out_as, numbers, times, vector
+from qat.functional.kernels import Fused, fuses, numbers, times
 from qat.functional.stairs import Stairs
 from qat.names import Derivative, StepDerivative
 
@@ -138,7 +138,6 @@ def _by_kernel(
     grad: Tensor, kept: tuple[Tensor, ...], stairs: Stairs, slopes: Slopes, wants: tuple[bool, bool]
 ) -> tuple[Tensor | None, Tensor | None]:
     index = kept[0]
-    grad = laid_out_as(grad, index)
     has_code = len(kept) == 2
     # where the code is apart, it is never exact here that the index gives it
     offset = stairs.low if has_code else stairs.first - 1
@@ -146,11 +145,9 @@ def _by_kernel(
     count = stairs.count if fits(stairs) else 1
     rule = numbers((count, *slopes.in_x, *step, offset, stairs.low, stairs.high), index.device)
     if not wants[1]:
-        flat = _kernel_in_x(vector(grad), vector(index), rule=rule)
-        return flat.as_strided_(index.shape, index.stride()), None
-    flat, grad_step = _kernel(vector(grad), vector(index), vector(kept[-1]), rule=rule)
-    grad_x = flat.as_strided_(index.shape, index.stride()) if wants[0] else None
-    return grad_x, grad_step
+        return _kernel_in_x.over(index, grad, rule=rule), None
+    grad_x, grad_step = _kernel.over(index, kept[-1], grad, rule=rule)
+    return grad_x if wants[0] else None, grad_step
 
 
 def _regions(index: Tensor, rule: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -162,13 +159,13 @@ def _regions(index: Tensor, rule: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @Fused
-def _kernel_in_x(grad: Tensor, index: Tensor, *, rule: Tensor) -> Tensor:
+def _kernel_in_x(index: Tensor, grad: Tensor, *, rule: Tensor) -> Tensor:
     below, inside, above = _regions(index, rule)
     return (grad * (below * rule[1] + inside * rule[2] + above * rule[3])).to(grad.dtype)
 
 
 @Fused
-def _kernel(grad: Tensor, index: Tensor, code: Tensor, *, rule: Tensor) -> tuple[Tensor, Tensor]:
+def _kernel(index: Tensor, code: Tensor, grad: Tensor, *, rule: Tensor) -> tuple[Tensor, Tensor]:
     below, inside, above = _regions(index, rule)
     in_x = (grad * (below * rule[1] + inside * rule[2] + above * rule[3])).to(grad.dtype)
     slope = below * rule[4] + inside * rule[5] + above * rule[6]

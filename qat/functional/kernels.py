@@ -68,6 +68,24 @@ class Fused:
         self._function = function
         self._compiled: dict[tuple[Any, ...], Callable[..., Any]] = {}
 
+    def over(self, x: Tensor, *others: Tensor, **rest: Any) -> Any:
+        """What the function gives for tensors of one shape, read in the order of x's memory.
+
+        Args:
+            x: leads; its layout is that of the results.
+            others: of x's shape.
+            rest: the function's keywords; those that are None are left to their defaults.
+
+        Returns:
+            As the function: tensors of x's shape, and sums as they are.
+        """
+        x = dense(x)
+        rest = {name: value for name, value in rest.items() if value is not None}
+        found = self(vector(x), *(vector(laid_out_as(other, x)) for other in others), **rest)
+        if isinstance(found, Tensor):
+            return _shaped(found, x)
+        return tuple(_shaped(part, x) for part in found)
+
     def __call__(self, *vectors: Tensor, **rest: Any) -> Any:
         """What the function gives for these vectors or matrices."""
         key = (torch.get_num_threads(), *map(_kind, vectors), *map(_kind, rest.values()))
@@ -143,9 +161,24 @@ def numbers(values: tuple[float, ...], device: torch.device) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device)
 
 
+def as_number(value: Tensor | float | None) -> Tensor | None:
+    """A number as a tensor, which a kernel need not be compiled anew for."""
+    return None if value is None else torch.as_tensor(value)
+
+
 def times(x: Tensor, grad: Tensor) -> Tensor:
     """X * grad, in x's memory where that can be: under vmap gradients may be batched and x not."""
     return x.mul_(grad) if is_plain(grad) else x * grad
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the grids' arithmetic for values of a dtype: float32 at least."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _shaped(part: Tensor, x: Tensor) -> Tensor:
+    # in place, as a gradient that is a view of something is never accumulated in place
+    return part.as_strided_(x.shape, x.stride()) if part.ndim else part
 
 
 def vector(x: Tensor) -> Tensor:

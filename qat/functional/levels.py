@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qat.functional.kernels import Fused, dense, fuses, numbers, vector
+from qat.functional.kernels import Fused, fuses, numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,10 +36,9 @@ class Levels:
             dtype: of the result, to which the quantizer has rounded, too.
         """
         if fuses(index, self.step):
-            index = dense(index)
             rule = numbers((self.stride, self.offset, self.low, self.high), index.device)
-            flat: Tensor = _levels(vector(index), step=self.step, rule=rule, dtype=dtype)
-            return flat.as_strided_(index.shape, index.stride())
+            values: Tensor = _levels.over(index, step=self.step, rule=rule, dtype=dtype)
+            return values
         if self.stride == 1 and self.offset == self.low == 0:
             codes = index.clamp(max=self.high).to(self.step.dtype)  # bytes are clipped faster
         else:

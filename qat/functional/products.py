@@ -149,7 +149,7 @@ def product(
         known: index and levels of a tensor that knows its codes.
     """
     options = runtime()
-    in_bf16 = options.backward == "bfloat16" and torch.is_grad_enabled()
+    in_bf16 = options.backward == "bf16" and torch.is_grad_enabled()
     in_integers = options.integer_forward and not reason_against()
     if not (in_integers or in_bf16) or (given := _GIVEN[function](*args, **kwargs)) is None:
         return NotImplemented

@@ -24,8 +24,8 @@ class Runtime:
         integer_forward: whether layers whose operands are both codes multiply and add integers, by
             int8 operators of the CPU. The sums are exact and rounded once, where those of floats
             are rounded at each addition: last bits differ.
-        backward: precision in which these layers compute gradients. bfloat16 rounds what comes from
-            above to eight bits, and the results; codes are exact in it.
+        backward: precision in which these layers compute gradients. bf16 rounds what comes from
+            above to bfloat16, and the results; codes are exact in it.
     """
 
     kernels: KernelKind = "eager"

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from qat.functional.coded import coded, keeps_codes, uncoded
 from qat.functional.intervals import BY_INDEX, Slopes, gradients
-from qat.functional.kernels import Fused, apply, dense, fuses, laid_out_as, vector
+from qat.functional.kernels import Fused, apply, as_number, fuses, wide
 from qat.functional.levels import Levels
 from qat.functional.stairs import Stairs
 from qat.functional.ste import Sharpness, coarse_slope, estimator, sign_slope
@@ -104,13 +104,12 @@ class SignSte(torch.autograd.Function):
         x: Tensor, sharpness: Sharpness | None, derivative: Derivative, keeps_codes: bool
     ) -> tuple[Tensor, ...]:
         if fuses(x):
-            x = dense(x)
-            flat = _kernels(derivative in _INDEXED, keeps_codes)(vector(x))
-            return tuple(part.as_strided_(x.shape, x.stride()) for part in flat)
+            parts: tuple[Tensor, ...] = _kernels(derivative in _INDEXED, keeps_codes).over(x)
+            return parts
         # a NaN passes the clamp, and must: the loss shows it and the run is stopped there
         y = torch.where(x < 0, -1.0, x.clamp(1, 1))
         if derivative in _INDEXED:
-            u = (_wide(x) + 1) / 2
+            u = (x.to(wide(x.dtype)) + 1) / 2
             index = _byte(u > 0) + _byte(x >= 0) + _byte(u > 1)
         elif keeps_codes:
             index = _byte(x >= 0)
@@ -145,12 +144,9 @@ class SignSte(torch.autograd.Function):
         x, *moving = saved
         sharpness = moving[0] if moving else ctx.sharpness
         if fuses(x):
-            x = dense(x)
             kernel = _slope_kernel(ctx.derivative)
-            at = {} if sharpness is None else {"sharpness": torch.as_tensor(sharpness)}
-            flat: Tensor = kernel(vector(laid_out_as(grad, x)), vector(x), **at)
-            return flat.as_strided_(x.shape, x.stride()), None, None, None
-        slope = sign_slope(_wide(x), ctx.derivative, sharpness=sharpness)
+            return kernel.over(x, grad, sharpness=as_number(sharpness)), None, None, None
+        slope = sign_slope(x.to(wide(x.dtype)), ctx.derivative, sharpness=sharpness)
         # not in place: under vmap the gradients of a weight are batched and its slopes are not
         return grad * slope.to(grad.dtype), None, None, None
 
@@ -180,12 +176,10 @@ class RoundSte(torch.autograd.Function):
             return grad, None, None, None
         z, *moving = ctx.saved_tensors
         sharpness = moving[0] if moving else ctx.sharpness
-        slope = coarse_slope(_wide(z), ctx.derivative, stairs=ctx.stairs, sharpness=sharpness)
+        slope = coarse_slope(
+            z.to(wide(z.dtype)), ctx.derivative, stairs=ctx.stairs, sharpness=sharpness
+        )
         return grad * slope.to(grad.dtype), None, None, None
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()
 
 
 def _byte(mask: Tensor) -> Tensor:
@@ -200,7 +194,7 @@ def _kernels(is_indexed: bool, keeps_codes: bool) -> Fused:
     def kernel(x: Tensor) -> tuple[Tensor, ...]:
         y = torch.where(x < 0, -1.0, x.clamp(1, 1))
         if is_indexed:
-            u = (x.to(torch.promote_types(x.dtype, torch.float32)) + 1) / 2
+            u = (x.to(wide(x.dtype)) + 1) / 2
             one, zero = torch.ones_like(u), torch.zeros_like(u)
             index = torch.where(u > 0, one, zero) + torch.where(x < 0, zero, one)
             return y, (index + torch.where(u > 1, one, zero)).to(torch.uint8)
@@ -215,9 +209,8 @@ def _kernels(is_indexed: bool, keeps_codes: bool) -> Fused:
 def _slope_kernel(derivative: Derivative) -> Fused:
     """Kernel of the gradient of a member that looks at x itself."""
 
-    def kernel(grad: Tensor, x: Tensor, *, sharpness: Tensor | None = None) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        slope = sign_slope(wide, derivative, sharpness=sharpness)
+    def kernel(x: Tensor, grad: Tensor, *, sharpness: Tensor | None = None) -> Tensor:
+        slope = sign_slope(x.to(wide(x.dtype)), derivative, sharpness=sharpness)
         return grad * slope.to(grad.dtype)
 
     return Fused(kernel)

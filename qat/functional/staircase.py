@@ -22,16 +22,7 @@ from qat.functional.intervals import (
     gradients,
     step_slopes,
 )
-from qat.functional.kernels import (
-    Fused,
-    apply,
-    dense,
-    fuses,
-    laid_out_as,
-    numbers,
-    times,
-    vector,
-)
+from qat.functional.kernels import Fused, apply, as_number, fuses, numbers, times, wide
 from qat.functional.levels import Levels
 from qat.functional.stairs import Stairs
 from qat.functional.ste import Sharpness, coarse_slope
@@ -131,7 +122,7 @@ class StaircaseSte(torch.autograd.Function):
             needs = 1 if fits(stairs) else 2
         if fuses(x):
             return _by_kernel(x, step, stairs, needs)
-        codes = _wide(x) / step
+        codes = x.to(step.dtype) / step
         if stairs.shift:
             codes = codes.sub_(stairs.shift)
         # one interval beyond either end is all that backward tells apart
@@ -183,15 +174,9 @@ class StaircaseSte(torch.autograd.Function):
         return grad_x if in_x else None, grad_alpha, None, None, None, None, None
 
 
-def _wide(x: Tensor) -> Tensor:
-    """X in float32 at least, which the arithmetic of the grid is done in."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
 def _step(alpha: Tensor, dtype: torch.dtype) -> Tensor:
     """Alpha in its range, in the dtype of the arithmetic."""
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    return alpha.detach().clamp(STEP_MIN, STEP_MAX).to(wide)
+    return alpha.detach().clamp(STEP_MIN, STEP_MAX).to(wide(dtype))
 
 
 def _needed(stairs: Stairs, derivative: Derivative, step_derivative: StepDerivative | None) -> int:
@@ -226,18 +211,16 @@ def _times_slope(
     """Gradient in x of a member that looks at the position z = x / alpha itself."""
     step = _step(alpha, x.dtype)
     if fuses(x):
-        x = dense(x)
         kernel = _slope_kernel(derivative, stairs)
-        moving = {} if sharpness is None else {"sharpness": torch.as_tensor(sharpness)}
-        flat: Tensor = kernel(vector(laid_out_as(grad, x)), vector(x), step=step, **moving)
-        return flat.as_strided_(x.shape, x.stride())
-    slope = coarse_slope(_wide(x) / step, derivative, stairs=stairs, sharpness=sharpness)
+        grad_x: Tensor = kernel.over(x, grad, step=step, sharpness=as_number(sharpness))
+        return grad_x
+    slope = coarse_slope(x.to(step.dtype) / step, derivative, stairs=stairs, sharpness=sharpness)
     return times(slope.to(grad.dtype), grad)
 
 
 @functools.cache
 def _slope_kernel(derivative: Derivative, stairs: Stairs) -> Fused:
-    def kernel(grad: Tensor, x: Tensor, *, step: Tensor, sharpness: Tensor | None = None) -> Tensor:
+    def kernel(x: Tensor, grad: Tensor, *, step: Tensor, sharpness: Tensor | None = None) -> Tensor:
         z = x.to(step.dtype) / step
         slope = coarse_slope(z, derivative, stairs=stairs, sharpness=sharpness)
         return slope.to(grad.dtype) * grad
@@ -246,13 +229,11 @@ def _slope_kernel(derivative: Derivative, stairs: Stairs) -> Fused:
 
 
 def _by_kernel(x: Tensor, step: Tensor, stairs: Stairs, needs: int) -> tuple[Tensor, ...]:
-    x = dense(x)
     rule = (stairs.shift, stairs.first - 1, stairs.high + 1, stairs.low, stairs.high)
     kernel = (_values, _values_and_index, _values_region_and_code)[
         needs if needs == 0 or fits(stairs) else 2
     ]
-    flat = kernel(vector(x), step=step, rule=numbers(rule, x.device))
-    parts = tuple(part.as_strided_(x.shape, x.stride()) for part in flat)
+    parts: tuple[Tensor, ...] = kernel.over(x, step=step, rule=numbers(rule, x.device))
     return parts[: 1 + needs]
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from qat.functional.gaussian import gaussian_step
 from qat.functional.gradient import positive, scaled_gradient
-from qat.functional.learned_clip import lsq_ste, pact_ste
+from qat.functional.lsq import lsq_ste
+from qat.functional.pact import pact_ste
 from qat.functional.stairs import Stairs
 from qat.names import Derivative
 from qat.nn.activation import QuantizedActivation

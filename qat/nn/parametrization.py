@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qat.errors import SpecError
 from qat.functional.gradient import positive, scaled_gradient
-from qat.functional.learned_clip import lsq_codes, lsq_ste
+from qat.functional.lsq import lsq_codes, lsq_ste
 from qat.functional.sign import round_ste, sign_ste
 from qat.functional.stairs import Stairs
 from qat.functional.ste import estimator

@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 
 from qat import set_runtime
 from qat.functional.coded import Coded
-from qat.functional.learned_clip import lsq_ste, pact_ste
+from qat.functional.lsq import lsq_ste
+from qat.functional.pact import pact_ste
 from qat.functional.sign import sign_ste
 from qat.functional.staircase import staircase_ste
 from qat.functional.stairs import Stairs, relu_stairs, signed_stairs

@@ -6,7 +6,8 @@ from torch.nn import functional as F
 
 from qat import set_runtime
 from qat.errors import SpecError
-from qat.functional.learned_clip import lsq_ste, pact_ste
+from qat.functional.lsq import lsq_ste
+from qat.functional.pact import pact_ste
 from qat.functional.runtime import runtime
 from qat.functional.sign import sign_ste
 from qat.functional.staircase import staircase_ste

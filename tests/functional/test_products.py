@@ -8,7 +8,8 @@ from torch.nn import functional as F
 from qat import set_runtime
 from qat.functional import int8, products
 from qat.functional.coded import Coded
-from qat.functional.learned_clip import lsq_ste, pact_ste
+from qat.functional.lsq import lsq_ste
+from qat.functional.pact import pact_ste
 from qat.functional.sign import sign_ste
 from qat.functional.staircase import staircase_ste
 from qat.functional.stairs import Stairs, relu_stairs, signed_stairs
@@ -174,7 +175,7 @@ def test_bfloat16_rounds_the_gradient_alone(conv, in_integers, channels, counted
     x = normal(2, 8, 9, 7).requires_grad_()
     w, _codes, scale = weight_of(*shape, largest=127, channels=channels)
     bias = normal(shape[0]).requires_grad_()
-    with set_runtime(integer_forward=in_integers, backward="bfloat16"):
+    with set_runtime(integer_forward=in_integers, backward="bf16"):
         y = staircase_ste(x, STEP, stairs=relu_stairs(8), derivative="identity")
         result = product(y, w, bias, **options)
         above = normal(*result.shape, seed=5)
@@ -199,7 +200,7 @@ def test_a_channel_of_zeros_has_gradients():
     scale[1] = 0
     hold_codes(w, codes, scale)
     x = normal(1, 3, 6, 6).requires_grad_()
-    with set_runtime(backward="bfloat16"):
+    with set_runtime(backward="bf16"):
         y = F.conv2d(staircase_ste(x, STEP, stairs=relu_stairs(4)), w)
     in_x, in_w = torch.autograd.grad(y.sum(), (x, w))
     floats = torch.autograd.grad(
@@ -261,7 +262,7 @@ CASES = (
 
 @pytest.mark.parametrize("name", CASES)
 def test_floats_are_multiplied_where_codes_are_not_known(name, counted):
-    with set_runtime(integer_forward=True, backward="bfloat16"):
+    with set_runtime(integer_forward=True, backward="bf16"):
         x, w, options = case(name)
         result = F.conv2d(x, w, **options)
     assert not counted
