@@ -9,6 +9,8 @@ data=NAME data.root=...   any data group; left out, the one that it was trained 
 part=test                 test or validation
 state=selected            epoch of a run folder: selected or last
 engine=float              of run folders and packed files: float, or integer (the reference)
+integer_forward=auto      with engine=float: int8 sums in layers of codes, on, off or auto: a run
+                          folder as it was trained, a file where the CPU is made for it
 latency=[1,32]            batch sizes to time; [] for none
 rounds=20 threads=null    timed passes; CPU threads
 """
@@ -37,6 +39,7 @@ class EvaluateSpec:
     part: Literal["test", "validation"] = "test"
     state: Literal["selected", "last"] = "selected"
     engine: Literal["float", "integer"] = "float"
+    integer_forward: Literal["auto", "on", "off"] = "auto"
     latency: tuple[int, ...] = option((1, 32), low=1, high=4096, hint="give a list, [1,32]")
     rounds: int = option(20, low=1)
     threads: int | None = option(None, low=1)
@@ -59,7 +62,13 @@ def main(arguments: Sequence[str]) -> None:
     if spec.threads is not None:
         torch.set_num_threads(spec.threads)
     networks = {
-        name: open_network(Path(name), state=spec.state, engine=spec.engine, threads=spec.threads)
+        name: open_network(
+            Path(name),
+            state=spec.state,
+            engine=spec.engine,
+            threads=spec.threads,
+            integer_forward=spec.integer_forward,
+        )
         for name in names
     }
     data = _data(networks, data_arguments)

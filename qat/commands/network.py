@@ -14,11 +14,14 @@ from qat.export.integer.trace import network_graph
 from qat.export.onnx.run import read_onnx
 from qat.export.packed.convert import Converted, convert
 from qat.export.packed.network import load_packed
+from qat.functional import int8
+from qat.functional.runtime import set_runtime
 from qat.spec.data import DataSpec
 from qat.spec.header import Header, Preprocessing
 from qat.spec.schema import read
 
 Engine = Literal["float", "integer"]
+Switch = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ def open_network(
     state: Literal["selected", "last"] = "selected",
     engine: Engine = "float",
     threads: int | None = None,
+    integer_forward: Switch = "auto",
 ) -> Network:
     """Open a run folder, a packed file or an ONNX file, told apart by what they are.
 
@@ -58,49 +62,57 @@ def open_network(
         engine: of a packed file or run folder: float is the torch network with hard weights,
             integer the reference in integers. An ONNX file is run by onnxruntime.
         threads: of onnxruntime; None for torch's number.
+        integer_forward: of torch networks, whether layers whose operands are both codes are summed
+            in int8; auto: a run folder as it was trained, a file where the CPU is made for it.
 
     Raises:
         CheckpointError: there is nothing, or nothing that can be opened.
         SpecError: engine=integer for an ONNX file, or a network that has no integer form.
     """
     if path.is_dir():
-        return _run_folder(path, state, engine)
+        return _run_folder(path, state, engine, integer_forward)
     if not path.is_file():
         raise CheckpointError(
             f"{path} does not exist; give a run folder, a packed file (*.safetensors) or an ONNX "
             "file of scripts/export.py"
         )
     if path.suffix != ".onnx":
-        return _packed_file(path, engine)
+        return _packed_file(path, engine, integer_forward)
     if engine == "integer":
         raise SpecError(f"engine=integer is for run folders and packed files, not for {path}")
     return _onnx_file(path, threads)
 
 
-def _run_folder(path: Path, state: Literal["selected", "last"], engine: Engine) -> Network:
-    from qat.storage.status import state_of
+def _run_folder(
+    path: Path, state: Literal["selected", "last"], engine: Engine, integer_forward: Switch
+) -> Network:
+    from qat.storage.status import Status, state_of
     from qat.train.open_run import open_trained  # Lightning, Hydra: files do without
 
     trained = open_trained(path, state=state)
     preprocessing = trained.preprocessing
-    network: Logits = trained.net
     if engine == "integer":
         converted = convert(trained.net, trained.plan)
-        network = _in_integers(trained.net, converted, preprocessing)
+        network: Logits = _in_integers(trained.net, converted, preprocessing)
+        how = "integers"
+    else:
+        was_on = Status(path, "").runtime.get("integer_forward") == "on"
+        network, how = _by_torch(trained.net, integer_forward, auto=was_on)
     unfinished = "" if state_of(path) == "finished" else f" {state_of(path)},"
     phase = "float warm start, " if trained.is_float else ""
-    kind = _named(f"run folder,{unfinished} {phase}{state} epoch", engine)
+    kind = f"run folder,{unfinished} {phase}{state} epoch, {how}"
     header, data = trained.header(), trained.spec.data
     return Network(kind, without_grad(network), header, preprocessing, data)
 
 
-def _packed_file(path: Path, engine: Engine) -> Network:
+def _packed_file(path: Path, engine: Engine, integer_forward: Switch) -> Network:
     packed = load_packed(path)
-    network: Logits = packed.net
     if engine == "integer":
-        network = _in_integers(packed.net, packed.converted, _told(packed.header, path))
-    kind = _named("packed file", engine)
-    return _of_file(path, kind, without_grad(network), packed.header)
+        network: Logits = _in_integers(packed.net, packed.converted, _told(packed.header, path))
+        how = "integers"
+    else:
+        network, how = _by_torch(packed.net, integer_forward, auto=int8.is_fast())
+    return _of_file(path, f"packed file, {how}", without_grad(network), packed.header)
 
 
 def _onnx_file(path: Path, threads: int | None) -> Network:
@@ -136,8 +148,19 @@ def _told(header: Header, path: Path) -> Preprocessing:
     return header.preprocessing
 
 
-def _named(kind: str, engine: Engine) -> str:
-    return f"{kind}, {'torch' if engine == 'float' else 'integers'}"
+def _by_torch(net: nn.Module, asked: Switch, *, auto: bool) -> tuple[Logits, str]:
+    """The network as torch runs it, and how, in words."""
+    why = int8.reason_against()
+    if asked == "on" and why:
+        raise SpecError(f"integer_forward=on: {why}; use integer_forward=off")
+    is_on = asked == "on" or (asked == "auto" and auto and not why)
+
+    def logits(images: Tensor) -> Tensor:
+        with set_runtime(integer_forward=is_on):
+            found: Tensor = net(images)
+        return found
+
+    return logits, "torch, int8 sums" if is_on else "torch"
 
 
 def without_grad(network: Logits) -> Logits:

@@ -6,6 +6,7 @@ IMAGE     image files, or folders of them
 model=    what scripts/export.py wrote, or a run folder
 top=3     classes to tell of each image, with their probabilities
 out=      a CSV file for them instead of lines: file, rank, class, probability, error
+integer_forward=auto      int8 sums in layers of codes, as in scripts/evaluate.py: on, off or auto
 
 A file that is no image is told and left out; the exit code is then 2.
 """
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from qat.commands.options import check_path, read_arguments, run_command
 from qat.errors import DataError, SpecError, one_line, shown
@@ -42,6 +43,7 @@ class PredictSpec:
     model: str = option(hint="give a file of scripts/export.py or a run folder")
     top: int = option(3, low=1)
     out: str | None = None
+    integer_forward: Literal["auto", "on", "off"] = "auto"
 
     def __post_init__(self) -> None:
         check(self, "")
@@ -79,7 +81,8 @@ def main(arguments: Sequence[str]) -> None:
         _check_out(Path(spec.out), [*paths, Path(spec.model)])
     from qat.commands.network import open_network
 
-    found = _predictions(open_network(Path(spec.model)), paths, spec.top)
+    network = open_network(Path(spec.model), integer_forward=spec.integer_forward)
+    found = _predictions(network, paths, spec.top)
     width = max(len(shown(path)) for path in paths)
     unread = 0
     with _lines(width) if spec.out is None else _table(Path(spec.out)) as put:

@@ -29,7 +29,7 @@ def keys_that_move(what: Moves) -> frozenset[str]:
     """Dotted keys of the config whose values move the bits, or nothing; a group is one key.
 
     >>> sorted(keys_that_move("bits"))
-    ['runtime.kernels', 'training.compile', 'training.threads']
+    ['runtime.integer_forward', 'runtime.kernels', 'training.compile', 'training.threads']
     """
     foreign = {key for key, moves in _FOREIGN.items() if moves == what}
     own = {

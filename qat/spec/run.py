@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qat.errors import SpecError
-from qat.names import Saved
+from qat.names import Backward, Saved
 from qat.spec.data import DataSpec
 from qat.spec.distill import DistillSpec
 from qat.spec.quant import QuantSpec
@@ -81,7 +81,7 @@ class TrainingSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuntimeSpec:
-    """The config group `runtime`: how quantizers are computed, not what.
+    """The config group `runtime`: how quantized layers are computed, not what.
 
     Attributes:
         kernels: eager operations of torch; fused, one loop each way, compiled by Inductor in the
@@ -89,12 +89,22 @@ class RuntimeSpec:
             machine that can. Gradients of steps are added up in another order.
         saved: what a layer keeps of a quantized input for its backward pass: codes, a byte for
             each element, or floats, four. The numbers are the same, bit for bit.
+        integer_forward: whether convolutions and linear layers whose operands are both codes add
+            up integers, by int8 operators of the CPU: on, off, or auto: on where the processor has
+            instructions for it. The sums are exact, and differ in last bits from sums of floats.
+        backward: precision of the gradients of these layers: float32, or bf16, in which codes are
+            exact and what comes from above is rounded.
     """
 
     kernels: Literal["auto", "eager", "fused"] = option("auto", moves="bits", is_added=True)
     saved: Saved = option("codes", moves="nothing", is_added=True)
+    integer_forward: Literal["auto", "on", "off"] = option("auto", moves="bits", is_added=True)
+    backward: Backward = option("float32", is_added=True)
 
     def __post_init__(self) -> None:
+        asked: object = self.integer_forward
+        if isinstance(asked, bool):  # as YAML reads on and off
+            object.__setattr__(self, "integer_forward", "on" if asked else "off")
         check(self, "runtime")
 
 

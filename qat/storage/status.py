@@ -21,7 +21,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Status:
-    """RUN/status.json: the state, with error, metrics, config hash, code, threads, kernels, time.
+    """RUN/status.json: the state, with error, metrics, config hash, code, threads, runtime, time.
 
     A run is waiting (for its teacher), running, finished, failed, interrupted or pruned (a search).
 
@@ -30,7 +30,8 @@ class Status:
         config_hash: hash of the resolved config.
 
     Attributes:
-        kernels: that compute the run's quantizers; of a run that goes on, those it began with.
+        runtime: how the run's quantized layers are computed, by option of `runtime`; of a run that
+            goes on, as it began.
     """
 
     def __init__(self, folder: Path, config_hash: str) -> None:
@@ -43,19 +44,17 @@ class Status:
         self._earlier = _seconds(folder, before)
         threads = before.get("threads")
         self._threads = threads if isinstance(threads, int) else None
-        # a run of before there was a choice was trained with eager ones
-        kernels = before.get("kernels", None if self._threads is None else "eager")
-        self.kernels = kernels if isinstance(kernels, str) else None
+        self.runtime = _runtime(before)
 
-    def begin(self, allow: Sequence[str], *, kernels: str | None = None) -> None:
+    def begin(self, allow: Sequence[str], *, runtime: Mapping[str, str] | None = None) -> None:
         """Mark the run as running, after comparing the machine with an interrupted run's.
 
         Args:
             allow: what may differ.
-            kernels: that compute the quantizers now; None for a run without any.
+            runtime: how quantized layers are computed now; nothing for a run without any.
 
         Raises:
-            SpecError: another number of threads, or other kernels: the last bits of sums change.
+            SpecError: another number of threads or another runtime: the last bits of sums change.
         """
         import torch
 
@@ -66,14 +65,16 @@ class Status:
                 f"training.threads={self._threads} when starting a run, OMP_NUM_THREADS="
                 f"{self._threads} now, or resume_allow=[threads] for a run that is not exact"
             )
-        is_other = None not in (self.kernels, kernels) and self.kernels != kernels
-        if is_other and "runtime.kernels" not in allow:
-            raise SpecError(
-                f"the run was trained with {self.kernels} kernels, now they are {kernels}; go on "
-                f"where runtime.kernels={self.kernels} is possible, or use "
-                "resume_allow=[runtime.kernels] for a run that is not exact"
-            )
-        self._threads, self.kernels = threads, kernels
+        runtime = runtime or {}
+        for name, before in self.runtime.items():
+            now = runtime.get(name, before)
+            if now != before and f"runtime.{name}" not in allow:
+                raise SpecError(
+                    f"the run was trained with {name}={before}, now it is {now}; go on where "
+                    f"runtime.{name}={before} is possible, or use resume_allow=[runtime.{name}] "
+                    "for a run that is not exact"
+                )
+        self._threads, self.runtime = threads, dict(runtime)
         self.write("running")
 
     def restart_clock(self) -> None:
@@ -119,7 +120,7 @@ class Status:
             "code": self.code,
             "seconds": self.seconds(),
             "threads": self._threads,
-            "kernels": self.kernels,
+            "runtime": self.runtime,
         }
         with no_signals():
             try:
@@ -196,6 +197,16 @@ def mark(folder: Path, state: str, error: str, *, wait: float = 0.0) -> None:
         if not is_finished(folder):
             ended = {"state": state, "error": error, "seconds": _seconds(folder, before)}
             write_whole(folder / "status.json", _json(before | ended))
+
+
+def _runtime(status: Mapping[str, Any]) -> dict[str, str]:
+    """How an interrupted run's quantized layers were computed; empty before it has begun."""
+    found = status.get("runtime")
+    if isinstance(found, dict):
+        return {str(name): str(value) for name, value in found.items()}
+    # of before there was a choice
+    kernels = status.get("kernels", "eager" if isinstance(status.get("threads"), int) else None)
+    return {} if kernels is None else {"kernels": str(kernels), "integer_forward": "off"}
 
 
 def _seconds(folder: Path, status: Mapping[str, Any]) -> float:

@@ -92,13 +92,13 @@ def _run(
         if spec.audit_only:
             print(audit_table(audit_untrained(built)), *exports.lines(), sep="\nexport: ")
             return None
-        kernels = begin_runtime(spec, built, before=status.kernels)
-        status.begin(spec.resume_allow, kernels=None if kernels is None else kernels.kind)
+        chosen = begin_runtime(spec, built, before=status.runtime)
+        status.begin(spec.resume_allow, runtime=chosen.values())
         for logger in parts.loggers:
             logger.log_hyperparams(dict(config))
         if not sys.stderr.isatty():
             spec = replace(spec, trainer={**spec.trainer, "enable_progress_bar": False})
-        print(f"export: {exports}", *filter(None, [kernels]), sep="\n")
+        print(f"export: {exports}", *chosen.lines(), sep="\n")
         print(f"run folder: {shown(folder)}", flush=True)
         if not has_begun(folder):
             write_record(folder, built.data.record())

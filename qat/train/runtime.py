@@ -1,12 +1,14 @@
-"""Runtime of a run: which kernels compute its quantizers, and why."""
+"""Runtime of a run: how its quantized layers are computed, and why."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
 from torch import Tensor
 
 from qat.errors import SpecError, shown
+from qat.functional import int8
 from qat.functional.runtime import set_runtime
 from qat.functional.staircase import staircase_ste
 from qat.functional.stairs import relu_stairs
@@ -21,47 +23,71 @@ LONG = 10**10
 
 
 @dataclass(frozen=True, slots=True)
-class Kernels:
-    """Which kernels a run takes.
+class Choice:
+    """What was chosen for an option of `runtime`.
 
     Attributes:
-        kind: eager or fused.
+        option: its name.
+        value: as the status of the run keeps it.
         reason: why, for the run's first lines.
     """
 
-    kind: KernelKind
+    option: str
+    value: str
     reason: str
 
     def __str__(self) -> str:
-        return f"kernels: {self.kind}, {self.reason}"
+        return f"{self.option.replace('_', ' ')}: {self.value}, {self.reason}"
 
 
-def begin_runtime(spec: RunSpec, built: Built, *, before: str | None) -> Kernels | None:
-    """Set the runtime of this process for a run; None if the run quantizes no activation.
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """How a run's quantized layers are computed; no choice where it quantizes no activation."""
+
+    choices: tuple[Choice, ...] = field(default=())
+
+    def lines(self) -> list[str]:
+        """For the run's first lines."""
+        return [str(choice) for choice in self.choices]
+
+    def values(self) -> dict[str, str]:
+        """Option -> what was chosen."""
+        return {choice.option: choice.value for choice in self.choices}
+
+
+def begin_runtime(spec: RunSpec, built: Built, *, before: Mapping[str, str]) -> Chosen:
+    """Set the runtime of this process for a run.
 
     Args:
         spec: the run's options.
         built: its network and data.
-        before: kernels that an interrupted run was trained with, which auto goes on with.
+        before: how an interrupted run was computed, which auto goes on with.
 
     Raises:
-        SpecError: fused kernels are asked for and cannot be compiled.
+        SpecError: what is asked for is not possible here.
     """
-    set_runtime(kernels="eager", saved=spec.runtime.saved)
+    options, is_compiled = spec.runtime, spec.training.compile
+    set_runtime(
+        kernels="eager", saved=options.saved, integer_forward=False, backward=options.backward
+    )
     each = quantized_values(built)
     if not each:
-        return None
-    values = each * _images(spec, built)
-    kernels = chosen(spec.runtime, values, compiled=spec.training.compile, before=before)
-    if kernels.kind == "fused" and (why := _reason_against(built.example.device)):
-        if spec.runtime.kernels == "fused":
+        return Chosen()
+    values, device = each * _images(spec, built), _device(spec.trainer.get("accelerator", "auto"))
+    kernels = kernels_of(options, values, compiled=is_compiled, before=before.get("kernels"))
+    if kernels.value == "fused" and (why := _reason_against(device)):
+        if options.kernels == "fused":
             raise SpecError(
                 f"runtime.kernels=fused: Inductor cannot compile here ({why}); install a C++ "
                 "compiler (on a GPU: Triton), or use runtime.kernels=eager"
             )
-        kernels = Kernels("eager", f"as Inductor cannot compile here ({why})")
-    set_runtime(kernels=kernels.kind)
-    return kernels
+        kernels = Choice("kernels", "eager", f"as Inductor cannot compile here ({why})")
+    integers = integers_of(
+        options, device, compiled=is_compiled, before=before.get("integer_forward")
+    )
+    kind: KernelKind = "fused" if kernels.value == "fused" else "eager"
+    set_runtime(kernels=kind, integer_forward=integers.value == "on")
+    return Chosen((kernels, integers))
 
 
 @torch.no_grad()
@@ -84,31 +110,80 @@ def quantized_values(built: Built) -> int:
     return count // len(built.example)
 
 
+def _device(accelerator: str) -> torch.device:
+    """Where Lightning will put the network."""
+    if accelerator in ("auto", "gpu"):
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    return torch.device(accelerator)
+
+
 def _images(spec: RunSpec, built: Built) -> int:
     """Training images of the run's quantized steps."""
     epochs = spec.trainer["max_epochs"] - spec.warm_start.epochs
     return int(epochs * built.data.batches_per_epoch * spec.data.batch_size)
 
 
-def chosen(spec: RuntimeSpec, values: int, *, compiled: bool, before: str | None) -> Kernels:
+def kernels_of(options: RuntimeSpec, values: int, *, compiled: bool, before: str | None) -> Choice:
     """The kernels of a run, were this machine able to compile.
 
     Args:
-        spec: the config group `runtime`.
+        options: the config group `runtime`.
         values: activations to quantize in the whole run.
         compiled: whether the network is compiled.
         before: kernels that an interrupted run was trained with.
     """
     if compiled:
-        return Kernels("eager", "inside of the compiled network, which fuses them")
-    if spec.kernels != "auto":
-        return Kernels(spec.kernels, f"by runtime.kernels={spec.kernels}")
+        return Choice("kernels", "eager", "inside of the compiled network, which fuses them")
+    if options.kernels != "auto":
+        return Choice("kernels", options.kernels, f"by runtime.kernels={options.kernels}")
     if before in get_args(KernelKind):
-        return Kernels(before, "as the run began with")  # type: ignore[arg-type]
+        return Choice("kernels", str(before), "as the run began with")
     size = f"{values:.1e} activations to quantize"
     if values >= LONG:
-        return Kernels("fused", f"for {size} (auto: from {LONG:.0e} on)")
-    return Kernels("eager", f"for {size} (auto: fused from {LONG:.0e} on)")
+        return Choice("kernels", "fused", f"for {size} (auto: from {LONG:.0e} on)")
+    return Choice("kernels", "eager", f"for {size} (auto: fused from {LONG:.0e} on)")
+
+
+def integers_of(
+    options: RuntimeSpec, device: torch.device, *, compiled: bool, before: str | None
+) -> Choice:
+    """Whether layers whose operands are both codes are summed in integers.
+
+    Args:
+        options: the config group `runtime`.
+        device: of the network.
+        compiled: whether the network is compiled.
+        before: on or off, as an interrupted run was trained.
+
+    Raises:
+        SpecError: runtime.integer_forward=on where it is not possible.
+    """
+    asked = options.integer_forward
+    why = _reason_against_integers(device, compiled=compiled)
+    if asked == "on" and why:
+        raise SpecError(f"runtime.integer_forward=on: {why}; use runtime.integer_forward=off")
+    if asked != "auto":
+        return Choice("integer_forward", asked, f"by runtime.integer_forward={asked}")
+    if before == "off":
+        return Choice("integer_forward", "off", "as the run began with")
+    if why:
+        return Choice("integer_forward", "off", f"as {why}")
+    if before == "on":
+        return Choice("integer_forward", "on", "as the run began with")
+    if not int8.is_fast():
+        return Choice("integer_forward", "off", "as this CPU has no instructions for int8 sums")
+    return Choice("integer_forward", "on", "in layers whose operands are both codes")
+
+
+def _reason_against_integers(device: torch.device, *, compiled: bool) -> str:
+    """Why int8 operators cannot be used; empty if they can."""
+    if compiled:
+        return "a compiled network multiplies floats"
+    if device.type != "cpu":
+        return f"int8 operators are the CPU's, and the network is on {device.type}"
+    return int8.reason_against()
 
 
 def _reason_against(device: torch.device) -> str:

@@ -58,7 +58,7 @@ def test_predict_prints_a_line_for_each_name(tmp_path, monkeypatch, capsys):
         shutil.copy(ROOT / "tests" / "images" / "digit_3.png", tmp_path / name)
     model = tmp_path / "x.safetensors"
     model.touch()
-    monkeypatch.setattr("qat.commands.network.open_network", lambda _: Network())
+    monkeypatch.setattr("qat.commands.network.open_network", lambda _, **options: Network())
     predict.main([str(tmp_path), f"model={model}"])
     out = capsys.readouterr().out
     out.encode()  # no lone surrogate is left
@@ -80,7 +80,7 @@ def mixed_folder(folder):
 
 def test_predict_goes_on_after_what_is_no_image(tmp_path, monkeypatch, capsys):
     model = mixed_folder(tmp_path)
-    monkeypatch.setattr("qat.commands.network.open_network", lambda _: Network())
+    monkeypatch.setattr("qat.commands.network.open_network", lambda _, **options: Network())
     with pytest.raises(DataError, match=r"2 of 4 files could not be read"):
         predict.main([str(tmp_path), f"model={model}", "top=1"])
     out, err = capsys.readouterr()
@@ -94,7 +94,7 @@ def test_predict_goes_on_after_what_is_no_image(tmp_path, monkeypatch, capsys):
 def test_predict_writes_a_table(tmp_path, monkeypatch, capsys):
     model = mixed_folder(tmp_path)
     shutil.copy(tmp_path / "a.png", tmp_path / os.fsdecode(b"e\xff.png"))
-    monkeypatch.setattr("qat.commands.network.open_network", lambda _: Network())
+    monkeypatch.setattr("qat.commands.network.open_network", lambda _, **options: Network())
     out = tmp_path / "answers.csv"
     with pytest.raises(DataError, match="2 of 5 files"):
         predict.main([str(tmp_path), f"model={model}", "top=2", f"out={out}"])
@@ -119,7 +119,7 @@ def test_predict_writes_a_table(tmp_path, monkeypatch, capsys):
 def test_predict_leaves_no_table_where_it_cannot_go_on(tmp_path, monkeypatch):
     model = mixed_folder(tmp_path)
 
-    def broken(_):
+    def broken(_, **options):
         class Broken(Network):
             def logits(self, images):
                 raise DataError("no logits")

@@ -7,10 +7,11 @@ import torch
 
 from qat import set_runtime
 from qat.errors import SpecError
+from qat.functional import int8
 from qat.spec.run import RuntimeSpec
 from qat.storage.status import Status, read_status
 from qat.train import runtime
-from qat.train.runtime import LONG, chosen
+from qat.train.runtime import LONG, integers_of, kernels_of
 from support.real_run import PLAIN, SAVING, SMALL, differences, kill_after, train
 
 
@@ -26,10 +27,56 @@ from support.real_run import PLAIN, SAVING, SMALL, differences, kill_after, trai
         ("eager", LONG, False, "fused", "eager", "by runtime.kernels=eager"),
     ],
 )
-def test_the_rule(kernels, values, compiled, before, kind, reason):
-    found = chosen(RuntimeSpec(kernels=kernels), values, compiled=compiled, before=before)
-    assert found.kind == kind
+def test_the_rule_of_kernels(kernels, values, compiled, before, kind, reason):
+    found = kernels_of(RuntimeSpec(kernels=kernels), values, compiled=compiled, before=before)
+    assert found.value == kind
     assert reason in str(found)
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "compiled", "before", "fast", "works", "value", "reason"),
+    [
+        ("auto", "cpu", False, None, True, True, "on", "whose operands are both codes"),
+        ("auto", "cpu", False, None, False, True, "off", "no instructions for int8 sums"),
+        ("auto", "cpu", False, None, True, False, "off", "as it computes other sums"),
+        ("auto", "cpu", False, "on", False, True, "on", "as the run began with"),
+        ("auto", "cpu", False, "off", True, True, "off", "as the run began with"),
+        ("auto", "cpu", False, "on", True, False, "off", "as it computes other sums"),
+        ("auto", "cpu", True, None, True, True, "off", "a compiled network multiplies floats"),
+        ("auto", "cuda", False, None, True, True, "off", "the network is on cuda"),
+        ("off", "cpu", False, "on", True, True, "off", "by runtime.integer_forward=off"),
+        (False, "cpu", False, None, True, True, "off", "by runtime.integer_forward=off"),
+        ("on", "cpu", False, None, False, True, "on", "by runtime.integer_forward=on"),
+        (True, "cpu", False, None, False, True, "on", "by runtime.integer_forward=on"),
+        (
+            "on",
+            "cpu",
+            False,
+            None,
+            True,
+            False,
+            None,
+            "other sums; use runtime.integer_forward=off",
+        ),
+        ("on", "cuda", False, None, True, True, None, "the network is on cuda; use"),
+        ("on", "cpu", True, None, True, True, None, "a compiled network multiplies floats; use"),
+    ],
+)
+def test_the_rule_of_integers(
+    monkeypatch, asked, device, compiled, before, fast, works, value, reason
+):
+    monkeypatch.setattr(int8, "is_fast", lambda: fast)
+    monkeypatch.setattr(int8, "reason_against", lambda: "" if works else "it computes other sums")
+    options = RuntimeSpec(integer_forward=asked)
+    arguments = (options, torch.device(device))
+    if value is None:
+        with pytest.raises(SpecError, match=reason):
+            integers_of(*arguments, compiled=compiled, before=before)
+        return
+    found = integers_of(*arguments, compiled=compiled, before=before)
+    assert found.value == value
+    assert reason in str(found)
+    assert str(found).startswith("integer forward: ")
 
 
 def test_where_inductor_cannot_compile_auto_goes_on_without(monkeypatch):
@@ -42,20 +89,31 @@ def test_where_inductor_cannot_compile_auto_goes_on_without(monkeypatch):
     assert why == "no C++ compiler was found"
 
 
-def test_a_run_goes_on_with_its_kernels_or_says_so(tmp_path):
-    Status(tmp_path, "abc").begin((), kernels="fused")
-    assert read_status(tmp_path)["kernels"] == "fused"
-    with pytest.raises(SpecError, match=r"trained with fused kernels, now they are eager"):
-        Status(tmp_path, "abc").begin((), kernels="eager")
-    Status(tmp_path, "abc").begin(("runtime.kernels",), kernels="eager")
-    assert read_status(tmp_path)["kernels"] == "eager"
-    # a float run has none, and one of before there was a choice was eager
-    Status(tmp_path, "abc").begin((), kernels=None)
-    (tmp_path / "status.json").write_text('{"threads": null}')
-    old = Status(tmp_path, "abc")
-    assert old.kernels is None
-    (tmp_path / "status.json").write_text(json.dumps({"threads": torch.get_num_threads()}))
-    assert Status(tmp_path, "abc").kernels == "eager"
+@pytest.mark.parametrize(
+    ("option", "before", "now"),
+    [("kernels", "fused", "eager"), ("integer_forward", "on", "off")],
+)
+def test_a_run_goes_on_with_its_runtime_or_says_so(tmp_path, option, before, now):
+    Status(tmp_path, "abc").begin((), runtime={option: before})
+    assert read_status(tmp_path)["runtime"] == {option: before}
+    with pytest.raises(SpecError, match=rf"trained with {option}={before}, now it is {now}"):
+        Status(tmp_path, "abc").begin((), runtime={option: now})
+    Status(tmp_path, "abc").begin((f"runtime.{option}",), runtime={option: now})
+    assert read_status(tmp_path)["runtime"] == {option: now}
+    # a float run has none
+    Status(tmp_path, "abc").begin(())
+    assert Status(tmp_path, "abc").runtime == {}
+
+
+def test_runs_of_before_there_was_a_choice(tmp_path):
+    status = tmp_path / "status.json"
+    assert Status(tmp_path, "abc").runtime == {}
+    status.write_text('{"threads": null}')
+    assert Status(tmp_path, "abc").runtime == {}
+    status.write_text(json.dumps({"threads": torch.get_num_threads()}))
+    assert Status(tmp_path, "abc").runtime == {"kernels": "eager", "integer_forward": "off"}
+    status.write_text(json.dumps({"threads": torch.get_num_threads(), "kernels": "fused"}))
+    assert Status(tmp_path, "abc").runtime == {"kernels": "fused", "integer_forward": "off"}
 
 
 def test_a_short_run_says_that_it_is_eager_and_codes_change_no_bit(tmp_path):
@@ -64,6 +122,7 @@ def test_a_short_run_says_that_it_is_eager_and_codes_change_no_bit(tmp_path):
             *SMALL, *PLAIN, f"runtime.saved={saved}", f"hydra.run.dir={saved}", cwd=tmp_path
         )
         assert "kernels: eager, for" in shown
+        assert "integer forward: o" in shown
     assert differences(tmp_path / "codes", tmp_path / "floats") == []
 
 
