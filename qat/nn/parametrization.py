@@ -13,8 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from qat.errors import SpecError
+from qat.functional.coded import coded, keeps_codes
 from qat.functional.gradient import positive, scaled_gradient
+from qat.functional.kernels import wide
+from qat.functional.levels import Levels
 from qat.functional.lsq import lsq_codes, lsq_ste
+from qat.functional.recomputed import recomputed
 from qat.functional.sign import round_ste, sign_ste
 from qat.functional.stairs import Stairs
 from qat.functional.ste import estimator
@@ -74,8 +78,19 @@ class WeightParametrization(nn.Module):
         """Q(w) of w's shape and dtype with its coarse gradient; w while disabled."""
         if not self.enabled:
             return w
-        codes, scale = self.quantize(w if w.dtype == torch.float64 else w.float())
-        return (codes * scale).to(w.dtype)
+        learned = tuple(self.parameters(recurse=False))
+        y, values, scale = recomputed(self._product, w, *learned)
+        if scale.numel() != 1 or not keeps_codes(w):
+            return y
+        low, stride = self.levels[0], self.levels[1] - self.levels[0]
+        index = values.sub(low).div_(stride).to(torch.uint8)
+        levels = Levels(scale.reshape(()), int(low), int(low), int(self.levels[-1]), int(stride))
+        return coded(y, index, levels)
+
+    def _product(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Q(w), and the values and the scale that it is made of, without gradients."""
+        values, scale = self.quantize(w.to(wide(w.dtype)))
+        return (values * scale).to(w.dtype), values.detach(), scale.detach()
 
     def start(self, w: Tensor) -> None:
         """Start what is learned from a float weight; here only check that it has a scale.
