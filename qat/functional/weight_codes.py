@@ -1,15 +1,18 @@
-"""Codes of weights that stand in the network as floats: held by whoever put them there, or found.
+"""Codes of weights that stand in the network as floats: known by their scale, or found.
 
-A projected weight is a plain parameter whose values are scale * code. Its codes are held beside it
-as long as nothing else is written into it.
+A projected weight is a plain parameter with the values scale * code. Who puts them there tells the
+scale; the codes are made when a product asks, once as long as nothing else is written into it.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
+
+from qat.functional.kernels import Fused, fuses
 
 # largest code of a signed byte that has a negative, as the operators need
 LARGEST = 127
@@ -31,34 +34,35 @@ class WeightCodes:
     packed: dict[Any, Tensor] = field(default_factory=dict, compare=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Held:
-    """What is known of a tensor's values, None if they are of no grid, while they are these.
+    """What is known of a tensor's values while they are these.
 
     Attributes:
-        codes: of the values.
-        version: of the tensor when they were held.
+        scale: of the codes, None if the values are of no grid.
+        version: of the tensor when its values were these.
         sample: values at some places, as `.data` can be written to without a version that counts.
+        codes: of the values, once they were asked for.
     """
 
-    codes: WeightCodes | None
+    scale: Tensor | None
     version: int
     sample: Tensor
+    codes: WeightCodes | None = None
 
 
 _held: Any = WeakIdKeyDictionary()
 
 
 @torch.no_grad()
-def hold_codes(w: Tensor, codes: Tensor, scale: Tensor) -> None:
-    """Keep the codes of a weight's values until something else is written into it.
+def hold_scale(w: Tensor, scale: Tensor) -> None:
+    """Tell the scale of a weight's values, until something else is written into it.
 
     Args:
-        w: float32, with the values scale * codes.
-        codes: int8 of w's shape, -127 .. 127.
-        scale: of one element, or one for each of w's channels, the first axis.
+        w: float32 (O, ...), with the values scale * code, code an integer -127 .. 127.
+        scale: float32 of one element, or one for each of the O channels.
     """
-    _hold(w, WeightCodes(codes, scale.detach().reshape(-1).float()))
+    _held[w] = _Held(scale.detach().reshape(-1), w._version, _sample(w).clone())
 
 
 def codes_of(w: Tensor, *, search: bool) -> WeightCodes | None:
@@ -66,23 +70,19 @@ def codes_of(w: Tensor, *, search: bool) -> WeightCodes | None:
 
     Args:
         w: the weight.
-        search: whether to look for codes in its values if none are held; takes several passes over
-            w, once for these values.
+        search: whether to look for a scale in its values if none is known; takes several passes
+            over w, once for these values.
     """
     if w.is_inference():
         return None  # whose values change without a version
     held: _Held | None = _held.get(w)
-    if held is not None and held.version == w._version and torch.equal(held.sample, _sample(w)):
-        return held.codes
-    if not search:
-        return None
-    found = found_codes(w)
-    _hold(w, found)
-    return found
-
-
-def _hold(w: Tensor, codes: WeightCodes | None) -> None:
-    _held[w] = _Held(codes, w._version, _sample(w).clone())
+    if held is None or held.version != w._version or not torch.equal(held.sample, _sample(w)):
+        if not search:
+            return None
+        held = _held[w] = _Held(found_scale(w), w._version, _sample(w).clone())
+    if held.codes is None and held.scale is not None:
+        held.codes = WeightCodes(_codes(w, held.scale), held.scale)
+    return held.codes
 
 
 def _sample(w: Tensor) -> Tensor:
@@ -92,14 +92,34 @@ def _sample(w: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def found_codes(w: Tensor) -> WeightCodes | None:
-    """Codes and scales that give w's values bit for bit; None if none are found.
+def _codes(w: Tensor, scale: Tensor) -> Tensor:
+    """Codes int8 of w's shape; a scale of 0 has codes 0."""
+    rows = w.detach().reshape(len(scale), -1)
+    units = scale.view(-1, 1).masked_fill(scale.view(-1, 1) == 0, 1)
+    if fuses(rows) and math.prod(rows.shape) > len(rows):
+        codes: Tensor = _quotients(rows, units)
+    else:
+        codes = (rows / units).round_().to(torch.int8)
+    return codes.view(w.shape)
+
+
+@Fused
+def _quotients(rows: Tensor, units: Tensor) -> Tensor:
+    return (rows / units).round().to(torch.int8)
+
+
+@torch.no_grad()
+def found_scale(w: Tensor) -> Tensor | None:
+    """Scales of which w's values are whole multiples, bit for bit; None if none are found.
 
     The scale of a channel, or of w, is its smallest magnitude beside 0, or that over 2, 3 or 4:
     a grid whose lowest levels a weight does not use is not found.
 
     Args:
         w: float32 (O, ...).
+
+    Returns:
+        float32 (O,).
     """
     if w.dtype != torch.float32 or w.ndim < 2 or not w.numel():
         return None
@@ -112,5 +132,5 @@ def found_codes(w: Tensor) -> WeightCodes | None:
             scale = whole / divisor
             codes = (rows / scale).round_()
             if codes.abs().amax() <= LARGEST and torch.equal(codes * scale, rows):
-                return WeightCodes(codes.to(torch.int8).view(w.shape), scale.flatten())
+                return scale.flatten()
     return None

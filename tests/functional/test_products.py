@@ -13,7 +13,7 @@ from qat.functional.pact import pact_ste
 from qat.functional.sign import sign_ste
 from qat.functional.staircase import staircase_ste
 from qat.functional.stairs import Stairs, relu_stairs, signed_stairs
-from qat.functional.weight_codes import codes_of, found_codes, hold_codes
+from qat.functional.weight_codes import codes_of, found_scale, hold_scale
 
 STEP = torch.tensor(0.3)
 STAIRS = {f"relu{b}": relu_stairs(b) for b in range(1, 9)}
@@ -51,7 +51,7 @@ def weight_of(*shape, largest=1, channels=False, seed=1):
     scale = torch.rand(shape[0] if channels else 1, generator=generator) + 0.1
     w = codes * scale.view(-1, *(1,) * (len(shape) - 1))
     w.requires_grad_()
-    hold_codes(w, codes, scale)
+    hold_scale(w, scale)
     return w, codes, scale
 
 
@@ -194,11 +194,11 @@ def test_bfloat16_rounds_the_gradient_alone(conv, in_integers, channels, counted
 
 
 def test_a_channel_of_zeros_has_gradients():
-    w, codes, scale = weight_of(4, 3, 3, 3, channels=True)
+    w, _codes, scale = weight_of(4, 3, 3, 3, channels=True)
     with torch.no_grad():
         w[1] = 0
     scale[1] = 0
-    hold_codes(w, codes, scale)
+    hold_scale(w, scale)
     x = normal(1, 3, 6, 6).requires_grad_()
     with set_runtime(backward="bf16"):
         y = F.conv2d(staircase_ste(x, STEP, stairs=relu_stairs(4)), w)
@@ -323,14 +323,14 @@ def test_packed_weights_are_kept_while_codes_are(monkeypatch):
     packed = []
     own = int8.Conv.packed
     monkeypatch.setattr(int8.Conv, "packed", lambda *a: (packed.append(1), own(*a))[1])
-    w, codes, scale = weight_of(6, 8, 3, 3)
+    w, _codes, scale = weight_of(6, 8, 3, 3)
     with torch.no_grad(), set_runtime(integer_forward=True):
         y = staircase_ste(normal(2, 8, 6, 6), STEP, stairs=relu_stairs(4))
         for _ in range(3):
             F.conv2d(y, w)
         assert len(packed) == 1
         w.neg_()
-        hold_codes(w, -codes, scale)
+        hold_scale(w, scale)
         F.conv2d(y, w)
         assert len(packed) == 2
 
@@ -339,11 +339,12 @@ def test_packed_weights_are_kept_while_codes_are(monkeypatch):
 @pytest.mark.parametrize("channels", [False, True])
 def test_found_codes_are_the_values(largest, channels):
     w, *_ = weight_of(5, 64, 3, 3, largest=largest, channels=channels)
-    found = found_codes(w)
-    assert found is not None
+    assert found_scale(w) is not None
+    found = codes_of(w, search=True)
     assert torch.equal(found.codes * found.scale.view(-1, 1, 1, 1), w)
-    assert found_codes(normal(5, 4, 3, 3)) is None
-    assert found_codes(torch.zeros(5, 4)) is not None
+    assert found_scale(normal(5, 4, 3, 3)) is None
+    assert codes_of(normal(5, 4, 3, 3), search=True) is None
+    assert found_scale(torch.zeros(5, 4)) is not None
 
 
 def test_a_channel_whose_lowest_level_is_missing():
@@ -351,9 +352,21 @@ def test_a_channel_whose_lowest_level_is_missing():
     codes = torch.tensor([[2, -2, 4], [3, 9, -6]])
     scale = torch.tensor([[0.3], [0.7]])
     w = codes * scale
-    found = found_codes(w)
-    assert found is not None
+    found = codes_of(w, search=True)
     assert torch.equal(found.codes * found.scale.view(-1, 1), w)
+
+
+@pytest.mark.parametrize("largest", [1, 127])
+@pytest.mark.parametrize("channels", [False, True])
+@pytest.mark.parametrize("kernels", ["eager", "fused"])
+def test_codes_of_a_known_scale(kernels, channels, largest):
+    w, codes, scale = weight_of(6, 8, 3, 3, largest=largest, channels=channels)
+    if channels:
+        with torch.no_grad():
+            w[2], scale[2], codes[2] = 0, 0, 0
+        hold_scale(w, scale)
+    with torch.no_grad(), set_runtime(kernels=kernels):
+        assert torch.equal(codes_of(w, search=False).codes, codes)
 
 
 def test_codes_end_with_what_is_written():
