@@ -9,8 +9,9 @@
                          (32 x 3 x 64 x 64); several with commas between them
     quant=bcgd_w1a4      any options of conf/quant, several with commas
     mode=...             ways to train: float, float_compiled, float_bf16; ours: eager, fused (codes
-                         kept), eager_floats, fused_floats, compiled, bf16, bf16_eager; others:
-                         naive, brevitas, brevitas_first, parq, fake_quantize; absent: all but these
+                         kept), eager_floats, fused_floats, integers (int8 forward), integers_eager,
+                         integers_bf16, compiled, bf16, bf16_eager, bf16_integers; others: naive,
+                         brevitas, brevitas_first, parq, fake_quantize; absent: all but these
     layout=...           nchw, channels_last, or both with a comma
     batch=null           images; null for each network's own number
     rounds=15            timed steps of each contender; they take turns
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
 
 _PARTS = ("forward", "backward", "optimizer", "step")
 _DEFAULT = (
-    "float,float_compiled,float_bf16,eager_floats,eager,fused_floats,fused,compiled,bf16_eager,bf16"
+    "float,float_compiled,float_bf16,eager_floats,eager,fused_floats,fused,integers,integers_bf16,"
+    "compiled,bf16_eager,bf16,bf16_integers"
 )
 
 

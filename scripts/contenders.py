@@ -86,6 +86,7 @@ class Mode:
 
 
 _FUSED = {"kernels": "fused", "saved": "codes"}
+_INTEGERS = {**_FUSED, "integer_forward": True}
 MODES = {
     "float": Mode(title="float", is_float=True),
     "float_compiled": Mode(title="float, compiled", is_float=True, compiled=True),
@@ -94,9 +95,19 @@ MODES = {
     "eager": Mode(title="eager, codes kept", runtime={"saved": "codes"}),
     "fused_floats": Mode(title="fused, floats kept", runtime={**_FUSED, "saved": "floats"}),
     "fused": Mode(title="fused, codes kept", runtime=_FUSED),
+    "integers": Mode(title="int8 forward", runtime=_INTEGERS),
+    "integers_eager": Mode(
+        title="int8 forward, eager kernels", runtime={**_INTEGERS, "kernels": "eager"}
+    ),
+    "integers_bf16": Mode(
+        title="int8 forward, bf16 backward", runtime={**_INTEGERS, "backward": "bf16"}
+    ),
     "compiled": Mode(title="compiled network", compiled=True),
     "bf16_eager": Mode(title="bf16, eager", bf16=True, base="float_bf16"),
     "bf16": Mode(title="bf16, fused, codes kept", bf16=True, runtime=_FUSED, base="float_bf16"),
+    "bf16_integers": Mode(
+        title="bf16, int8 forward", bf16=True, runtime=_INTEGERS, base="float_bf16"
+    ),
     "naive": Mode(title="textbook Function", peer="naive"),
     "brevitas_first": Mode(title="Brevitas, statistics", peer="brevitas", start_batches=10**6),
     "brevitas": Mode(title="Brevitas, after statistics", peer="brevitas"),
