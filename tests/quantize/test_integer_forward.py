@@ -23,7 +23,7 @@ def trained(weight_bits, activation_bits, granularity):
         weight=WeightSpec(bits=weight_bits, granularity=granularity),
         activation=ActivationSpec(bits=activation_bits),
     )
-    images = torch.randn(16, 3, 16, 16)
+    images = torch.randn(128, 3, 16, 16)
     net = prepare(CifarResNet(8, num_classes=10, in_channels=3), spec, example=images[:2])
     start_steps(net, spec, [images])
     groups = parameter_groups(net.named_parameters(), lr=0.05, weight_decay=0.0, step_rate=0.01)
@@ -31,7 +31,7 @@ def trained(weight_bits, activation_bits, granularity):
         torch.optim.SGD(groups, lr=0.05), weight_projections(net, spec), bcgd()
     )
     for _ in range(3):
-        F.cross_entropy(net(images), torch.arange(16) % 10).backward()
+        F.cross_entropy(net(images), torch.arange(128) % 10).backward()
         optimizer.step()
         optimizer.zero_grad()
     return net.eval(), images
