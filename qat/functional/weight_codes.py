@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from qat.functional.kernels import Fused, fuses
+from qat.functional.kernels import Fused, fuses, is_plain
+from qat.functional.runtime import runtime
 
 # largest code of a signed byte that has a negative, as the operators need
 LARGEST = 127
@@ -58,11 +59,16 @@ _held: Any = WeakIdKeyDictionary()
 def hold_scale(w: Tensor, scale: Tensor) -> None:
     """Tell the scale of a weight's values, until something else is written into it.
 
+    Nothing is held where the runtime multiplies floats, both ways.
+
     Args:
         w: float32 (O, ...), with the values scale * code, code an integer -127 .. 127.
         scale: float32 of one element, or one for each of the O channels.
     """
-    _held[w] = _Held(scale.detach().reshape(-1), w._version, _sample(w).clone())
+    options = runtime()
+    is_asked = options.integer_forward or options.backward != "float32"
+    if is_asked and is_plain(w) and w.is_cpu and w.dtype == torch.float32:
+        _held[w] = _Held(scale.detach().reshape(-1), w._version, _sample(w).clone())
 
 
 def codes_of(w: Tensor, *, search: bool) -> WeightCodes | None:

@@ -22,6 +22,7 @@ from qat.functional.recomputed import recomputed
 from qat.functional.sign import round_ste, sign_ste
 from qat.functional.stairs import Stairs
 from qat.functional.ste import estimator
+from qat.functional.weight_codes import hold_scale
 from qat.names import Derivative
 from qat.spec.quant import METHOD_BITS, Granularity, WeightMethod
 
@@ -80,7 +81,10 @@ class WeightParametrization(nn.Module):
             return w
         learned = tuple(self.parameters(recurse=False))
         y, values, scale = recomputed(self._product, w, *learned)
-        if scale.numel() != 1 or not keeps_codes(w):
+        if not keeps_codes(w):
+            return y
+        if scale.numel() != 1:
+            hold_scale(y, scale)
             return y
         low, stride = self.levels[0], self.levels[1] - self.levels[0]
         index = values.sub(low).div_(stride).to(torch.uint8)
@@ -233,13 +237,11 @@ class LsqWeight(LearnedScale):
         if not self.enabled:
             return w
         factor = (self.scale.numel() / (w.numel() * self.stairs.high)) ** 0.5
-        return lsq_ste(
-            w,
-            positive(scaled_gradient(self.scale, factor), _SCALE_MIN),
-            stairs=self.stairs,
-            derivative=self.derivative,
-            sharpness=self.sharpness,
-        )
+        s = positive(scaled_gradient(self.scale, factor), _SCALE_MIN)
+        y = lsq_ste(w, s, stairs=self.stairs, derivative=self.derivative, sharpness=self.sharpness)
+        if s.numel() != 1 and self.bits < 8:  # -128 has no code of its own
+            hold_scale(y, s)
+        return y
 
     def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and s, as the forward pass has them; for encoding, without their gradients."""

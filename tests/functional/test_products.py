@@ -14,6 +14,8 @@ from qat.functional.sign import sign_ste
 from qat.functional.staircase import staircase_ste
 from qat.functional.stairs import Stairs, relu_stairs, signed_stairs
 from qat.functional.weight_codes import codes_of, found_scale, hold_scale
+from qat.nn.binary_parametrization import METHODS
+from qat.spec.quant import METHOD_BITS
 
 STEP = torch.tensor(0.3)
 STAIRS = {f"relu{b}": relu_stairs(b) for b in range(1, 9)}
@@ -51,8 +53,13 @@ def weight_of(*shape, largest=1, channels=False, seed=1):
     scale = torch.rand(shape[0] if channels else 1, generator=generator) + 0.1
     w = codes * scale.view(-1, *(1,) * (len(shape) - 1))
     w.requires_grad_()
-    hold_scale(w, scale)
+    held(w, scale)
     return w, codes, scale
+
+
+def held(w, scale):
+    with set_runtime(integer_forward=True):
+        hold_scale(w, scale)
 
 
 @pytest.fixture
@@ -198,7 +205,7 @@ def test_a_channel_of_zeros_has_gradients():
     with torch.no_grad():
         w[1] = 0
     scale[1] = 0
-    hold_scale(w, scale)
+    held(w, scale)
     x = normal(1, 3, 6, 6).requires_grad_()
     with set_runtime(backward="bf16"):
         y = F.conv2d(staircase_ste(x, STEP, stairs=relu_stairs(4)), w)
@@ -330,7 +337,7 @@ def test_packed_weights_are_kept_while_codes_are(monkeypatch):
             F.conv2d(y, w)
         assert len(packed) == 1
         w.neg_()
-        hold_scale(w, scale)
+        held(w, scale)
         F.conv2d(y, w)
         assert len(packed) == 2
 
@@ -364,7 +371,7 @@ def test_codes_of_a_known_scale(kernels, channels, largest):
     if channels:
         with torch.no_grad():
             w[2], scale[2], codes[2] = 0, 0, 0
-        hold_scale(w, scale)
+        held(w, scale)
     with torch.no_grad(), set_runtime(kernels=kernels):
         assert torch.equal(codes_of(w, search=False).codes, codes)
 
@@ -375,3 +382,22 @@ def test_codes_end_with_what_is_written():
     with torch.no_grad():
         w[0, 0] = 5
     assert codes_of(w, search=False) is None
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("kind", METHODS)
+def test_weights_inside_the_graph_are_codes_too(kind, granularity, counted):
+    if (kind, granularity) == ("dorefa", "channel"):
+        pytest.skip("its scale is the layer's")
+    module = METHODS[kind](max(b for b in METHOD_BITS[kind] if b < 8), granularity)
+    w = normal(6, 8, 3, 3).requires_grad_()
+    module.start(w)
+    with set_runtime(integer_forward=True):
+        y = staircase_ste(normal(2, 8, 6, 6).requires_grad_(), STEP, stairs=relu_stairs(4))
+        result = F.conv2d(y, module(w))
+    codes, scale = module.encode(w)
+    own = y.detach().as_subclass(torch.Tensor).div(STEP).round().double()
+    integers = module._to_values(codes.float()).double()
+    wanted = F.conv2d(own, integers).float() * (scale.reshape(-1) * STEP).view(-1, 1, 1)
+    assert len(counted) == 1
+    assert torch.equal(result, wanted)
