@@ -52,8 +52,14 @@ def _small_vit() -> nn.Module:
     return net
 
 
+def _resnet20(width: int) -> Network:
+    return Network(lambda: CifarResNet(20, num_classes=10, width=width), (128, 3, 32, 32))
+
+
 NETWORKS = {
-    "resnet20": Network(lambda: CifarResNet(20, num_classes=10, in_channels=3), (128, 3, 32, 32)),
+    "resnet20": _resnet20(16),
+    "resnet20x2": _resnet20(32),
+    "resnet20x4": _resnet20(64),
     "resnet18": Network(_torchvision("resnet18"), (32, 3, 64, 64)),
     "mobilenet_v2": Network(_torchvision("mobilenet_v2"), (32, 3, 64, 64)),
     "vit_tiny": Network(_small_vit, (32, 3, 64, 64)),

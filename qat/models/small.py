@@ -123,6 +123,7 @@ class CifarResNet(nn.Sequential):
         depth: 6n + 2 with n >= 1: 20, 32, 56, 110.
         num_classes: K >= 1.
         in_channels: C >= 1.
+        width: channels of the first stage, an even number; the next have twice and four times it.
         norm_affine: give the batch norms a scale and a shift.
 
     Raises:
@@ -137,6 +138,7 @@ class CifarResNet(nn.Sequential):
         *,
         num_classes: int = 10,
         in_channels: int = 3,
+        width: int = 16,
         norm_affine: bool = True,
     ) -> None:
         blocks, rest = divmod(depth - 2, 6)
@@ -145,10 +147,9 @@ class CifarResNet(nn.Sequential):
                 f"depth must be 6n + 2 with n >= 1, got {depth}; take 20, 32, 56 or 110"
             )
         layers: OrderedDict[str, nn.Module] = OrderedDict()
-        layers["conv1"] = nn.Conv2d(in_channels, 16, 3, padding=1, bias=False)
-        _add_activation(layers, 1, nn.BatchNorm2d(16, affine=norm_affine))
-        width = 16
-        for stage, out in enumerate((16, 32, 64), start=1):
+        layers["conv1"] = nn.Conv2d(in_channels, width, 3, padding=1, bias=False)
+        _add_activation(layers, 1, nn.BatchNorm2d(width, affine=norm_affine))
+        for stage, out in enumerate((width, 2 * width, 4 * width), start=1):
             inputs = [width] + [out] * (blocks - 1)
             stack = [_Block(i, out, norm_affine=norm_affine) for i in inputs]
             layers[f"layer{stage}"] = nn.Sequential(*stack)
