@@ -154,6 +154,9 @@ def _draw(measured: dict[str, list[Cost]]) -> "Figure":
                 ax.set(xscale="log", yscale="log", xlabel=name, ylabel=title)
                 ax.set_xticks(sizes, labels=[str(size) for size in sizes])
                 ax.minorticks_off()
+                ax.set_ylim(
+                    top=2.5 * max(getattr(c, part) for c in costs) / (1 if part == "ms" else 1e6)
+                )
                 ax.legend(loc="upper left", title="exponent in brackets")
         return figure
 

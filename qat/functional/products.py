@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from qat.errors import SpecError
 from qat.functional.int8 import Conv, Linear, reason_against
 from qat.functional.kernels import apply, is_plain
 from qat.functional.levels import Levels
@@ -22,6 +23,9 @@ from qat.functional.weight_codes import LARGEST, WeightCodes, codes_of
 Known = tuple[Tensor, Levels]
 
 _INT32 = 2**31 - 1
+_HALF = torch.bfloat16
+# of inputs to one weight for which its codes stay packed
+_SHAPES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,29 +76,23 @@ class _Plan:
 
     Attributes:
         product: its operator.
-        index: uint8 of the input's levels.
-        levels: what the index stands for.
+        levels: what the input's index stands for.
         weight: codes of the weight.
         dtype: of the result.
         in_integers: whether forward is.
-        in_bf16: whether backward is.
-        input_dtype: of the input, and of its gradient.
     """
 
     product: Conv | Linear
-    index: Tensor
     levels: Levels
     weight: WeightCodes
     dtype: torch.dtype
     in_integers: bool
-    in_bf16: bool
-    input_dtype: torch.dtype
 
-    def forward(self, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, w: Tensor, bias: Tensor | None, index: Tensor) -> Tensor:
         """The product; of the floats if not in integers."""
         if not self.in_integers:
             return _of_floats(self.product, x, w, bias)
-        codes = self.levels.operand(self.index)
+        codes = self.levels.operand(index)
         scale = self.weight.scale * self.levels.step
         packed = self._packed(scale, codes.shape)
         zero_point = self.levels.zero_point
@@ -108,33 +106,10 @@ class _Plan:
     def _packed(self, scale: Tensor, shape: torch.Size) -> Tensor:
         key = (self.product, shape)
         if key not in self.weight.packed:
+            if len(self.weight.packed) == _SHAPES:
+                self.weight.packed.clear()
             self.weight.packed[key] = self.product.packed(self.weight.codes, scale, shape)
         return self.weight.packed[key]
-
-    def gradients_in_bf16(
-        self, grad: Tensor, wants: Sequence[bool]
-    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-        """Gradients in x, the weight and the bias; `grad` and the results are rounded to bfloat16.
-
-        Operands are codes, which its eight bits hold; scales are applied in float32.
-        """
-        half = torch.bfloat16
-        in_bias = grad.float().sum(_all_but_channels(self.product, grad)) if wants[2] else None
-        codes, scale, step = self.weight.codes.to(half), self.weight.scale, self.levels.step
-        if len(scale) == 1:
-            x = self.levels.codes(self.index, half)
-            in_x, in_w = _gradients(self.product, grad.to(half), x, codes, wants)
-            in_x = None if in_x is None else in_x.to(self.input_dtype).mul_(scale)
-            return in_x, None if in_w is None else in_w.float().mul_(step), in_bias
-        # a channel's scale goes into what comes from above, ahead of the sum over channels
-        is_zero = scale == 0
-        scale = scale.masked_fill(is_zero, 1).view(-1, *(1,) * (codes.ndim - 1))
-        codes = codes * ~is_zero.view(scale.shape)
-        of_channels = scale[..., 0] if isinstance(self.product, Conv) else scale[:, 0]
-        grad, x = (grad * of_channels).to(half), self.levels.codes(self.index, half)
-        in_x, in_w = _gradients(self.product, grad, x, codes, wants)
-        in_x = None if in_x is None else in_x.to(self.input_dtype)
-        return in_x, None if in_w is None else in_w.float().mul_(step / scale), in_bias
 
 
 def product(
@@ -159,11 +134,11 @@ def product(
         return NotImplemented
     if w[0].numel() * 255 * LARGEST > _INT32 or (weight := _weight_codes(w, known)) is None:
         return NotImplemented
-    in_bf16 = in_bf16 or dtype == torch.bfloat16
-    plan = _Plan(given.product, *found, weight, dtype, in_integers, in_bf16, x.dtype)
+    index, levels = found
+    plan = _Plan(given.product, levels, weight, dtype, in_integers)
     if not torch.is_grad_enabled():
-        return plan.forward(x, w, given.bias)
-    return apply(CodedProduct, x, w, given.bias, plan)
+        return plan.forward(x, w, given.bias, index)
+    return apply(Bf16Product if in_bf16 else CodedProduct, x, w, given.bias, index, plan)
 
 
 def is_product(function: Callable[..., Any]) -> bool:
@@ -191,24 +166,61 @@ def _weight_codes(w: Tensor, known: Callable[[Tensor], Known | None]) -> WeightC
 
 
 class CodedProduct(torch.autograd.Function):
-    """A product of codes as a Function, by a `_Plan`."""
+    """A product of codes by a `_Plan`, with the gradients of the float product."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, plan: _Plan) -> Tensor:  # noqa: D102
-        ctx.save_for_backward(x, w)
-        ctx.plan, ctx.bias_dtype = plan, None if bias is None else bias.dtype
-        return plan.forward(x, w, bias)
+    def forward(  # noqa: D102
+        ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, index: Tensor, plan: _Plan
+    ) -> Tensor:
+        ctx.product = plan.product
+        ctx.save_for_backward(x, w)  # x as its codes, by the hooks around
+        return plan.forward(x, w, bias, index)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
-        (grad,), plan, wants = grads, ctx.plan, ctx.needs_input_grad[:3]
-        if plan.in_bf16 and not torch.is_grad_enabled():
-            in_x, in_w, in_bias = plan.gradients_in_bf16(grad, wants)
-        else:
-            x, w = ctx.saved_tensors
-            in_x, in_w = _gradients(plan.product, grad, x, w.to(x.dtype), wants)
-            in_bias = grad.sum(_all_but_channels(plan.product, grad)) if wants[2] else None
-        return in_x, in_w, in_bias, None
+        (grad,), wants = grads, ctx.needs_input_grad
+        x, w = ctx.saved_tensors
+        in_x, in_w = _gradients(ctx.product, grad, x, w.to(x.dtype), wants)
+        return in_x, in_w, _in_bias(ctx.product, grad) if wants[2] else None, None, None
+
+
+class Bf16Product(torch.autograd.Function):
+    """A product of codes by a `_Plan`, whose gradients are rounded to bfloat16.
+
+    Both operands are codes, which its eight bits hold; scales are applied in float32.
+    """
+
+    @staticmethod
+    def forward(  # noqa: D102
+        ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, index: Tensor, plan: _Plan
+    ) -> Tensor:
+        ctx.plan, ctx.input_dtype = plan, x.dtype
+        ctx.save_for_backward(index)
+        return plan.forward(x, w, bias, index)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
+        (grad,), wants, plan = grads, ctx.needs_input_grad, ctx.plan
+        if torch.is_grad_enabled():
+            raise SpecError(
+                "runtime.backward=bf16 has no second derivatives; use runtime.backward=float32"
+            )
+        in_bias = _in_bias(plan.product, grad.float()) if wants[2] else None
+        codes, scale, step = plan.weight.codes.to(_HALF), plan.weight.scale, plan.levels.step
+        x = plan.levels.codes(*ctx.saved_tensors, _HALF)
+        if len(scale) == 1:
+            in_x, in_w = _gradients(plan.product, grad.to(_HALF), x, codes, wants)
+            in_x = None if in_x is None else in_x.to(ctx.input_dtype).mul_(scale)
+            return in_x, None if in_w is None else in_w.float().mul_(step), in_bias, None, None
+        # a channel's scale goes into what comes from above, ahead of the sum over channels
+        is_zero = scale == 0
+        scale = scale.masked_fill(is_zero, 1).view(-1, *(1,) * (codes.ndim - 1))
+        codes = codes * ~is_zero.view(scale.shape)
+        of_channels = scale[..., 0] if isinstance(plan.product, Conv) else scale[:, 0]
+        in_x, in_w = _gradients(plan.product, (grad * of_channels).to(_HALF), x, codes, wants)
+        in_x = None if in_x is None else in_x.to(ctx.input_dtype)
+        in_w = None if in_w is None else in_w.float().mul_(step / scale)
+        return in_x, in_w, in_bias, None, None
 
 
 def _of_floats(product: Conv | Linear, x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
@@ -233,11 +245,10 @@ def _gradients(
     return in_x, in_w
 
 
-def _all_but_channels(product: Conv | Linear, grad: Tensor) -> tuple[int, ...]:
-    """Axes over which a bias is repeated."""
-    if isinstance(product, Linear):
-        return tuple(range(grad.ndim - 1))
-    return (0, 2, 3)
+def _in_bias(product: Conv | Linear, grad: Tensor) -> Tensor:
+    """Gradient in the bias: the sum over all axes but the channels."""
+    is_linear = isinstance(product, Linear)
+    return grad.sum(tuple(range(grad.ndim - 1)) if is_linear else (0, 2, 3))
 
 
 def _is_channels_last(x: Tensor) -> bool:

@@ -1,11 +1,16 @@
 """Products of codes: exact sums, gradients of floats, floats where codes are not known."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from qat import set_runtime
+from qat.errors import SpecError
 from qat.functional import int8, products
 from qat.functional.coded import Coded
 from qat.functional.lsq import lsq_ste
@@ -198,6 +203,14 @@ def test_bfloat16_rounds_the_gradient_alone(conv, in_integers, channels, counted
         assert ((a.double() - b).abs() <= bound).all()
         assert a.dtype == torch.float32
     torch.testing.assert_close(own[2], above.sum((0, 2, 3) if conv else (0, 1, 2)))
+
+
+def test_second_derivatives_are_refused():
+    w, *_ = weight_of(4, 3, 3, 3)
+    with set_runtime(backward="bf16"):
+        y = F.conv2d(staircase_ste(normal(1, 3, 6, 6), STEP, stairs=relu_stairs(4)), w)
+    with pytest.raises(SpecError, match=r"use runtime\.backward=float32"):
+        torch.autograd.grad(y.sum(), w, create_graph=True)
 
 
 def test_a_channel_of_zeros_has_gradients():
@@ -401,3 +414,26 @@ def test_weights_inside_the_graph_are_codes_too(kind, granularity, counted):
     wanted = F.conv2d(own, integers).float() * (scale.reshape(-1) * STEP).view(-1, 1, 1)
     assert len(counted) == 1
     assert torch.equal(result, wanted)
+
+
+def test_checkpointing_keeps_no_code():
+    """What is computed again in backward is not kept, in either precision."""
+    for backward in ("float32", "bf16"):
+        w, *_ = weight_of(6, 8, 3, 3)
+        x = normal(2, 8, 6, 6).requires_grad_()
+        alive = []
+
+        def block(x, w=w, alive=alive):
+            y = staircase_ste(x, STEP, stairs=relu_stairs(4))
+            alive.append(weakref.ref(y.code))
+            return F.conv2d(y, w).square()
+
+        with set_runtime(integer_forward=True, backward=backward):
+            result = checkpoint(block, x, use_reentrant=False)
+            gc.collect()
+            assert alive[0]() is None
+            result.sum().backward()
+        with set_runtime(backward=backward):
+            plain = F.conv2d(staircase_ste(x.detach(), STEP, stairs=relu_stairs(4)), w)
+        torch.testing.assert_close(result, plain.square())
+        assert x.grad is not None
