@@ -153,7 +153,7 @@ def keeps_codes(x: Tensor) -> bool:
     """
     options = runtime()
     if not torch.is_grad_enabled():
-        return options.integer_forward and x.is_cpu and is_plain(x)
+        return options.integer_forward and is_plain(x)
     is_of_use = options.saved == "codes" or options.integer_forward or options.backward != "float32"
     return (
         is_of_use

@@ -1,4 +1,4 @@
-"""Products of codes by the int8 operators of oneDNN, which torch carries for CPUs.
+"""Products of codes by int8 operators that torch carries: oneDNN's on CPUs, cuBLAS's on GPUs.
 
 The operators are torch's own but not part of its documented interface: whether they are there, and
 compute what they should on this machine, is asked of them once, on products whose sums are known.
@@ -92,6 +92,42 @@ class Linear:
         return result
 
 
+@dataclass(frozen=True, slots=True)
+class IntMm:
+    """`Linear` by `torch._int_mm`, int8 x int8 -> int32, on GPUs; sizes are cuBLAS's to choose."""
+
+    def packed(self, codes: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
+        """Weight codes, of which each column is one output's."""
+        return codes.t()
+
+    def __call__(
+        self,
+        codes: Tensor,
+        zero_point: int,
+        packed: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
+    ) -> Tensor:
+        """See `Conv`; codes (..., I), result (..., O)."""
+        # bytes less 128 are the same bits with the first one turned
+        signed = codes.reshape(-1, codes.shape[-1]).bitwise_xor(128).view(torch.int8)
+        sums = torch._int_mm(signed, packed)
+        if zero_point != 128:
+            sums += (128 - zero_point) * packed.sum(0, dtype=torch.int32)
+        y = sums.float() * scale
+        y = (y if bias is None else y + bias).to(dtype)
+        return y.view(*codes.shape[:-1], y.shape[-1])
+
+    @staticmethod
+    def takes(rows: int, inputs: int, outputs: int) -> bool:
+        """Whether cuBLAS multiplies matrices of these sizes."""
+        return rows > 16 and inputs % 8 == outputs % 8 == 0
+
+
+Product = Conv | Linear | IntMm
+
+
 @functools.cache
 def _zeros(count: int) -> Tensor:
     """Zero points of weights, which have none."""
@@ -105,13 +141,18 @@ def is_fast() -> bool:
 
 
 @functools.cache
-def reason_against() -> str:
-    """Why int8 operators cannot be used here; empty if they compute what they should."""
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+def reason_against(device: str = "cpu") -> str:
+    """Why int8 operators cannot be used on a device; empty if they compute what they should.
+
+    On cuda, linear layers alone.
+    """
+    if device not in _TRIALS:
+        return f"there are no int8 operators for {device}"
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device, enabled=False):
         try:
-            for product, weight, shape in _TRIALS:
+            for product, weight, shape in _TRIALS[device]:
                 for zero_point in (0, 7, 127):
-                    if not _is_exact(product, weight, shape, zero_point):
+                    if not _is_exact(product, weight, shape, zero_point, device):
                         kind = type(product).__name__.lower()
                         return f"torch's int8 operator for {kind} layers computes other sums"
         except Exception as error:  # whatever an operator that is not there, or is another, says
@@ -119,18 +160,25 @@ def reason_against() -> str:
     return ""
 
 
-_TRIALS: tuple[tuple[Conv | Linear, tuple[int, ...], tuple[int, ...]], ...] = (
-    (Conv((1, 1), (1, 1), (1, 1), 1), (9, 33, 3, 3), (2, 33, 5, 7)),
-    (Conv((2, 1), (0, 2), (1, 2), 1), (4, 5, 3, 2), (1, 5, 9, 8)),
-    (Conv((1, 1), (1, 1), (1, 1), 8), (8, 1, 3, 3), (2, 8, 6, 6)),
-    (Conv((1, 1), (0, 0), (1, 1), 1), (16, 64, 1, 1), (2, 64, 4, 4)),
-    (Linear(), (10, 67), (3, 67)),
-    (Linear(), (33, 64), (2, 5, 64)),
-)
+_TRIALS: dict[str, tuple[tuple[Product, tuple[int, ...], tuple[int, ...]], ...]] = {
+    "cpu": (
+        (Conv((1, 1), (1, 1), (1, 1), 1), (9, 33, 3, 3), (2, 33, 5, 7)),
+        (Conv((2, 1), (0, 2), (1, 2), 1), (4, 5, 3, 2), (1, 5, 9, 8)),
+        (Conv((1, 1), (1, 1), (1, 1), 8), (8, 1, 3, 3), (2, 8, 6, 6)),
+        (Conv((1, 1), (0, 0), (1, 1), 1), (16, 64, 1, 1), (2, 64, 4, 4)),
+        (Linear(), (10, 67), (3, 67)),
+        (Linear(), (33, 64), (2, 5, 64)),
+    ),
+    "cuda": ((IntMm(), (24, 64), (3, 8, 64)), (IntMm(), (8, 72), (33, 72))),
+}
 
 
 def _is_exact(
-    product: Conv | Linear, weight: tuple[int, ...], shape: tuple[int, ...], zero_point: int
+    product: Product,
+    weight: tuple[int, ...],
+    shape: tuple[int, ...],
+    zero_point: int,
+    device: str,
 ) -> bool:
     """Whether sums of extreme codes, where sixteen bits would overflow, are those of integers."""
     generator = torch.Generator().manual_seed(zero_point)
@@ -144,11 +192,12 @@ def _is_exact(
     scale = 2.0 ** torch.arange(len(signed)).remainder(5).sub(2)
     scale = scale if zero_point else scale[:1]  # one for all channels, and one for each
     bias = torch.arange(len(signed), dtype=torch.float32)
-    packed = product.packed(signed, scale, codes.shape)
-    got = product(codes, zero_point, packed, scale, bias, torch.float32)
+    on = [t.to(device) for t in (codes, signed, scale, bias)]
+    packed = product.packed(on[1], on[2], codes.shape)
+    got = product(on[0], zero_point, packed, on[2], on[3], torch.float32).cpu().double()
     x, w = codes.double() - zero_point, signed.double()
-    if isinstance(product, Linear):
-        return torch.equal(got.double(), F.linear(x, w) * scale.double() + bias)
+    if not isinstance(product, Conv):
+        return torch.equal(got, F.linear(x, w) * scale.double() + bias)
     sums = F.conv2d(x, w, None, product.stride, product.padding, product.dilation, product.groups)
     wanted = sums * scale.double().view(-1, 1, 1) + bias.view(-1, 1, 1)
-    return torch.equal(got.double(), wanted)
+    return torch.equal(got, wanted)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from qat.errors import SpecError
-from qat.functional.int8 import Conv, Linear, reason_against
+from qat.functional.int8 import Conv, IntMm, Linear, Product, reason_against
 from qat.functional.kernels import apply, is_plain
 from qat.functional.levels import Levels
 from qat.functional.runtime import runtime
@@ -75,40 +75,40 @@ class _Plan:
     """A product of codes.
 
     Attributes:
-        product: its operator.
+        product: what is multiplied, and how it is laid out.
         levels: what the input's index stands for.
         weight: codes of the weight.
         dtype: of the result.
-        in_integers: whether forward is.
+        operator: that forward is computed by; None for that of floats.
     """
 
     product: Conv | Linear
     levels: Levels
     weight: WeightCodes
     dtype: torch.dtype
-    in_integers: bool
+    operator: Product | None
 
     def forward(self, x: Tensor, w: Tensor, bias: Tensor | None, index: Tensor) -> Tensor:
-        """The product; of the floats if not in integers."""
-        if not self.in_integers:
+        """The product."""
+        if self.operator is None:
             return _of_floats(self.product, x, w, bias)
         codes = self.levels.operand(index)
         scale = self.weight.scale * self.levels.step
-        packed = self._packed(scale, codes.shape)
+        packed = self._packed(self.operator, scale, codes.shape)
         zero_point = self.levels.zero_point
         assert zero_point is not None
         bias = None if bias is None else bias.float()
-        y = self.product(codes, zero_point, packed, scale, bias, self.dtype)
+        y = self.operator(codes, zero_point, packed, scale, bias, self.dtype)
         if isinstance(self.product, Linear) or _is_channels_last(x) or _is_channels_last(w):
             return y
         return y.contiguous()  # in the layout of a float convolution's result
 
-    def _packed(self, scale: Tensor, shape: torch.Size) -> Tensor:
-        key = (self.product, shape)
+    def _packed(self, operator: Product, scale: Tensor, shape: torch.Size) -> Tensor:
+        key = (operator, shape)
         if key not in self.weight.packed:
             if len(self.weight.packed) == _SHAPES:
                 self.weight.packed.clear()
-            self.weight.packed[key] = self.product.packed(self.weight.codes, scale, shape)
+            self.weight.packed[key] = operator.packed(self.weight.codes, scale, shape)
         return self.weight.packed[key]
 
 
@@ -125,8 +125,11 @@ def product(
     """
     options = runtime()
     in_bf16 = options.backward == "bf16" and torch.is_grad_enabled()
-    in_integers = options.integer_forward and not reason_against()
-    if not (in_integers or in_bf16) or (given := _GIVEN[function](*args, **kwargs)) is None:
+    if not (options.integer_forward or in_bf16):
+        return NotImplemented
+    given = _GIVEN[function](*args, **kwargs)
+    operator = _operator(given) if options.integer_forward and given else None
+    if given is None or not (operator or in_bf16):
         return NotImplemented
     x, w, dtype = given.x, given.w, _dtype(given)
     found = known(x)
@@ -135,7 +138,7 @@ def product(
     if w[0].numel() * 255 * LARGEST > _INT32 or (weight := _weight_codes(w, known)) is None:
         return NotImplemented
     index, levels = found
-    plan = _Plan(given.product, levels, weight, dtype, in_integers)
+    plan = _Plan(given.product, levels, weight, dtype, operator)
     if not torch.is_grad_enabled():
         return plan.forward(x, w, given.bias, index)
     return apply(Bf16Product if in_bf16 else CodedProduct, x, w, given.bias, index, plan)
@@ -146,12 +149,24 @@ def is_product(function: Callable[..., Any]) -> bool:
     return function in _GIVEN
 
 
+def _operator(given: _Given) -> Product | None:
+    """The int8 operator for a product; None where there is none."""
+    device = given.x.device.type
+    if device == "cpu":
+        return None if reason_against() else given.product
+    if device != "cuda" or not isinstance(given.product, Linear) or reason_against(device):
+        return None
+    outputs, inputs = given.w.shape
+    return IntMm() if IntMm.takes(given.x.numel() // inputs, inputs, outputs) else None
+
+
 def _dtype(given: _Given) -> torch.dtype | None:
     """The dtype of the result; None where there is no operator for it."""
-    if not (given.x.is_cpu and given.w.is_cpu and given.w.dtype == torch.float32):
+    device = given.x.device.type
+    if device != given.w.device.type or given.w.dtype != torch.float32:
         return None
-    if torch.is_autocast_enabled("cpu"):
-        dtype = torch.get_autocast_dtype("cpu")
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
         return dtype if dtype == torch.bfloat16 else None
     return torch.float32 if given.x.dtype == torch.float32 else None
 

@@ -172,6 +172,8 @@ def integers_of(
         return Choice("integer_forward", "off", f"as {why}")
     if before == "on":
         return Choice("integer_forward", "on", "as the run began with")
+    if device.type != "cpu":
+        return Choice("integer_forward", "off", "as nobody has measured it on GPUs")
     if not int8.is_fast():
         return Choice("integer_forward", "off", "as this CPU has no instructions for int8 sums")
     return Choice("integer_forward", "on", "in layers whose operands are both codes")
@@ -181,9 +183,7 @@ def _reason_against_integers(device: torch.device, *, compiled: bool) -> str:
     """Why int8 operators cannot be used; empty if they can."""
     if compiled:
         return "a compiled network multiplies floats"
-    if device.type != "cpu":
-        return f"int8 operators are the CPU's, and the network is on {device.type}"
-    return int8.reason_against()
+    return int8.reason_against(device.type)
 
 
 def _reason_against(device: torch.device) -> str:

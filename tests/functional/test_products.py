@@ -94,7 +94,7 @@ def test_sums_are_exact(quantizer, conv, layout, channels, counted):
     sums = F.conv2d(own, codes.double(), **options)
     wanted = sums.float() * (scale * levels.step).view(-1, 1, 1)
     assert len(counted) == 1
-    assert counted[0].in_integers
+    assert counted[0].operator is not None
     assert torch.equal(result, wanted)
     floats = F.conv2d(y.detach().as_subclass(torch.Tensor), w, **options)
     assert result.stride() == floats.stride()
@@ -305,6 +305,36 @@ def test_operators_that_compute_other_sums_are_not_used(monkeypatch, counted):
         assert not counted
     finally:
         int8.reason_against.cache_clear()
+
+
+@pytest.mark.parametrize("zero_point", [0, 7, 128, 255])
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_operator_of_gpus_by_its_arithmetic_on_a_cpu(zero_point, bias):
+    generator = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 256, (3, 8, 40), generator=generator, dtype=torch.uint8)
+    w = torch.randint(-127, 128, (24, 40), generator=generator, dtype=torch.int8)
+    scale, own = torch.rand(24), torch.rand(24) if bias else None
+    operator = int8.IntMm()
+    packed = operator.packed(w, scale, codes.shape)
+    found = operator(codes, zero_point, packed, scale, own, torch.float32)
+    sums = F.linear(codes.double() - zero_point, w.double()).float() * scale
+    assert torch.equal(found, sums + own if bias else sums)
+
+
+@pytest.mark.gpu
+def test_linear_sums_are_exact_on_a_gpu(counted):
+    assert not int8.reason_against("cuda")
+    w, codes, scale = weight_of(16, 24, largest=127)
+    with set_runtime(integer_forward=True):
+        own = w.detach().cuda().requires_grad_()
+        hold_scale(own, scale.cuda())
+        y = staircase_ste(
+            normal(64, 24).cuda().requires_grad_(), STEP.cuda(), stairs=relu_stairs(8)
+        )
+        result = F.linear(y, own)
+    levels = y.detach().as_subclass(torch.Tensor).div(STEP.cuda()).round().cpu().double()
+    assert len(counted) == 1
+    assert torch.equal(result.cpu(), F.linear(levels, codes.double()).float() * (scale * STEP))
 
 
 def test_operators_that_are_not_there_are_not_used(monkeypatch):

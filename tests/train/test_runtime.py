@@ -43,7 +43,8 @@ def test_the_rule_of_kernels(kernels, values, compiled, before, kind, reason):
         ("auto", "cpu", False, "off", True, True, "off", "as the run began with"),
         ("auto", "cpu", False, "on", True, False, "off", "as it computes other sums"),
         ("auto", "cpu", True, None, True, True, "off", "a compiled network multiplies floats"),
-        ("auto", "cuda", False, None, True, True, "off", "the network is on cuda"),
+        ("auto", "cuda", False, None, True, True, "off", "nobody has measured it on GPUs"),
+        ("auto", "cuda", False, None, True, False, "off", "as it computes other sums"),
         ("off", "cpu", False, "on", True, True, "off", "by runtime.integer_forward=off"),
         (False, "cpu", False, None, True, True, "off", "by runtime.integer_forward=off"),
         ("on", "cpu", False, None, False, True, "on", "by runtime.integer_forward=on"),
@@ -58,7 +59,7 @@ def test_the_rule_of_kernels(kernels, values, compiled, before, kind, reason):
             None,
             "other sums; use runtime.integer_forward=off",
         ),
-        ("on", "cuda", False, None, True, True, None, "the network is on cuda; use"),
+        ("on", "cuda", False, None, True, True, "on", "by runtime.integer_forward=on"),
         ("on", "cpu", True, None, True, True, None, "a compiled network multiplies floats; use"),
     ],
 )
@@ -66,7 +67,7 @@ def test_the_rule_of_integers(
     monkeypatch, asked, device, compiled, before, fast, works, value, reason
 ):
     monkeypatch.setattr(int8, "is_fast", lambda: fast)
-    monkeypatch.setattr(int8, "reason_against", lambda: "" if works else "it computes other sums")
+    monkeypatch.setattr(int8, "reason_against", lambda _: "" if works else "it computes other sums")
     options = RuntimeSpec(integer_forward=asked)
     arguments = (options, torch.device(device))
     if value is None:
