@@ -4,7 +4,7 @@ import logging
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from qat.lit.resume.signals import Signals
 from qat.lit.resume.warm_start import KeepWarmStart
 from qat.quantize.audit import Audit
 from qat.spec.run import RunSpec
-from qat.storage.checkpoint import last_good, load
+from qat.storage.checkpoint import load_last_good
 from qat.storage.reading import parsing, reason_of
 from qat.train.build import Built, Parts
 from qat.train.progress import Clock, EpochBar, RunLines, Timing, show_left
@@ -56,14 +56,17 @@ def train(
         selectable=lambda _, module: module.is_selectable,  # type: ignore[arg-type, return-value]
     )
     clock = Clock(judged=judged_batches(built.data, spec))
-    trainer = _trainer(spec, parts, folder, clock, [keeper, signals])
-    begin = last_good(checkpoints / "last")
+    # read once, for what is asked of it here and for Lightning
+    newest = load_last_good(checkpoints / "last")
+    begin = newest and newest[0]
+    trainer = _trainer(spec, parts, folder, clock, [keeper, signals], SafeCheckpointIO(newest))
     if spec.resume is not None:
         print(
             f"resume: {shown(begin)}" if begin else "resume: no checkpoint was saved; from step 0"
         )
-    if begin is not None and is_trained(begin, spec):
+    if newest is not None and is_trained(*newest, spec):
         print("resume: the run is trained; what is left is its test", flush=True)
+    del newest  # the trainer's alone
     start = time.monotonic()
     with _saying_how_to_go_on(folder, "goes on from its last checkpoint"):
         _fit(trainer, built, begin, keeper)
@@ -119,14 +122,19 @@ def _saying_how_to_go_on(folder: Path, what: str) -> Iterator[None]:
         raise DataError(f"{error}; then resume={folder} {what}") from error
 
 
-def is_trained(checkpoint: Path, spec: RunSpec) -> bool:
+def is_trained(checkpoint: Path, content: Mapping[str, Any], spec: RunSpec) -> bool:
     """Whether a checkpoint is that of a run's end, so that only its test is left."""
     with parsing(f"checkpoint {checkpoint}", "delete it, or start a new run"):
-        return is_at_end(load(checkpoint), spec.trainer["max_epochs"])
+        return is_at_end(content, spec.trainer["max_epochs"])
 
 
 def _trainer(
-    spec: RunSpec, parts: Parts, folder: Path, clock: Clock, first: Sequence[L.Callback]
+    spec: RunSpec,
+    parts: Parts,
+    folder: Path,
+    clock: Clock,
+    first: Sequence[L.Callback],
+    reader: SafeCheckpointIO,
 ) -> L.Trainer:
     callbacks = [
         *first,
@@ -145,7 +153,7 @@ def _trainer(
             **spec.trainer,
             callbacks=callbacks,
             logger=[RunCsvLogger(folder), *parts.loggers],
-            plugins=[SafeCheckpointIO()],
+            plugins=[reader],
             enable_checkpointing=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
@@ -166,8 +174,8 @@ def _quieten_lightning() -> None:
 
 def recorded_teacher(folder: Path) -> str | None:
     """The checkpoint of the teacher that an interrupted run began with, None before its first."""
-    newest = last_good(folder / "checkpoints" / "last")
+    newest = load_last_good(folder / "checkpoints" / "last")
     if newest is None:
         return None
-    origin: str | None = load(newest)["qat"].get("teacher", {}).get("origin")
+    origin: str | None = newest[1]["qat"].get("teacher", {}).get("origin")
     return origin if origin is not None and Path(origin).is_file() else None

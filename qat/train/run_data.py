@@ -6,7 +6,7 @@ from pathlib import Path
 from qat.data.module import ImageData
 from qat.errors import CheckpointError, SpecError
 from qat.spec.run import RunSpec
-from qat.storage.checkpoint import checkpoints_by_step, last_good
+from qat.storage.checkpoint import checkpoints_by_step, load_last_good
 from qat.storage.data_changes import data_changes, sentence
 from qat.storage.data_record import DataRecord, read_record
 from qat.train.build import prepared_data
@@ -59,8 +59,8 @@ def _check_record(before: DataRecord, now: DataRecord, spec: RunSpec, folder: Pa
 
 
 def _is_trained(folder: Path, spec: RunSpec) -> bool:
-    newest = last_good(folder / "checkpoints" / "last")
-    return newest is not None and is_trained(newest, spec)
+    newest = load_last_good(folder / "checkpoints" / "last")
+    return newest is not None and is_trained(*newest, spec)
 
 
 def _check_shares(data: ImageData, spec: RunSpec) -> None:

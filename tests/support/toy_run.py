@@ -134,10 +134,12 @@ def quiet() -> None:
     torch.set_num_threads(1)
 
 
-def trainer(folder: Path, *callbacks: L.Callback, every: int = 5, **options: Any) -> L.Trainer:
+def trainer(
+    folder: Path, *callbacks: L.Callback, every: int = 5, keep: int = 1, **options: Any
+) -> L.Trainer:
     options = {"max_epochs": 3, "log_every_n_steps": 2, "num_sanity_val_steps": 1} | options
     options |= {"enable_progress_bar": False, "enable_model_summary": False}
-    saving = RunCheckpoint(folder / "checkpoints", every_n_steps=every)
+    saving = RunCheckpoint(folder / "checkpoints", every_n_steps=every, keep=keep)
     return L.Trainer(
         accelerator="cpu",
         devices=1,

@@ -32,9 +32,9 @@ def test_a_folder_stays_small(tmp_path):
     (last,) = checkpoints_by_step(folder / "checkpoints" / "last").values()
     state = load(last)["state_dict"]
     weights = sum(tensor.nbytes for tensor in state.values())
-    assert size(folder) <= 4 * weights
-    # in the moment of a save a third state and a second selected one: both old ones are still good
-    assert largest <= 9 * weights
+    assert size(folder) <= 4.2 * weights
+    # in the moment of a save a second state, whose old one is still good
+    assert largest <= 6.2 * weights
 
 
 def test_what_a_finished_run_keeps(trained):
@@ -42,7 +42,7 @@ def test_what_a_finished_run_keeps(trained):
     assert list(checkpoints_by_step(checkpoints / "last")) == [68]
     (last,), (best,) = ((checkpoints / part).glob("*.ckpt") for part in ("last", "best"))
     for path in (best, checkpoints / "warm_start.ckpt"):
-        assert path.stat().st_size < 0.55 * last.stat().st_size  # without momentum, deflated
+        assert path.stat().st_size < 0.55 * last.stat().st_size  # without momentum
         assert "optimizer_states" not in load(path)
     content = load(last)
     latent = content["optimizer_states"][0]["qat"]["latent"]

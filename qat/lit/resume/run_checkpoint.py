@@ -22,8 +22,8 @@ from qat.lit.resume.checkpoint_io import SafeCheckpointIO, checkpoint_name, chec
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import refuse_non_finite
 from qat.lit.resume.selection import Best, Selection, keep_only
-from qat.lit.resume.weights_alone import weights_alone
-from qat.storage.checkpoint import deflated, serialized, write
+from qat.lit.resume.weights_alone import copied, weights_alone
+from qat.storage.checkpoint import load_last_good, save
 
 _KEY = "qat_run"
 # batch: inside an epoch; epoch: between two epochs; end: after the last one
@@ -32,12 +32,18 @@ Selectable = Callable[[Trainer, LightningModule], bool]
 
 
 class RunCheckpoint(Callback):
-    """Writes `folder/last/step=<n>.ckpt` (the newest two) and `folder/best/step=<n>.ckpt`.
+    """Writes `folder/last/step=<n>.ckpt` (the newest) and `folder/best/step=<n>.ckpt`.
 
     A run goes on from `last`, which holds all of it. `best` holds the weights of the selected
     epoch alone. They wait in memory for the next checkpoint of `last`, the first to name them:
-    so there is one such file, however often the best epoch is a new one, and what `last` names is
-    there. A run that fails in between writes them, one that is killed comes by that epoch again.
+    so there is one such file, however often the best epoch is a new one. A run that fails in
+    between writes them, one that is killed comes by that epoch again.
+
+    A save is four moves, each whole and on disk before the next one begins: write the new `best`,
+    delete the old one, write the new `last`, delete the old one. So at any moment there is a sound
+    file of either kind, and never more than one file too many. A kill between the second and the
+    third move leaves a `last` that names a `best` no longer there; the newer one says itself what
+    it is, and a resume takes it over: the run comes by that epoch again, with the same score.
 
     It must be the first callback, so that no other one has begun the next batch when it saves;
     the Trainer needs `enable_checkpointing=False` and `SafeCheckpointIO`.
@@ -48,7 +54,7 @@ class RunCheckpoint(Callback):
     Args:
         folder: `RUN/checkpoints`.
         every_n_steps: Optimizer steps between checkpoints, >= 1; ends of epochs are saved too.
-        keep: Checkpoints kept in `last/`, >= 2, or a damaged one would leave nothing.
+        keep: Checkpoints kept in `last/`, >= 1; with more, a damaged one leaves an older one.
         monitor: Validation metric that selects; None selects nothing.
         mode: Whether a larger or a smaller score is better.
         selectable: Whether the weights just validated may be the result (are fully quantized).
@@ -65,21 +71,19 @@ class RunCheckpoint(Callback):
         folder: str | Path,
         *,
         every_n_steps: int = 500,
-        keep: int = 2,
+        keep: int = 1,
         monitor: str | None = "val/acc",
         mode: Literal["max", "min"] = "max",
         selectable: Selectable | None = None,
     ) -> None:
-        if every_n_steps < 1 or keep < 2:
-            raise SpecError(
-                f"every_n_steps must be >= 1 and keep >= 2, got {every_n_steps} and {keep}"
-            )
+        if every_n_steps < 1 or keep < 1:
+            raise SpecError(f"every_n_steps and keep must be >= 1, got {every_n_steps} and {keep}")
         self._folder = Path(folder)
         self._every, self._keep = every_n_steps, keep
         self._monitor, self._selectable = monitor, selectable
         self._selection = Selection(mode)
         self._best_is_new = False
-        self._waiting: tuple[Path, bytes] | None = None
+        self._waiting: tuple[Path, dict[str, Any]] | None = None
         self._boundary: Boundary | None = None
         self._saved_step = 0
         self.has_begun = False
@@ -94,13 +98,12 @@ class RunCheckpoint(Callback):
         """Checkpoint of the selected epoch."""
         return self._folder / self.best["path"] if self.best else None
 
-    def save(self, trainer: Trainer, boundary: Boundary, *, in_haste: bool = False) -> None:
+    def save(self, trainer: Trainer, boundary: Boundary) -> None:
         """Save the state of this boundary unless it is on disk already.
 
         Args:
             trainer: at a boundary.
             boundary: which it is.
-            in_haste: whether the process is to end soon, so that no time is spent on size.
 
         Raises:
             CheckpointError: The file cannot be written; older ones are untouched.
@@ -108,12 +111,14 @@ class RunCheckpoint(Callback):
         """
         self._take_best(trainer)
         step = trainer.global_step
-        self._write_best(in_haste=in_haste)
+        self._write_best()
+        if trainer.is_global_zero:
+            self._clean_best()
         if step > self._saved_step:
             self._write(trainer, self._folder / "last" / checkpoint_name(step), boundary)
             self._saved_step = step
         if trainer.is_global_zero:
-            self._clean(step)
+            self._clean_last(step)
 
     def _take_best(self, trainer: Trainer) -> None:
         """Keep the weights of an epoch just selected, before the next batch changes them."""
@@ -123,16 +128,18 @@ class RunCheckpoint(Callback):
             "epoch": trainer.current_epoch,
             "global_step": trainer.global_step,
             "pytorch-lightning_version": L.__version__,  # Lightning reads no file without it
+            _KEY: {"best": self._selection.state_dict()},
         }
+        weights = weights_alone(trainer.lightning_module, **place)
+        weights["state_dict"] = copied(weights["state_dict"])
         # under its own name: a failure may come when the next one is selected and not yet taken
-        weights = serialized(weights_alone(trainer.lightning_module, **place))
         self._waiting = self.best_path, weights
         self._best_is_new = False
 
-    def _write_best(self, *, in_haste: bool = False) -> None:
+    def _write_best(self) -> None:
         if self._waiting is not None:
             path, weights = self._waiting
-            write(weights if in_haste else deflated(weights), path)
+            save(weights, path)
             self._waiting = None
 
     def _write(self, trainer: Trainer, path: Path, boundary: Boundary) -> None:
@@ -140,12 +147,22 @@ class RunCheckpoint(Callback):
         trainer.save_checkpoint(path, weights_only=False)
         self._boundary = None
 
-    def _clean(self, step: int) -> None:
+    def _clean_last(self, step: int) -> None:
         """Delete what is superseded, steps among it that a resumed run has yet to take again."""
         taken = [saved for saved in checkpoints_by_step(self._folder / "last") if saved <= step]
         keep_only(self._folder / "last", taken[-self._keep :])
-        if self.best and self._folder.joinpath(self.best["path"]).exists():
+
+    def _clean_best(self) -> None:
+        if self.best_path and self.best and self.best_path.exists():
             keep_only(self._folder / "best", [self.best["step"]])
+
+    def _found_best(self, named: Best | None) -> Best | None:
+        """The selected epoch that a checkpoint names, or the one whose weights replaced its."""
+        if named is None or self._folder.joinpath(named["path"]).exists():
+            return named
+        found = load_last_good(self._folder / "best")
+        later: Best | None = found[1].get(_KEY, {}).get("best") if found else None
+        return later or named
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -245,7 +262,7 @@ class RunCheckpoint(Callback):
         """Continue the selection and metrics.csv; loading for a test changes neither."""
         if trainer.state.fn != TrainerFn.FITTING or _KEY not in checkpoint:
             return
-        self._selection.load_state_dict(checkpoint[_KEY]["best"])
+        self._selection.load_state_dict(self._found_best(checkpoint[_KEY]["best"]))
         self._saved_step = checkpoint["global_step"]
         for logger, rows in zip(_csv_loggers(trainer), checkpoint[_KEY]["metrics"], strict=False):
             logger.rewind(rows)

@@ -136,7 +136,7 @@ class Signals(Callback):
         name = signal.Signals(self._pending).name
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunCheckpoint):
-                callback.save(trainer, boundary, in_haste=True)
+                callback.save(trainer, boundary)
         _log.warning("%s: stopped after step %d", name, trainer.global_step)
         raise Interrupted(self._pending)
 

@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from qat.lit.resume.weights_alone import weights_alone
-from qat.storage.checkpoint import deflated, serialized, write
+from qat.storage.checkpoint import save_deflated
 
 
 class KeepWarmStart(Callback):
@@ -35,4 +35,5 @@ class KeepWarmStart(Callback):
                 "global_step": trainer.global_step,
                 "pytorch-lightning_version": L.__version__,  # Lightning reads no file without it
             }
-            write(deflated(serialized(weights_alone(pl_module, **place))), self._path)
+            # once in a run, so that half a second for fewer bytes is not missed
+            save_deflated(weights_alone(pl_module, **place), self._path)

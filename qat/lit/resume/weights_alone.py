@@ -1,8 +1,10 @@
 """Weights alone: a state to judge, to export and to start from, but not to train on."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from torch import Tensor
 
 from qat.lit.resume.guards import refuse_non_finite
 
@@ -23,3 +25,18 @@ def weights_alone(module: LightningModule, **place: Any) -> dict[str, Any]:
     module.on_save_checkpoint(checkpoint)
     refuse_non_finite(checkpoint)
     return checkpoint
+
+
+def copied(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict that stays what it is while training moves on, in the host's memory.
+
+    Entries that are one tensor (tied weights) are one copy, and one entry in a file.
+    """
+    copies: dict[Any, Tensor] = {}
+    found = {}
+    for name, tensor in state.items():
+        key = tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride()
+        if key not in copies:
+            copies[key] = tensor.detach().to("cpu", copy=True)
+        found[name] = copies[key]
+    return found

@@ -1,6 +1,7 @@
 """Resume is bitwise, from any step: weights, metrics.csv, selection, what is seen and validated."""
 
 import csv
+import shutil
 
 import lightning as L
 import pytest
@@ -145,9 +146,9 @@ def test_resume_of_a_finished_run_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize("damaged", [1, 2])
 def test_fallback_to_an_older_checkpoint_is_bitwise(tmp_path, undisturbed, damaged, caplog):
-    want, _, _ = undisturbed(every=5)
+    want, _, _ = undisturbed(every=5, keep=2)
     with pytest.raises(InterruptedError):
-        fit(tmp_path, StopAt("on_train_batch_start", 16), every=5)
+        fit(tmp_path, StopAt("on_train_batch_start", 16), every=5, keep=2)
     last = checkpoints_by_step(tmp_path / "checkpoints" / "last")
     assert list(last) == [10, 15]
     for step in [15, 10][:damaged]:
@@ -158,14 +159,14 @@ def test_fallback_to_an_older_checkpoint_is_bitwise(tmp_path, undisturbed, damag
         with pytest.raises(CheckpointError, match=r"every checkpoint .* is damaged"):
             last_good(last[15].parent)
         return
-    trainer, model = fit(tmp_path, resume=True, every=5)
+    trainer, model = fit(tmp_path, resume=True, every=5, keep=2)
     assert "step=00000099.ckpt is empty" in caplog.text
     assert "step=00000015.ckpt is cut short" in caplog.text
     assert outcome(tmp_path, trainer, model) == want
 
 
 def test_testing_with_older_weights_leaves_the_run_alone(tmp_path):
-    trainer, model = fit(tmp_path)
+    trainer, model = fit(tmp_path, keep=2)
     rows = (tmp_path / "metrics.csv").read_text().splitlines()
     older = tmp_path / "checkpoints" / "last" / checkpoint_name(20)
     trainer.test(model, toy_run.Data(0), ckpt_path=older, verbose=False)
@@ -188,7 +189,7 @@ def test_selection_and_rotation(tmp_path):
     first = min(step for score, step in scores if score == best)
     assert trainer.callbacks[0].best["step"] == first
     assert list(checkpoints_by_step(tmp_path / "checkpoints" / "best")) == [first]
-    assert list(checkpoints_by_step(tmp_path / "checkpoints" / "last")) == [20, 21]
+    assert list(checkpoints_by_step(tmp_path / "checkpoints" / "last")) == [21]
     for path in (tmp_path / "checkpoints").rglob("*.ckpt"):
         verify(path)
 
@@ -208,8 +209,39 @@ def test_selected_weights_wait_for_the_checkpoint_that_names_them(tmp_path):
     fit(tmp_path, Look(), every=5)
     assert any(seen)  # some did wait
     assert set(load(*best.iterdir())) == {
-        "epoch", "global_step", "pytorch-lightning_version", "state_dict",
+        "epoch", "global_step", "pytorch-lightning_version", "state_dict", "qat_run",
     }  # fmt: skip
+
+
+def test_a_kill_after_any_move_of_a_save_is_bitwise(tmp_path, undisturbed, monkeypatch):
+    """What a kill finds on disk: a sound file of either kind, and one too many at most."""
+    want, _, _ = undisturbed(every=5)
+    folder, found = tmp_path / "run", {}
+
+    def then_copy(move):
+        def call(*arguments):
+            move(*arguments)
+            files = [path.relative_to(folder).as_posix() for path in folder.rglob("*.ckpt")]
+            copy = tmp_path / f"killed {len(found)}"
+            if found.setdefault(tuple(sorted(files)), copy) == copy:
+                shutil.copytree(folder, copy)
+
+        return call
+
+    for move in ("_write_best", "_clean_best", "_write", "_clean_last"):
+        monkeypatch.setattr(RunCheckpoint, move, then_copy(getattr(RunCheckpoint, move)))
+    fit(folder, every=5)
+    monkeypatch.undo()
+    was_gone = 0
+    for files, copy in found.items():
+        last = last_good(copy / "checkpoints" / "last")
+        named = load(last)["qat_run"]["best"] if last else None
+        was_gone += bool(named) and not (copy / "checkpoints" / named["path"]).exists()
+        assert len(files) <= 1 + bool(last) + bool(named), files
+        got = outcome(copy, *fit(copy, resume=last is not None, every=5))
+        # the one before the last, which nothing in a fit that is over deletes: `run_job` does
+        assert got | {"files": got["files"][-1:]} == want, files
+    assert was_gone  # the kill in the middle of a save that replaces the selected epoch
 
 
 def test_a_run_that_fails_leaves_its_selected_weights(tmp_path):

@@ -1,5 +1,6 @@
 """How large a run's checkpoints are, in sizes of its float network."""
 
+from contextlib import contextmanager
 from functools import partial
 
 import lightning as L
@@ -17,6 +18,7 @@ from qat.quantize.prepare import prepare
 from qat.spec.data import DataSpec
 from qat.spec.quant import QuantSpec, RuleSpec, WeightSpec
 from qat.spec.run import SchedulerSpec, TrainingSpec
+from qat.storage import checkpoint
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*does not have many workers"),
@@ -28,14 +30,17 @@ ADAMW = partial(torch.optim.AdamW, lr=1e-3)
 
 
 class Sizes(L.Callback):
-    """Bytes of all files of a folder after each batch."""
+    """Bytes of all files of a folder after each batch, and whenever one has been written whole."""
 
     def __init__(self, folder):
-        self.folder, self.seen = folder, []
+        self.folder, self.seen, self.in_a_save = folder, [], []
 
     def on_train_batch_end(self, *_):
+        self.seen.append(self.size())
+
+    def size(self):
         files = [path for path in self.folder.rglob("*") if path.is_file()]
-        self.seen.append(sum(path.stat().st_size for path in files))
+        return sum(path.stat().st_size for path in files)
 
 
 def module(optimizer, rule):
@@ -59,14 +64,25 @@ def module(optimizer, rule):
 
 @pytest.mark.parametrize(
     ("optimizer", "limit"),
-    # two states with momentum, the selected weights and those of the warm start; AdamW has two
-    # means of a weight's size instead of one
-    [(SGD, 6.0), pytest.param(ADAMW, 8.0, marks=pytest.mark.slow)],
+    # a state with momentum, the selected weights and those of the warm start; AdamW has two means
+    # of a weight's size instead of one
+    [(SGD, 4.0), pytest.param(ADAMW, 5.0, marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("rule", ["bcgd", pytest.param("binary_relax", marks=pytest.mark.slow)])
-def test_checkpoints_of_a_run_are_few_times_its_weights(tmp_path, optimizer, limit, rule):
+def test_checkpoints_of_a_run_are_few_times_its_weights(
+    tmp_path, optimizer, limit, rule, monkeypatch
+):
     lit, folder = module(optimizer, rule), tmp_path / "checkpoints"
     sizes = Sizes(folder)
+    real = checkpoint.replacing
+
+    @contextmanager
+    def looked_at(path):
+        with real(path) as file:
+            yield file
+        sizes.in_a_save.append(sizes.size())
+
+    monkeypatch.setattr(checkpoint, "replacing", looked_at)
     L.Trainer(
         accelerator="cpu", devices=1, max_epochs=6, limit_train_batches=2, limit_val_batches=1,
         logger=False, enable_checkpointing=False, enable_progress_bar=False,
@@ -75,7 +91,11 @@ def test_checkpoints_of_a_run_are_few_times_its_weights(tmp_path, optimizer, lim
             RunCheckpoint(folder, every_n_steps=3), KeepWarmStart(folder), Records(), sizes
         ],
     ).fit(lit, Digits(DataSpec(batch_size=32), seed=0))  # fmt: skip
-    assert len(list(folder.rglob("*.ckpt"))) == 4  # all kinds there are
+    kinds = sorted(path.relative_to(folder).parts[0] for path in folder.rglob("*.ckpt"))
+    assert kinds == ["best", "last", "warm_start.ckpt"]
     weights = sum(p.nbytes for p in lit.parameters())
-    assert max(sizes.seen) <= limit * weights
+    # 0.1 for what is not weights: codes of the records, names, 64 bytes of padding an entry
+    assert max(sizes.seen) <= (limit + 0.1) * weights
     assert sizes.seen[-1] > (limit - 0.5) * weights  # or this measures something else
+    # beside these the new state alone, once it is whole and the old one is not yet deleted
+    assert max(sizes.in_a_save) <= (limit + limit - 2 + 0.1) * weights
