@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 from torchvision.transforms import v2
 
 from qat.data.dataset import Transform
@@ -98,10 +99,13 @@ def _resize(pixels: Pixels) -> list[Any]:
 
 
 def _compose(steps: Sequence[Any], pixels: Pixels) -> Transform:
-    finish = [
-        v2.PILToTensor(),
-        v2.ToDtype(torch.float32, scale=True),
-        v2.Normalize(pixels.mean, pixels.std),
-    ]
-    transform: Transform = v2.Compose([*steps, *finish])
+    def finished(image: Any) -> Tensor:
+        """PILToTensor, ToDtype and Normalize, without v2's look at every argument: 40 us each."""
+        if not isinstance(image, Tensor):
+            image = v2.functional.pil_to_tensor(image)
+        # v2 takes a subclass of its own (tv_tensors.Image) for a plain tensor here
+        image = v2.functional.to_dtype_image(image, torch.float32, scale=True)
+        return v2.functional.normalize_image(image, list(pixels.mean), list(pixels.std))
+
+    transform: Transform = v2.Compose([*steps, finished])
     return transform

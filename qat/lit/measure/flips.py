@@ -39,7 +39,7 @@ def flip_rate(before: Sequence[Tensor], after: Sequence[Tensor]) -> float:
         after: of the same weights, in the same order.
     """
     pairs = zip(before, after, strict=True)
-    flips = sum(int((new != old.to(new.device)).sum()) for old, new in pairs)
+    flips = sum(int((new != old.to(new.device)).count_nonzero()) for old, new in pairs)
     return flips / max(1, sum(codes.numel() for codes in after))
 
 

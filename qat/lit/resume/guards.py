@@ -130,7 +130,11 @@ class StatelessRandomness(Callback):
 
     def _reseed(self, trainer: Trainer, stream: int, count: int) -> None:
         value = derived_seed(self._seed, trainer.global_rank, stream, count)
-        torch.manual_seed(value)
+        if trainer.strategy.root_device.type == "cpu":
+            # torch.manual_seed also notes the seed, with a traceback, for a CUDA that may come
+            torch.default_generator.manual_seed(value)
+        else:
+            torch.manual_seed(value)
         random.seed(value)
         np.random.seed(value % 2**32)
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from qat.errors import CheckpointError
-from qat.lit.measure.packed_codes import packed_codes, unpacked_codes
+from qat.lit.measure.packed_codes import _any_levels, packed_codes, unpacked_codes
 from qat.lit.measure.records import Records
 
 
@@ -20,6 +20,19 @@ def test_codes_come_back_from_few_bits(levels, size):
     assert torch.equal(unpacked_codes(saved), codes)
     assert unpacked_codes(saved).dtype == torch.int8
     assert saved["places"].numel() <= size  # bytes of 100 codes
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 64])
+@pytest.mark.parametrize("levels", [(-1, 1), (0, 127), (-128, 127)])
+def test_two_levels_are_packed_as_any(levels, count):
+    generator = torch.Generator().manual_seed(count)
+    codes = torch.tensor(levels, dtype=torch.int8)[torch.arange(count) % 2]
+    codes = codes[torch.randperm(count, generator=generator)]
+    saved, (values, places) = packed_codes(codes), _any_levels(codes)
+    assert torch.equal(saved["levels"], values)
+    assert torch.equal(saved["places"], places)
+    assert saved["levels"].dtype == torch.int8
+    assert torch.equal(unpacked_codes(saved), codes)
 
 
 def test_codes_of_earlier_checkpoints_are_read():
