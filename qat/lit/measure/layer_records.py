@@ -104,8 +104,8 @@ def histogram(weight: LayerWeight) -> Histogram | None:
     that is not finite has no picture either.
     """
     position = _position(weight)
-    if position is None or not position.isfinite().all():
-        return None
+    if position is None or not torch.stack(position.aminmax()).isfinite().all():
+        return None  # a NaN is the least and the largest of its tensor
     width = bin_width(weight.quantizer.levels)
     places = position.div_(width).round_().clamp_(-_HALF, _HALF).add_(_HALF)
     counts = torch.bincount(places.flatten().to(torch.uint8).cpu(), minlength=BINS)
