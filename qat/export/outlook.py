@@ -104,7 +104,7 @@ def _outlook(model: nn.Module, plan: Plan, example: Tensor, *, is_tried: bool) -
     found = {"exact": "", "qonnx": "", "integers": ""}
     waiting = ["integers", "exact", "qonnx"]  # what refuses one refuses the next ones
     try:
-        graph = network_graph(model, converted, example)
+        graph = network_graph(model, converted, example, is_ours=not is_tried)
         code_rules(graph)
         waiting.remove("integers")
         check_exact_form(graph)

@@ -42,19 +42,22 @@ _ARITHMETIC = {  # names of functions and methods -> what they do
 _OF_ONE_TENSOR = ("view", "reshape")  # their further inputs are sizes
 
 
-def network_graph(model: nn.Module, converted: Converted, example: Tensor) -> Graph:
+def network_graph(
+    model: nn.Module, converted: Converted, example: Tensor, *, is_ours: bool = False
+) -> Graph:
     """The network as nodes in the order of execution; the last one is the logits.
 
     Args:
         model: prepared network; its mode is left as it is.
         converted: its codes.
         example: images (N, C, H, W), N >= 2.
+        is_ours: whether the network is a copy already, that nobody needs afterwards.
 
     Raises:
         SpecError: a layer or a function cannot be exported; it is named, with what to do.
     """
     expect(converted, Converted, "converted", "give what convert(net, spec) answers")
-    model = _copied(model)
+    model = model if is_ours else _copied(model)
     # inference tensors do not count their changes, and changes shall not reach the caller's images
     with evaluating(model), torch.inference_mode(False), torch.no_grad():
         example = example.clone()

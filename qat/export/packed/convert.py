@@ -12,7 +12,7 @@ from qat.export.packed.weight_codes import WeightCodes, weight_codes
 from qat.nn.activation import QuantizedActivation
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
-from qat.quantize.loading import name_problems, quantizer_entries
+from qat.quantize.loading import is_finite, name_problems, quantizer_entries
 from qat.quantize.made_weights import fix_weight, made_quantizer, made_weights
 from qat.quantize.names import plain_key
 from qat.quantize.plan import Plan, parametrization, quantizer_for, resolve
@@ -69,7 +69,7 @@ def convert(model: nn.Module, spec: QuantSpec | Plan) -> Converted:
     for key, tensor in model.state_dict().items():
         if not isinstance(tensor, Tensor):
             raise SpecError(f"{key} is no tensor; a file holds tensors alone, so keep it elsewhere")
-        if not bool(tensor.isfinite().all()):
+        if not is_finite(tensor):
             raise NonFiniteError(f"{key} holds a value that is not finite; export another epoch")
     weights: dict[str, WeightCodes] = {}
     for name, weight_spec in resolve(model, spec).quantized.items():
