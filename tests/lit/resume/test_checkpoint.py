@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from qat.lit.resume.checkpoint_io import (
     save,
     verify,
 )
+from qat.storage.checkpoint import save_deflated
 
 
 def content(step=0):
@@ -50,6 +52,26 @@ def test_round_trip_also_through_plain_torch_load(tmp_path):
     assert same(torch.load(path), content())
     assert same(torch.load(path, mmap=True), content())
     assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_deflated_file_is_smaller_and_holds_the_same(tmp_path, threads):
+    """Large enough that the hash is taken beside the writing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        weights = {"w": torch.randn(600, 600), "v": torch.randn(3), "tied": torch.zeros(0)}
+        plain, small = tmp_path / "plain.ckpt", tmp_path / "small.ckpt"
+        save({"state_dict": weights, "step": 3}, plain)
+        save_deflated({"state_dict": weights, "step": 3}, small)
+    finally:
+        torch.set_num_threads(before)
+    assert small.stat().st_size < 0.95 * plain.stat().st_size
+    assert zipfile.ZipFile(small).testzip() is None
+    for read in (load, torch.load):
+        content = read(small)
+        assert content["step"] == 3
+        assert all(torch.equal(content["state_dict"][key], weights[key]) for key in weights)
 
 
 def test_the_door_of_lightning(tmp_path):

@@ -12,6 +12,7 @@ from qat.lit.resume.checkpoint_io import (
     checkpoints_by_step,
     last_good,
     load,
+    save,
     verify,
 )
 from qat.lit.resume.run_checkpoint import RunCheckpoint
@@ -163,6 +164,26 @@ def test_fallback_to_an_older_checkpoint_is_bitwise(tmp_path, undisturbed, damag
     assert "step=00000099.ckpt is empty" in caplog.text
     assert "step=00000015.ckpt is cut short" in caplog.text
     assert outcome(tmp_path, trainer, model) == want
+
+
+def test_a_folder_with_two_states_goes_on_and_keeps_one(tmp_path, undisturbed):
+    """As versions before left it."""
+    want, _, _ = undisturbed(every=5)
+    with pytest.raises(InterruptedError):
+        fit(tmp_path, StopAt("on_train_batch_start", 16), every=5, keep=2)
+    assert list(checkpoints_by_step(tmp_path / "checkpoints" / "last")) == [10, 15]
+    assert outcome(tmp_path, *fit(tmp_path, resume=True, every=5)) == want
+    assert want["files"] == [21]
+
+
+def test_a_checkpoint_is_read_once_by_the_trainer_that_is_handed_it(tmp_path):
+    path = tmp_path / "a.ckpt"
+    save({"x": 1}, path)
+    reader = toy_run.SafeCheckpointIO((path, {"x": 2}))
+    assert reader.load_checkpoint(path) == {"x": 2}
+    assert reader.load_checkpoint(path) == {"x": 1}  # handed out once
+    other = toy_run.SafeCheckpointIO((tmp_path / "b.ckpt", {"x": 2}))
+    assert other.load_checkpoint(path) == {"x": 1}
 
 
 def test_testing_with_older_weights_leaves_the_run_alone(tmp_path):
