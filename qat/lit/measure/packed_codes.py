@@ -23,7 +23,7 @@ def packed_codes(codes: Tensor) -> dict[str, Any]:
 
 
 def _two_levels(flat: Tensor) -> tuple[Tensor, Tensor] | None:
-    """Signs, which most weights are, thirty times as fast; None of codes with other levels."""
+    """Signs, which most weights are, six times as fast; None of codes with other levels."""
     if not len(flat):
         return None
     low, high = (int(end) for end in flat.aminmax())
