@@ -6,13 +6,16 @@ scale float32 (G, 1), so that Q(w) = values * scale. Arithmetic is float32 at le
 gets scale 0; a row that holds NaN or infinity gets a scale that is not finite, never a plain one.
 
 The exact ternary grid is in `ternary`, powers of two are in `power_of_two`. Steps write into their
-own buffers: fresh memory and bool tensors cost more on CPU than the arithmetic.
+own buffers, piece by piece (`rows`): fresh memory, bool tensors and large passes cost more on CPU
+than the arithmetic. Sums over rows of more than `rows.PIECE` numbers are sums of their pieces'; all
+others are one sum, whatever stands beside them in the matrix.
 """
 
 import torch
 from torch import Tensor
 
 from qat.functional.gaussian import gaussian_step
+from qat.functional.rows import PIECE, fitted, pieces, row_peaks, row_sums, spare
 
 BINARY_LEVELS = (-1.0, 1.0)
 TERNARY_LEVELS = (-1.0, 0.0, 1.0)
@@ -27,13 +30,17 @@ def uniform_levels(bits: int) -> tuple[float, ...]:
 
 
 @torch.no_grad()
-def fit_binary(rows: Tensor) -> tuple[Tensor, Tensor]:
+def fit_binary(
+    rows: Tensor, *, out: Tensor | None = None, scaled: bool = False
+) -> tuple[Tensor, Tensor]:
     """Nearest point of {-s, +s}^N, s >= 0, to each row.
 
         value = +1 where w >= 0 (both zeros), else -1;   s = mean |w|
 
     Args:
         rows: float tensor (G, N).
+        out: float32 tensor (G, N) for the values; None takes new memory.
+        scaled: whether values come multiplied by their scale, as Q(w).
 
     Returns:
         Values float32 (G, N) and scale float32 (G, 1).
@@ -41,13 +48,25 @@ def fit_binary(rows: Tensor) -> tuple[Tensor, Tensor]:
     Source: arXiv:1808.05240, the authors' code.
     """
     rows = rows.float()
-    buffer = rows.abs()
-    scale = buffer.mean(dim=1, keepdim=True)
-    return torch.ge(rows, 0, out=buffer).mul_(2).sub_(1), scale
+    values = torch.empty_like(rows) if out is None else out
+    sums = [torch.abs(part, out=v).sum(dim=1, keepdim=True) for part, v in pieces(rows, values)]
+    scale = row_sums(sums, rows).div_(rows.shape[1])
+    twice = 2 * scale
+    for part, v, s, ss in pieces(rows, values, scale, twice):
+        torch.ge(part, 0, out=v)
+        if scaled and rows.shape[1] > 1:  # a sum of two and more that is finite has a finite 2 s
+            v.mul_(ss).sub_(s)
+        else:
+            v.mul_(2).sub_(1)
+    if scaled and rows.shape[1] == 1:
+        times(values, scale)
+    return values, scale
 
 
 @torch.no_grad()
-def fit_ternary_threshold(rows: Tensor) -> tuple[Tensor, Tensor]:
+def fit_ternary_threshold(
+    rows: Tensor, *, out: Tensor | None = None, scaled: bool = False
+) -> tuple[Tensor, Tensor]:
     """Ternary point of each row by a fixed threshold: close to the nearest one, not exact.
 
         value = sign(w) where |w| >= 0.7 mean|w|, else 0;   s = mean of the kept |w|
@@ -57,6 +76,8 @@ def fit_ternary_threshold(rows: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         rows: float tensor (G, N).
+        out: float32 tensor (G, N) for the values; None takes new memory.
+        scaled: whether values come multiplied by their scale, as Q(w).
 
     Returns:
         Values float32 (G, N) and scale float32 (G, 1).
@@ -64,14 +85,23 @@ def fit_ternary_threshold(rows: Tensor) -> tuple[Tensor, Tensor]:
     Source: arXiv:1605.04711.
     """
     rows = rows.float()
-    size = rows.abs()
-    cut = size.mean(dim=1, keepdim=True).mul_(_TERNARY_CUT)
-    values = with_sign(size.ge_(cut), rows)
-    return values, least_squares_scale(rows, values, torch.empty_like(rows))
+    values = torch.empty_like(rows) if out is None else out
+    sums = [torch.abs(part, out=v).sum(dim=1, keepdim=True) for part, v in pieces(rows, values)]
+    cut = row_sums(sums, rows).div_(rows.shape[1]).mul_(_TERNARY_CUT)
+    keep_from(rows, cut, values)
+    scale = least_squares_scale(rows, values)
+    return (times(values, scale) if scaled else values), scale
 
 
 @torch.no_grad()
-def fit_uniform(rows: Tensor, bits: int, *, rounds: int = 5) -> tuple[Tensor, Tensor]:
+def fit_uniform(
+    rows: Tensor,
+    bits: int,
+    *,
+    rounds: int = 5,
+    out: Tensor | None = None,
+    scaled: bool = False,
+) -> tuple[Tensor, Tensor]:
     """Point of the uniform grid near each row, by alternating least squares.
 
         start:        s = d_M * rms(w),   d_M the optimal step for N(0, 1),   M = 2^(bits-1) - 1
@@ -84,6 +114,8 @@ def fit_uniform(rows: Tensor, bits: int, *, rounds: int = 5) -> tuple[Tensor, Te
         rows: float tensor (G, N).
         bits: 2 .. 8.
         rounds: number of alternations, >= 1.
+        out: float32 tensor (G, N) for the values; None takes new memory.
+        scaled: whether values come multiplied by their scale, as Q(w).
 
     Returns:
         Values float32 (G, N) and scale float32 (G, 1).
@@ -91,30 +123,102 @@ def fit_uniform(rows: Tensor, bits: int, *, rounds: int = 5) -> tuple[Tensor, Te
     Source: arXiv:1808.05240 for the alternation; the start is ours.
     """
     rows = rows.float()
+    values = torch.empty_like(rows) if out is None else out
+    if rows.shape[1] <= PIECE and rows.numel() > PIECE and rows.device.type == "cpu":
+        # whole rows: all rounds of a piece while it is in the cache
+        scales = []
+        for part, v in pieces(rows, values):
+            scales.append(fit_uniform(part, bits, rounds=rounds, out=v, scaled=scaled)[1])
+        return values, torch.cat(scales)
     largest = _largest(bits)
-    # dividing by the peak first keeps the squares inside float32
-    peak = torch.maximum(rows.amax(dim=1, keepdim=True), -rows.amin(dim=1, keepdim=True))
-    values = rows / nonzero(peak)
-    buffer = values.square()
-    scale = buffer.mean(dim=1, keepdim=True).sqrt_().mul_(peak).mul_(gaussian_step(largest))
+    scale = _start(rows).mul_(gaussian_step(largest))
+    buffer = spare(rows)
     for _ in range(rounds):
-        torch.div(rows, nonzero(scale), out=values).round_().clamp_(-largest, largest)
-        scale = least_squares_scale(rows, values, buffer)
-    return values.add_(0.0), scale  # -0.0 to 0.0, as codes decode
+        divisor, energies, matches = nonzero(scale), [], []
+        for part, v, d in pieces(rows, values, divisor):
+            torch.div(part, d, out=v).round_().clamp_(-largest, largest)
+            energy, match = _products(part, v, buffer)
+            energies.append(energy)
+            matches.append(match)
+        scale = _quotient(row_sums(matches, rows), row_sums(energies, rows))
+    for v, s in pieces(values, scale):
+        v.add_(0.0)  # -0.0 to 0.0, as codes decode
+        if scaled:
+            v.mul_(s)
+    return values, scale
 
 
-def least_squares_scale(rows: Tensor, values: Tensor, buffer: Tensor) -> Tensor:
-    """Scale <w, value> / <value, value> of each row, 0 if all values are 0; overwrites `buffer`.
+def _start(rows: Tensor) -> Tensor:
+    """Root of the mean square of each row, (G, 1)."""
+    peak, buffer = row_peaks(rows), spare(rows)
+    # dividing by the peak first keeps the squares inside float32
+    sums = []
+    for part, d in pieces(rows, nonzero(peak)):
+        share = torch.div(part, d, out=fitted(buffer, part))
+        sums.append(share.square_().sum(dim=1, keepdim=True))
+    return row_sums(sums, rows).div_(rows.shape[1]).sqrt_().mul_(peak)
+
+
+def least_squares_scale(rows: Tensor, values: Tensor) -> Tensor:
+    """Scale <w, value> / <value, value> of each row, (G, 1), 0 if all values are 0.
 
     Args:
         rows: float32 tensor (G, N).
         values: integers as float32 (G, N).
-        buffer: float32 tensor (G, N).
     """
-    energy = torch.mul(values, values, out=buffer).sum(dim=1, keepdim=True)
-    match = torch.mul(rows, values, out=buffer).sum(dim=1, keepdim=True)
+    buffer = spare(rows)
+    pairs = [_products(part, v, buffer) for part, v in pieces(rows, values)]
+    energy, match = (row_sums(parts, rows) for parts in zip(*pairs, strict=True))
+    return _quotient(match, energy)
+
+
+def _products(rows: Tensor, values: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
+    """<value, value> and <w, value> of each row of a piece, (g, 1); overwrites the buffer."""
+    if rows.shape[0] == 1 and rows.shape[1] == PIECE and rows.device.type == "cpu":
+        # part of a longer row: sums of parts are added up anyhow, and BLAS reads without writing
+        flat = values[0]
+        return torch.dot(flat, flat).view(1, 1), torch.dot(rows[0], flat).view(1, 1)
+    product = fitted(buffer, rows)
+    energy = torch.mul(values, values, out=product).sum(dim=1, keepdim=True)
+    return energy, torch.mul(rows, values, out=product).sum(dim=1, keepdim=True)
+
+
+def _quotient(match: Tensor, energy: Tensor) -> Tensor:
     # the energy of integers is 0 or at least 1
     return match.div_(energy.clamp_min_(1))
+
+
+def keep_from(rows: Tensor, cut: Tensor, values: Tensor, *, scale: Tensor | None = None) -> Tensor:
+    """sign(w) where |w| >= cut, else +0.0, times `scale` where given, into `values`.
+
+    Args:
+        rows: float32 tensor (G, N).
+        cut: float32 tensor (G, 1), >= 0.
+        values: float32 tensor (G, N).
+        scale: float32 tensor (G, 1).
+    """
+    if cut.numel() == 1 and rows.numel() > PIECE and rows.device.type == "cpu":
+        # one cut for all: hardshrink drops |w| <= its bound
+        bound = float(torch.nextafter(cut, torch.full_like(cut, -1)))
+        for part, v in pieces(rows, values):
+            torch.ops.aten.hardshrink.out(part, bound, out=v).sign_()
+            if scale is not None:
+                v.mul_(scale)
+        return values
+    buffer, below = spare(rows), -cut
+    for part, v, high, low, s in pieces(rows, values, cut, below, cut if scale is None else scale):
+        # a row of zeros has cut 0: its zeros are kept on both sides, 1 - 1
+        torch.ge(part, high, out=v).sub_(torch.le(part, low, out=fitted(buffer, part)))
+        if scale is not None:
+            v.mul_(s)
+    return values
+
+
+def times(values: Tensor, scale: Tensor) -> Tensor:
+    """Values (G, N) times the scale (G, 1) of their row, in place."""
+    for v, s in pieces(values, scale):
+        v.mul_(s)
+    return values
 
 
 def with_sign(size: Tensor, rows: Tensor) -> Tensor:

@@ -3,8 +3,14 @@
 import torch
 from torch import Tensor
 
-from qat.functional.grid import nonzero, with_sign
-from qat.functional.ternary import histogram
+from qat.functional.excess import excess
+from qat.functional.grid import keep_from, nonzero, times
+from qat.functional.rows import fitted, means_and_peaks, pieces, row_peaks, row_sums, spare
+
+# Exponent bits of a float32: what is left of a magnitude is 2^floor(log2)
+_EXPONENT = 0x7F800000
+# Powers that are looked at together; smaller matrices are counted whole: that costs less there
+_POWERS, _COUNT_BELOW = 4, 1 << 14
 
 
 def power_of_two_levels(bits: int) -> tuple[float, ...]:
@@ -15,7 +21,14 @@ def power_of_two_levels(bits: int) -> tuple[float, ...]:
 
 
 @torch.no_grad()
-def fit_power_of_two(rows: Tensor, bits: int, *, mu: float = 0.75) -> tuple[Tensor, Tensor]:
+def fit_power_of_two(
+    rows: Tensor,
+    bits: int,
+    *,
+    mu: float = 0.75,
+    out: Tensor | None = None,
+    scaled: bool = False,
+) -> tuple[Tensor, Tensor]:
     """Point of the grid 2^s {0, +-2^(1-n), ..., +-1/2, +-1}, n = 2^(bits-2), near each row.
 
     Two bits: the nearest point. Three bits and more, with m = mu * max|w|:
@@ -32,6 +45,8 @@ def fit_power_of_two(rows: Tensor, bits: int, *, mu: float = 0.75) -> tuple[Tens
         rows: float tensor (G, N).
         bits: 2 .. 6.
         mu: threshold of the top level as a fraction of max|w|, in (0, 1]; not used at two bits.
+        out: float32 tensor (G, N) for the values; None takes new memory.
+        scaled: whether values come multiplied by their scale, as Q(w).
 
     Returns:
         Values float32 (G, N) and scale 2^s float32 (G, 1).
@@ -39,15 +54,13 @@ def fit_power_of_two(rows: Tensor, bits: int, *, mu: float = 0.75) -> tuple[Tens
     Source: arXiv:1612.06052.
     """
     rows = rows.float()
-    size = rows.abs()
+    values = torch.empty_like(rows) if out is None else out
     if bits == 2:
-        scale = _nearest_scale(size)
-        return with_sign(size.ge_(scale / 2), rows), scale
-    values = _threshold_levels(size, _count(bits), mu)
-    energy = values.square().sum(dim=1, keepdim=True).double()
-    match = size.mul_(values).sum(dim=1, keepdim=True).double()
-    scale = _floor_power(match.mul_(4) / nonzero(energy).mul_(3)).float()
-    return with_sign(values, rows), scale
+        scale = _nearest_scale(rows)
+        return keep_from(rows, scale / 2, values, scale=scale if scaled else None), scale
+    energy, match = _threshold_levels(rows, _count(bits), mu, values)
+    scale = _floor_power(match.double().mul_(4) / nonzero(energy.double()).mul_(3)).float()
+    return (times(values, scale) if scaled else values), scale
 
 
 @torch.no_grad()
@@ -88,30 +101,97 @@ def _count(bits: int) -> int:
     return 1 << (bits - 2)
 
 
-def _threshold_levels(size: Tensor, n: int, mu: float) -> Tensor:
-    """|value| of magnitudes `size` by the thresholds of `fit_power_of_two`."""
-    ratio = size / nonzero(size.amax(dim=1, keepdim=True).mul_(mu))
-    # ratio = mantissa * 2^exponent with mantissa in [1/2, 1), so floor(log2) = exponent - 1
-    exponent = torch.frexp(ratio).exponent.sub_(1).clamp_(1 - n, 0)
-    return ratio.ge_(2.0 ** (2 - n) / 3).mul_(exponent.float().exp2_())
+def _threshold_levels(rows: Tensor, n: int, mu: float, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Values by the thresholds of `fit_power_of_two` into `values`.
+
+    Returns:
+        <value, value> and <w, value> of each row, float32 (G, 1).
+    """
+    top = nonzero(row_peaks(rows).mul_(mu))
+    ratio, buffer = spare(rows), spare(rows)
+    energies, matches = [], []
+    for part, v, d in pieces(rows, values, top):
+        share, other = fitted(ratio, part), fitted(buffer, part)
+        torch.abs(part, out=share).div_(d)
+        torch.bitwise_and(share.view(torch.int32), _EXPONENT, out=other.view(torch.int32))
+        is_kept = share.ge_(2.0 ** (2 - n) / 3)
+        torch.mul(other.clamp_(2.0 ** (1 - n), 1), is_kept, out=v)
+        # zeros are +0.0, as codes decode
+        v.mul_(torch.sign(part, out=other)).add_(0.0)
+        energies.append(torch.mul(v, v, out=other).sum(dim=1, keepdim=True))
+        matches.append(torch.mul(part, v, out=other).sum(dim=1, keepdim=True))
+    return row_sums(energies, rows), row_sums(matches, rows)
 
 
-def _nearest_scale(size: Tensor) -> Tensor:
+def _nearest_scale(rows: Tensor) -> Tensor:
     """Best 2^s of {-2^s, 0, 2^s}: the scale of the nearest point, or 0.
+
+    The best s has 2^s > 2/3 mean|w| and 2^s <= 4/3 max|w|. On CPU the powers between are compared
+    by what lies above their thresholds (`excess`), a few at a time, until a chord proves that
+    those above are worse; where two powers are as good but for rounding, all is counted exactly.
+    """
+    if rows.device.type != "cpu" or rows.numel() < _COUNT_BELOW:
+        return _counted_scale(rows)
+    mean, peak = means_and_peaks(rows)
+    # also NaN; and powers of two that float32 does not hold
+    if not bool(((mean < 1e30) & (peak < 1e30) & ((mean > 1e-30) | (peak == 0))).all()):
+        return _counted_scale(rows)
+    lowest = _floor_power(mean / 3)
+    reached, scale = torch.zeros_like(mean, dtype=torch.float64), torch.zeros_like(mean)
+    for round_ in range(64):
+        points = lowest * torch.exp2(torch.arange(_POWERS, device=rows.device) + round_ * _POWERS)
+        found, error = excess(rows, points)
+        gain = points.double() * found
+        two = gain.topk(2, dim=1)
+        doubt = 4 * (points.double() * error).amax(dim=1, keepdim=True)
+        is_close = (two.values[:, :1] - two.values[:, 1:] < doubt) | (
+            (two.values[:, :1] - reached).abs() < doubt
+        )
+        if bool((is_close & (peak > 0) & (two.values[:, :1] + doubt >= reached)).any()):
+            return _counted_scale(rows)
+        better = two.values[:, :1] > reached
+        scale = torch.where(better, 2 * points.gather(1, two.indices[:, :1]), scale)
+        reached = torch.maximum(reached, two.values[:, :1])
+        if not bool(_may_grow(points[:, -1:], found[:, -1:] + error[:, -1:], peak, reached).any()):
+            break
+    return scale.masked_fill_(peak == 0, 0)
+
+
+def _may_grow(last: Tensor, excess_: Tensor, peak: Tensor, reached: Tensor) -> Tensor:
+    """Whether t R(t) can exceed `reached` above the `last` threshold: R is below its chord."""
+    fall = excess_ / (peak - last.double())
+    most = torch.maximum(fall * peak * peak / 4, last.double() * excess_)
+    return (peak > 2 * last) & (most >= reached)
+
+
+def _counted_scale(rows: Tensor) -> Tensor:
+    """The same scale, by counting the magnitudes of every power of two.
 
     For a given s the best values keep |w| >= 2^(s-1), so the objective 4^s k - 2^(1+s) S needs only
     the count k and the sum S of the magnitudes above a power of two. The best s has
     2^s > 2/3 mean|w| >= 2/3 max|w| / N: log2(N) + 3 powers below the peak are enough.
     """
+    size = rows.abs()
     bins = size.shape[1].bit_length() + 3
     mantissa, peak = torch.frexp(size.amax(dim=1, keepdim=True))
     depth = (peak - torch.frexp(size).exponent).masked_fill_(size == 0, bins).clamp_(0, bins - 1)
-    counts, sums = histogram(depth.long(), size, bins)
+    counts, sums = _histogram(depth.long(), size, bins)
     level = torch.exp2((peak - torch.arange(bins, device=size.device)).double())
     objective = level * (level * counts.cumsum(dim=1) - 2 * sums.cumsum(dim=1))
     best = objective.argmin(dim=1, keepdim=True)
     # ceil(mantissa) is 1, but 0 for a row of zeros and NaN where the row has one
     return torch.ldexp(mantissa.ceil_(), peak - best)
+
+
+def _histogram(place: Tensor, size: Tensor, bins: int) -> tuple[Tensor, Tensor]:
+    """Count and sum of the magnitudes `size` (G, N) that have each `place`, an int64 bin number.
+
+    Returns:
+        Two float64 tensors (G, bins).
+    """
+    empty = size.new_zeros(size.shape[0], bins, dtype=torch.float64)
+    counts = empty.scatter_add(1, place, empty.new_ones(()).expand_as(size))
+    return counts, empty.scatter_add_(1, place, size.double())
 
 
 def _floor_power(value: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Weight quantizer: a stateless projection of a weight onto the grid that its options name."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
-from typing import NamedTuple, get_args
+from typing import NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -25,6 +25,12 @@ from qat.functional.power_of_two import (
 )
 from qat.functional.ternary import fit_ternary
 from qat.spec.quant import GRID_BITS, Granularity, Grid, default_grid
+
+# Weights up to this size are projected together with others: larger ones fill a pass by themselves
+_SMALL = 1 << 16
+# torch gives a sum that is longer than this to several threads where it stands alone, and adds its
+# parts up in another order; beside other rows it does not
+_UNSPLIT = 1 << 15
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +76,42 @@ class WeightQuantizer:
     @torch.no_grad()
     def __call__(self, w: Tensor) -> Tensor:
         """Q(w) of w's shape, dtype and device; bit for bit the same as decode(*encode(w))."""
-        values, scale = self._fit(w)
-        return values.mul_(scale).view(w.shape).to(w.dtype)
+        values, _ = self._fit(w, scaled=True)
+        return values.view(w.shape).to(w.dtype)
+
+    @torch.no_grad()
+    def write(self, weights: Sequence[Tensor], targets: Sequence[Tensor]) -> None:
+        """Q(w) of each weight into its target, bit for bit as one call for each would give it.
+
+        Small weights whose scale groups are of one length are projected as one matrix, so that
+        their number costs little; others are projected straight into the target's memory.
+
+        Args:
+            weights: float tensors, not empty.
+            targets: tensors of the same shapes, overwritten; none of them a weight.
+
+        Raises:
+            SpecError: as `encode`.
+        """
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for place, (w, target) in enumerate(zip(weights, targets, strict=True)):
+            rows = self._rows(w)
+            if rows.numel() <= _SMALL and rows.shape[1] <= _UNSPLIT:
+                alike.setdefault((rows.shape[1], w.dtype, w.device), []).append(place)
+            elif _is_row_major(w, target):
+                fit = _KINDS[self.kind].fit
+                fit(rows, self, out=target.detach().view(rows.shape), scaled=True)
+            else:
+                target.copy_(self(w))
+        for places in alike.values():
+            self._write_together([weights[i] for i in places], [targets[i] for i in places])
+
+    def _write_together(self, weights: list[Tensor], targets: list[Tensor]) -> None:
+        rows = [self._rows(w) for w in weights]
+        together = torch.cat(rows) if len(rows) > 1 else rows[0]
+        values, _ = _KINDS[self.kind].fit(together, self, scaled=True)
+        own = values.split([r.shape[0] for r in rows])
+        torch._foreach_copy_(targets, [v.view(w.shape) for v, w in zip(own, weights, strict=True)])
 
     @torch.no_grad()
     def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -109,12 +149,15 @@ class WeightQuantizer:
         """The grid, chosen by bits if `grid` is None."""
         return self.grid or default_grid(self.bits)
 
-    def _fit(self, w: Tensor) -> tuple[Tensor, Tensor]:
+    def _fit(self, w: Tensor, *, scaled: bool = False) -> tuple[Tensor, Tensor]:
         """Values float32 (G, N), a fresh tensor, and scale float32 (G, 1)."""
+        return _KINDS[self.kind].fit(self._rows(w), self, scaled=scaled)
+
+    def _rows(self, w: Tensor) -> Tensor:
+        """The weight as rows (G, N), one for each scale."""
         if w.numel() == 0:
             raise SpecError(f"a weight of shape {tuple(w.shape)} is empty; leave it float")
-        rows = w.detach().reshape(math.prod(self._scale_shape(w)), -1)
-        return _KINDS[self.kind].fit(rows, self)
+        return w.detach().reshape(math.prod(self._scale_shape(w)), -1)
 
     def _scale_shape(self, w: Tensor) -> tuple[int, ...]:
         """Shape of the scale, which broadcasts to w's."""
@@ -130,24 +173,50 @@ def _choices() -> str:
     return ", ".join(f"{grid} with bits {min(b)}..{max(b)}" for grid, b in GRID_BITS.items())
 
 
+def _is_row_major(w: Tensor, target: Tensor) -> bool:
+    """Whether rows of both are views of their memory, and float32 as the fits compute it."""
+    return (
+        w.dtype == target.dtype == torch.float32
+        and w.device == target.device
+        and w.is_contiguous()
+        and target.is_contiguous()
+    )
+
+
+class _Fit(Protocol):
+    """What fits rows (G, N) to a grid, into `out`, times their scales if they are wanted so."""
+
+    def __call__(
+        self,
+        rows: Tensor,
+        quantizer: WeightQuantizer,
+        /,
+        *,
+        out: Tensor | None = None,
+        scaled: bool = False,
+    ) -> tuple[Tensor, Tensor]: ...
+
+
 class _Kind(NamedTuple):
     """What a grid does; the last two convert between levels and codes, given the bits."""
 
-    fit: Callable[[Tensor, WeightQuantizer], tuple[Tensor, Tensor]]
+    fit: _Fit
     levels: Callable[[int], tuple[float, ...]]
     codes: Callable[[Tensor, int], Tensor] = lambda values, _: values.to(torch.int8)
     values: Callable[[Tensor, int], Tensor] = lambda codes, _: codes.float()
 
 
 _KINDS: dict[Grid, _Kind] = {
-    "binary": _Kind(lambda rows, _: fit_binary(rows), lambda _: BINARY_LEVELS),
-    "ternary": _Kind(lambda rows, _: fit_ternary(rows), lambda _: TERNARY_LEVELS),
+    "binary": _Kind(lambda rows, _, **to: fit_binary(rows, **to), lambda _: BINARY_LEVELS),
+    "ternary": _Kind(lambda rows, _, **to: fit_ternary(rows, **to), lambda _: TERNARY_LEVELS),
     "ternary_threshold": _Kind(
-        lambda rows, _: fit_ternary_threshold(rows), lambda _: TERNARY_LEVELS
+        lambda rows, _, **to: fit_ternary_threshold(rows, **to), lambda _: TERNARY_LEVELS
     ),
-    "uniform": _Kind(lambda rows, q: fit_uniform(rows, q.bits, rounds=q.rounds), uniform_levels),
+    "uniform": _Kind(
+        lambda rows, q, **to: fit_uniform(rows, q.bits, rounds=q.rounds, **to), uniform_levels
+    ),
     "power_of_two": _Kind(
-        lambda rows, q: fit_power_of_two(rows, q.bits, mu=q.mu),
+        lambda rows, q, **to: fit_power_of_two(rows, q.bits, mu=q.mu, **to),
         power_of_two_levels,
         exponent_codes,
         exponent_values,

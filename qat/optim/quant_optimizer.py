@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from qat.errors import CheckpointError, QatError, expect
 from qat.optim.rule import UpdateRule
+from qat.optim.together import Projection, blended, copy_all, project, steps_in_place
 
-Projection = Callable[[Tensor], Tensor]
 Shown = Literal["forward", "hard", "latent"]
 
 STATE_VERSION = 1
@@ -64,6 +64,7 @@ class QuantOptimizer(Optimizer):
         expect(rule, UpdateRule, "rule", "give e.g. bcgd(), with its brackets")
         _refuse_closures(base)
         self._base = base
+        self._steps_in_place = steps_in_place(base)
         # torch's own way to make an optimizer's hooks without giving it parameters a second time
         super().__setstate__({})
         self.rule = rule
@@ -140,16 +141,15 @@ class QuantOptimizer(Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        moved = [p for p in self._projections if p.grad is not None]
+        moved = {p: self._latent[p] for p in self._projections if p.grad is not None}
         self._clip_gradients()
-        self._blend(moved, self.rule.blend(self._at.completed))
+        rho = self.rule.blend(self._at.completed)
         try:
-            self._base.step()
+            with blended(moved, rho, in_place=self._steps_in_place):
+                self._base.step()
         except BaseException:
             self._write_forward()  # never leave float weights behind in the network
             raise
-        # parameters hold the new latent weights here, until _write_forward
-        _copy((self._latent[p] for p in moved), moved)
         self._at.completed += 1
         self._write_forward()
         return loss
@@ -169,27 +169,22 @@ class QuantOptimizer(Optimizer):
                     if p.grad is not None:
                         p.grad.clamp_(-limit, limit)
 
-    def _blend(self, moved: list[Tensor], rho: float) -> None:
-        """Forward weights x in the parameters become (1 - rho) w + rho x."""
-        latent = [self._latent[p] for p in moved]
-        if rho not in (0, 1) and moved:
-            # into the latent weights, which the step replaces: 1 - rho would round a small rho
-            torch._foreach_lerp_(latent, moved, rho)
-        if rho != 1:
-            _copy(moved, latent)
-
     @torch.no_grad()
     def _write_forward(self, which: Iterable[Tensor] | None = None) -> None:
         """Latent weights -> forward weights in the parameters."""
         parameters = list(self._projections if which is None else which)
+        latent = [self._latent[p] for p in parameters]
         theta = self.theta
         if theta == 0:
-            _copy(parameters, (self._latent[p] for p in parameters))
+            copy_all(parameters, latent)
             return
-        for p in parameters:
-            p.copy_(self._projections[p](self._latent[p]))
-            if theta != 1:
-                p.lerp_(self._latent[p], 1 - theta)
+        self._project(parameters)
+        if theta != 1 and parameters:
+            torch._foreach_lerp_(parameters, latent, 1 - theta)
+
+    def _project(self, parameters: Iterable[Tensor]) -> None:
+        """Q(w) of the latent weights into the parameters."""
+        project({p: (self._projections[p], self._latent[p]) for p in parameters})
 
     # -- looking at other weights -----------------------------------------------------------------
 
@@ -199,8 +194,7 @@ class QuantOptimizer(Optimizer):
         with self._showing("hard"):
             if self.theta != 1:
                 with torch.no_grad():
-                    for p, projection in self._projections.items():
-                        p.copy_(projection(self._latent[p]))
+                    self._project(self._projections)
             yield
 
     @contextmanager
@@ -208,7 +202,7 @@ class QuantOptimizer(Optimizer):
         """Inside, the parameters hold the latent weights w; `step` is refused."""
         with self._showing("latent"):
             with torch.no_grad():
-                _copy(self._projections, self._latent.values())
+                copy_all(self._projections, self._latent.values())
             yield
 
     @contextmanager
@@ -230,7 +224,7 @@ class QuantOptimizer(Optimizer):
         """
         self._require_forward("sync_latent")
         with torch.no_grad():
-            _copy(self._latent.values(), self._projections)
+            copy_all(self._latent.values(), self._projections)
         self._write_forward()
 
     # -- state ------------------------------------------------------------------------------------
@@ -264,7 +258,7 @@ class QuantOptimizer(Optimizer):
             self._base.load_state_dict(rest)
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"the base optimizer's state does not fit: {error}") from error
-        _copy(self._latent.values(), (latent[p] for p in self._latent))
+        copy_all(self._latent.values(), (latent[p] for p in self._latent))
         self._at.completed = int(own["step"])
         self._write_forward()
 
@@ -336,10 +330,3 @@ def _refuse_closures(base: Optimizer) -> None:
                 f"{kind}.step needs a {parameter.name}, but a step of QuantOptimizer has one "
                 "gradient; use SGD, AdamW or another that takes the gradients there are"
             )
-
-
-def _copy(targets: Iterable[Tensor], sources: Iterable[Tensor]) -> None:
-    """Copy values pairwise, in place."""
-    target_list, source_list = list(targets), list(sources)
-    if target_list:
-        torch._foreach_copy_(target_list, source_list)
