@@ -15,10 +15,14 @@ import torch
 from torch import Tensor
 
 from qat.functional.gaussian import gaussian_step
-from qat.functional.rows import PIECE, fitted, pieces, row_peaks, row_sums, spare
+from qat.functional.rows import PIECE, by_piece, fitted, means, pieces, row_peaks, row_sums, spare
 
 BINARY_LEVELS = (-1.0, 1.0)
 TERNARY_LEVELS = (-1.0, 0.0, 1.0)
+# Weights of one scale from which reading its cut costs less than two comparisons do
+_HARD_FROM = 1 << 16
+# Up to here an integer is its float32 root's square, rounded: three roundings of 2^-24 of it
+_ROOTS_BELOW = 1 << 21
 # Cut of threshold ternary as a fraction of mean|w|, arXiv:1605.04711
 _TERNARY_CUT = 0.7
 
@@ -49,18 +53,18 @@ def fit_binary(
     """
     rows = rows.float()
     values = torch.empty_like(rows) if out is None else out
-    sums = [torch.abs(part, out=v).sum(dim=1, keepdim=True) for part, v in pieces(rows, values)]
-    scale = row_sums(sums, rows).div_(rows.shape[1])
-    twice = 2 * scale
-    for part, v, s, ss in pieces(rows, values, scale, twice):
+    if by_piece(rows):
+        pairs = pieces(rows, values)
+        return values, torch.cat([fit_binary(r, out=v, scaled=scaled)[1] for r, v in pairs])
+    scale = means(rows)
+    for part, v, s, twice in pieces(rows, values, scale, 2 * scale):
         torch.ge(part, 0, out=v)
-        if scaled and rows.shape[1] > 1:  # a sum of two and more that is finite has a finite 2 s
-            v.mul_(ss).sub_(s)
+        if scaled and rows.shape[1] > 1:
+            # a mean of two and more that is finite has a finite double
+            v.mul_(twice).sub_(s)
         else:
             v.mul_(2).sub_(1)
-    if scaled and rows.shape[1] == 1:
-        times(values, scale)
-    return values, scale
+    return (times(values, scale) if scaled and rows.shape[1] == 1 else values), scale
 
 
 @torch.no_grad()
@@ -86,8 +90,11 @@ def fit_ternary_threshold(
     """
     rows = rows.float()
     values = torch.empty_like(rows) if out is None else out
-    sums = [torch.abs(part, out=v).sum(dim=1, keepdim=True) for part, v in pieces(rows, values)]
-    cut = row_sums(sums, rows).div_(rows.shape[1]).mul_(_TERNARY_CUT)
+    if by_piece(rows):
+        pairs = pieces(rows, values)
+        parts = [fit_ternary_threshold(r, out=v, scaled=scaled)[1] for r, v in pairs]
+        return values, torch.cat(parts)
+    cut = means(rows).mul_(_TERNARY_CUT)
     keep_from(rows, cut, values)
     scale = least_squares_scale(rows, values)
     return (times(values, scale) if scaled else values), scale
@@ -124,23 +131,22 @@ def fit_uniform(
     """
     rows = rows.float()
     values = torch.empty_like(rows) if out is None else out
-    if rows.shape[1] <= PIECE and rows.numel() > PIECE and rows.device.type == "cpu":
-        # whole rows: all rounds of a piece while it is in the cache
-        scales = []
-        for part, v in pieces(rows, values):
-            scales.append(fit_uniform(part, bits, rounds=rounds, out=v, scaled=scaled)[1])
-        return values, torch.cat(scales)
+    if by_piece(rows):
+        pairs = pieces(rows, values)
+        parts = [fit_uniform(r, bits, rounds=rounds, out=v, scaled=scaled)[1] for r, v in pairs]
+        return values, torch.cat(parts)
     largest = _largest(bits)
     scale = _start(rows).mul_(gaussian_step(largest))
-    buffer = spare(rows)
-    for _ in range(rounds):
-        divisor, energies, matches = nonzero(scale), [], []
+    buffer, trial = spare(rows), spare(rows)
+    for round_ in range(rounds):
+        divisor, sums = nonzero(scale), []
         for part, v, d in pieces(rows, values, divisor):
-            torch.div(part, d, out=v).round_().clamp_(-largest, largest)
-            energy, match = _products(part, v, buffer)
-            energies.append(energy)
-            matches.append(match)
-        scale = _quotient(row_sums(matches, rows), row_sums(energies, rows))
+            # only the last round's values are kept; the others need not leave the cache
+            codes = v if round_ == rounds - 1 else fitted(trial, part)
+            torch.div(part, d, out=codes).round_().clamp_(-largest, largest)
+            sums.append(_products(part, codes, buffer, largest))
+        energy, match = (row_sums(parts, rows) for parts in zip(*sums, strict=True))
+        scale = _quotient(match, energy)
     for v, s in pieces(values, scale):
         v.add_(0.0)  # -0.0 to 0.0, as codes decode
         if scaled:
@@ -164,22 +170,28 @@ def least_squares_scale(rows: Tensor, values: Tensor) -> Tensor:
 
     Args:
         rows: float32 tensor (G, N).
-        values: integers as float32 (G, N).
+        values: -1, 0 and 1 as float32 (G, N).
     """
     buffer = spare(rows)
-    pairs = [_products(part, v, buffer) for part, v in pieces(rows, values)]
+    pairs = [_products(part, v, buffer, 1) for part, v in pieces(rows, values)]
     energy, match = (row_sums(parts, rows) for parts in zip(*pairs, strict=True))
     return _quotient(match, energy)
 
 
-def _products(rows: Tensor, values: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
+def _products(
+    rows: Tensor, values: Tensor, buffer: Tensor, largest: int
+) -> tuple[Tensor, Tensor]:
     """<value, value> and <w, value> of each row of a piece, (g, 1); overwrites the buffer."""
     if rows.shape[0] == 1 and rows.shape[1] == PIECE and rows.device.type == "cpu":
         # part of a longer row: sums of parts are added up anyhow, and BLAS reads without writing
         flat = values[0]
         return torch.dot(flat, flat).view(1, 1), torch.dot(rows[0], flat).view(1, 1)
     product = fitted(buffer, rows)
-    energy = torch.mul(values, values, out=product).sum(dim=1, keepdim=True)
+    if rows.shape[1] * largest**2 <= _ROOTS_BELOW and rows.device.type == "cpu":
+        root = torch.linalg.vector_norm(values, dim=1, keepdim=True)
+        energy = root.square_().round_()
+    else:
+        energy = torch.mul(values, values, out=product).sum(dim=1, keepdim=True)
     return energy, torch.mul(rows, values, out=product).sum(dim=1, keepdim=True)
 
 
@@ -197,13 +209,13 @@ def keep_from(rows: Tensor, cut: Tensor, values: Tensor, *, scale: Tensor | None
         values: float32 tensor (G, N).
         scale: float32 tensor (G, 1).
     """
-    if cut.numel() == 1 and rows.numel() > PIECE and rows.device.type == "cpu":
+    if cut.numel() == 1 and rows.numel() >= _HARD_FROM and rows.device.type == "cpu":
         # one cut for all: hardshrink drops |w| <= its bound
         bound = float(torch.nextafter(cut, torch.full_like(cut, -1)))
         for part, v in pieces(rows, values):
             torch.ops.aten.hardshrink.out(part, bound, out=v).sign_()
             if scale is not None:
-                v.mul_(scale)
+                v.mul_(scale)  # of one row
         return values
     buffer, below = spare(rows), -cut
     for part, v, high, low, s in pieces(rows, values, cut, below, cut if scale is None else scale):

@@ -5,7 +5,15 @@ from torch import Tensor
 
 from qat.functional.excess import excess
 from qat.functional.grid import keep_from, nonzero, times
-from qat.functional.rows import fitted, means_and_peaks, pieces, row_peaks, row_sums, spare
+from qat.functional.rows import (
+    by_piece,
+    fitted,
+    means_and_peaks,
+    pieces,
+    row_peaks,
+    row_sums,
+    spare,
+)
 
 # Exponent bits of a float32: what is left of a magnitude is 2^floor(log2)
 _EXPONENT = 0x7F800000
@@ -55,6 +63,10 @@ def fit_power_of_two(
     """
     rows = rows.float()
     values = torch.empty_like(rows) if out is None else out
+    if by_piece(rows):
+        pairs = pieces(rows, values)
+        own = [fit_power_of_two(r, bits, mu=mu, out=v, scaled=scaled)[1] for r, v in pairs]
+        return values, torch.cat(own)
     if bits == 2:
         scale = _nearest_scale(rows)
         return keep_from(rows, scale / 2, values, scale=scale if scaled else None), scale

@@ -1,4 +1,4 @@
-"""Scale groups as rows, worked on piece by piece, so that what a pass writes the next finds in cache.
+"""Scale groups as rows, worked on in pieces: what a pass writes the next one finds in the cache.
 
 A fit passes over its weights several times. Of a tensor larger than a core's cache every pass would
 go to memory and back, and every buffer would be fresh pages; a piece of `PIECE` numbers and the
@@ -36,6 +36,12 @@ def pieces(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
             yield tuple(b if b.shape[1] == 1 else b[:, part] for b in block)
 
 
+def by_piece(rows: Tensor) -> bool:
+    """Whether pieces of a matrix are whole rows, and several: each can then be fitted by itself."""
+    is_one = rows.numel() <= PIECE or rows.device.type != "cpu"
+    return rows.shape[1] <= PIECE and not is_one and rows.shape[0] > max(1, PIECE // rows.shape[1])
+
+
 def spare(rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """A buffer for any of the pieces of `rows`; `fitted` cuts it to one."""
     size = rows.numel() if rows.device.type != "cpu" else min(rows.numel(), PIECE)
@@ -69,6 +75,14 @@ def row_peaks(rows: Tensor) -> Tensor:
         for (part,) in pieces(rows)
     ]
     return _largest_of(parts, rows)
+
+
+def means(rows: Tensor) -> Tensor:
+    """Mean magnitude of each row, (G, 1)."""
+    buffer, sums = spare(rows), []
+    for (part,) in pieces(rows):
+        sums.append(torch.abs(part, out=fitted(buffer, part)).sum(dim=1, keepdim=True))
+    return row_sums(sums, rows).div_(rows.shape[1])
 
 
 def means_and_peaks(rows: Tensor) -> tuple[Tensor, Tensor]:

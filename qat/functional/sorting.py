@@ -20,7 +20,7 @@ def falling(size: Tensor) -> Tensor:
 
 
 def between(size: Tensor, low: Tensor, high: Tensor) -> Tensor:
-    """Elements (P,) of `size` (G, N) with low <= element <= high, (G, 1), in the order of memory."""
+    """Elements (P,) of `size` (G, N) in [low, high], (G, 1) each, in the order of memory."""
     array = _array(size)
     if array is None:
         return size[(size >= low).logical_and_(size <= high)]

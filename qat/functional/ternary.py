@@ -5,7 +5,7 @@ from torch import Tensor
 
 from qat.functional.excess import bracket
 from qat.functional.grid import keep_from
-from qat.functional.rows import PIECE, fitted, means_and_peaks, pieces, row_sums, spare
+from qat.functional.rows import PIECE, by_piece, fitted, means_and_peaks, pieces, row_sums, spare
 from qat.functional.sorting import between, falling
 
 # Shorter rows are sorted whole: the search for a bracket costs more than it spares
@@ -42,8 +42,7 @@ def fit_ternary(
     """
     rows = rows.float()
     values = torch.empty_like(rows) if out is None else out
-    if rows.shape[1] <= PIECE and rows.numel() > PIECE and rows.device.type == "cpu":
-        # whole rows: all of a piece while it is in the cache
+    if by_piece(rows):
         pairs = pieces(rows, values)
         return values, torch.cat([fit_ternary(r, out=v, scaled=scaled)[1] for r, v in pairs])
     is_long = rows.shape[1] > _SORT_BELOW and rows.device.type == "cpu"

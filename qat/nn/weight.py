@@ -110,7 +110,7 @@ class WeightQuantizer:
         rows = [self._rows(w) for w in weights]
         together = torch.cat(rows) if len(rows) > 1 else rows[0]
         values, _ = _KINDS[self.kind].fit(together, self, scaled=True)
-        own = values.split([r.shape[0] for r in rows])
+        own = torch.split(values, [r.shape[0] for r in rows])
         torch._foreach_copy_(targets, [v.view(w.shape) for v, w in zip(own, weights, strict=True)])
 
     @torch.no_grad()

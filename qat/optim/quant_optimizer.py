@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 
 from qat.errors import CheckpointError, QatError, expect
 from qat.optim.rule import UpdateRule
-from qat.optim.together import Projection, blended, copy_all, project, steps_in_place
+from qat.optim.together import Projection as Projection
+from qat.optim.together import blended, copy_all, project, steps_in_place
 
 Shown = Literal["forward", "hard", "latent"]
 

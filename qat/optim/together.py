@@ -1,8 +1,8 @@
 """What a step does with all weights together: blend into the latent weights, project, copy.
 
-A weight of its own costs a few dispatches for each of these, and a pass over its memory for each
-copy. So weights are blended and copied by `torch._foreach` operations, projected by those that can
-project many at once, and not copied where the base optimizer can move the latent weights themselves.
+A weight of its own costs a few dispatches for each of these, and a pass over memory for each copy.
+So weights are blended and copied by `torch._foreach` operations, projected by what can project many
+at once, and not copied where the base optimizer can move the latent weights themselves.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
