@@ -21,8 +21,6 @@ BINARY_LEVELS = (-1.0, 1.0)
 TERNARY_LEVELS = (-1.0, 0.0, 1.0)
 # Weights of one scale from which reading its cut costs less than two comparisons do
 _HARD_FROM = 1 << 16
-# Up to here an integer is its float32 root's square, rounded: three roundings of 2^-24 of it
-_ROOTS_BELOW = 1 << 21
 # Cut of threshold ternary as a fraction of mean|w|, arXiv:1605.04711
 _TERNARY_CUT = 0.7
 
@@ -144,7 +142,7 @@ def fit_uniform(
             # only the last round's values are kept; the others need not leave the cache
             codes = v if round_ == rounds - 1 else fitted(trial, part)
             torch.div(part, d, out=codes).round_().clamp_(-largest, largest)
-            sums.append(_products(part, codes, buffer, largest))
+            sums.append(_products(part, codes, buffer))
         energy, match = (row_sums(parts, rows) for parts in zip(*sums, strict=True))
         scale = _quotient(match, energy)
     for v, s in pieces(values, scale):
@@ -170,28 +168,22 @@ def least_squares_scale(rows: Tensor, values: Tensor) -> Tensor:
 
     Args:
         rows: float32 tensor (G, N).
-        values: -1, 0 and 1 as float32 (G, N).
+        values: integers as float32 (G, N).
     """
     buffer = spare(rows)
-    pairs = [_products(part, v, buffer, 1) for part, v in pieces(rows, values)]
+    pairs = [_products(part, v, buffer) for part, v in pieces(rows, values)]
     energy, match = (row_sums(parts, rows) for parts in zip(*pairs, strict=True))
     return _quotient(match, energy)
 
 
-def _products(
-    rows: Tensor, values: Tensor, buffer: Tensor, largest: int
-) -> tuple[Tensor, Tensor]:
+def _products(rows: Tensor, values: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
     """<value, value> and <w, value> of each row of a piece, (g, 1); overwrites the buffer."""
     if rows.shape[0] == 1 and rows.shape[1] == PIECE and rows.device.type == "cpu":
         # part of a longer row: sums of parts are added up anyhow, and BLAS reads without writing
         flat = values[0]
         return torch.dot(flat, flat).view(1, 1), torch.dot(rows[0], flat).view(1, 1)
     product = fitted(buffer, rows)
-    if rows.shape[1] * largest**2 <= _ROOTS_BELOW and rows.device.type == "cpu":
-        root = torch.linalg.vector_norm(values, dim=1, keepdim=True)
-        energy = root.square_().round_()
-    else:
-        energy = torch.mul(values, values, out=product).sum(dim=1, keepdim=True)
+    energy = torch.mul(values, values, out=product).sum(dim=1, keepdim=True)
     return energy, torch.mul(rows, values, out=product).sum(dim=1, keepdim=True)
 
 

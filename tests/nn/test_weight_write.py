@@ -1,0 +1,67 @@
+"""`WeightQuantizer.write`: many weights at once, bit for bit as one by one."""
+
+import pytest
+import torch
+
+from qat.errors import SpecError
+from qat.nn.weight import WeightQuantizer
+
+GRIDS = [("binary", 1), ("ternary", 2), ("ternary_threshold", 2), ("uniform", 2), ("uniform", 8)]
+GRIDS += [("power_of_two", 2), ("power_of_two", 4)]
+SHAPES = [(16, 3, 3, 3), (16, 16, 3, 3), (16, 16, 3, 3), (32, 16, 3, 3), (64, 64, 3, 3), (10, 64)]
+SHAPES += [(64, 64, 3, 3), (1, 1), (7,), (256, 70, 3, 3), (144, 4)]
+
+
+def weights(seed=0):
+    make = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=make) * 10.0 ** -(i % 3) for i, shape in enumerate(SHAPES)]
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize(("grid", "bits"), GRIDS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_together_is_one_by_one(granularity, grid, bits, threads):
+    quantizer = WeightQuantizer(bits, granularity, grid)
+    own = weights()
+    own[4] = own[4].to(memory_format=torch.channels_last)
+    own[5] = own[5].double()
+    own[6] = own[6][:, ::2].clone()
+    before, kept = [w.clone() for w in own], torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        targets = [torch.empty_like(w) for w in own]
+        addresses = [t.data_ptr() for t in targets]
+        quantizer.write(own, targets)
+        for w, copy, target, address in zip(own, before, targets, addresses, strict=True):
+            assert torch.equal(w, copy)
+            assert target.data_ptr() == address
+            assert torch.equal(target, quantizer(w))
+            codes, scale = quantizer.encode(w)
+            assert torch.equal(target, quantizer.decode(codes, scale, dtype=w.dtype))
+    finally:
+        torch.set_num_threads(kept)
+
+
+def test_targets_of_another_layout_or_dtype_get_the_same():
+    quantizer = WeightQuantizer(4)
+    w = torch.randn(64, 130, 3, 3, generator=torch.Generator().manual_seed(1))
+    other = torch.empty_like(w, memory_format=torch.channels_last)
+    double = torch.empty_like(w, dtype=torch.float64)
+    quantizer.write([w, w], [other, double])
+    assert torch.equal(other, quantizer(w))
+    assert torch.equal(double, quantizer(w).double())
+
+
+def test_nothing_and_wrong_weights():
+    WeightQuantizer(1).write([], [])
+    with pytest.raises(SpecError, match="empty"):
+        WeightQuantizer(1).write([torch.empty(0, 3)], [torch.empty(0, 3)])
+    with pytest.raises(SpecError, match="scalar"):
+        WeightQuantizer(1, "channel").write([torch.ones(())], [torch.ones(())])
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("bits", [1, 3])
+def test_meta_weights_are_written(granularity, bits):
+    own = [torch.empty(shape, device="meta") for shape in SHAPES if len(shape) > 1]
+    WeightQuantizer(bits, granularity).write(own, [torch.empty_like(w) for w in own])
