@@ -15,7 +15,17 @@ import torch
 from torch import Tensor
 
 from qat.functional.gaussian import gaussian_step
-from qat.functional.rows import PIECE, by_piece, fitted, means, pieces, row_peaks, row_sums, spare
+from qat.functional.rows import (
+    PIECE,
+    by_piece,
+    fitted,
+    is_plain_cpu,
+    means,
+    pieces,
+    row_peaks,
+    row_sums,
+    spare,
+)
 
 BINARY_LEVELS = (-1.0, 1.0)
 TERNARY_LEVELS = (-1.0, 0.0, 1.0)
@@ -178,7 +188,7 @@ def least_squares_scale(rows: Tensor, values: Tensor) -> Tensor:
 
 def _products(rows: Tensor, values: Tensor, buffer: Tensor) -> tuple[Tensor, Tensor]:
     """<value, value> and <w, value> of each row of a piece, (g, 1); overwrites the buffer."""
-    if rows.shape[0] == 1 and rows.shape[1] == PIECE and rows.device.type == "cpu":
+    if rows.shape == (1, PIECE) and is_plain_cpu(rows):
         # part of a longer row: sums of parts are added up anyhow, and BLAS reads without writing
         flat = values[0]
         return torch.dot(flat, flat).view(1, 1), torch.dot(rows[0], flat).view(1, 1)
@@ -201,7 +211,7 @@ def keep_from(rows: Tensor, cut: Tensor, values: Tensor, *, scale: Tensor | None
         values: float32 tensor (G, N).
         scale: float32 tensor (G, 1).
     """
-    if cut.numel() == 1 and rows.numel() >= _HARD_FROM and rows.device.type == "cpu":
+    if cut.numel() == 1 and rows.numel() >= _HARD_FROM and is_plain_cpu(rows):
         # one cut for all: hardshrink drops |w| <= its bound
         bound = float(torch.nextafter(cut, torch.full_like(cut, -1)))
         for part, v in pieces(rows, values):

@@ -8,6 +8,7 @@ from qat.functional.grid import keep_from, nonzero, times
 from qat.functional.rows import (
     by_piece,
     fitted,
+    is_plain_cpu,
     means_and_peaks,
     pieces,
     row_peaks,
@@ -142,7 +143,7 @@ def _nearest_scale(rows: Tensor) -> Tensor:
     by what lies above their thresholds (`excess`), a few at a time, until a chord proves that
     those above are worse; where two powers are as good but for rounding, all is counted exactly.
     """
-    if rows.device.type != "cpu" or rows.numel() < _COUNT_BELOW:
+    if not is_plain_cpu(rows) or rows.numel() < _COUNT_BELOW:
         return _counted_scale(rows)
     mean, peak = means_and_peaks(rows)
     # also NaN; and powers of two that float32 does not hold

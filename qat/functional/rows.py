@@ -9,10 +9,21 @@ more than memory does.
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 # Half a MiB of float32; three such buffers fit in a core's second cache
 PIECE = 1 << 17
+
+
+def is_plain_cpu(rows: Tensor) -> bool:
+    """Whether numbers of a tensor can be looked at for nothing: on CPU, and nobody traces."""
+    return (
+        not torch.compiler.is_compiling()
+        and type(rows) in (Tensor, nn.Parameter)
+        and rows.device.type == "cpu"
+        and not torch._C._get_tracing_state()
+        and torch._C._functorch.peek_interpreter_stack() is None
+    )
 
 
 def pieces(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
@@ -25,7 +36,7 @@ def pieces(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
             with all parts of their row.
     """
     count, length = matrices[0].shape
-    if matrices[0].numel() <= PIECE or matrices[0].device.type != "cpu":
+    if matrices[0].numel() <= PIECE or not is_plain_cpu(matrices[0]):
         yield matrices
         return
     step = max(1, PIECE // length)
@@ -38,13 +49,12 @@ def pieces(*matrices: Tensor) -> Iterator[tuple[Tensor, ...]]:
 
 def by_piece(rows: Tensor) -> bool:
     """Whether pieces of a matrix are whole rows, and several: each can then be fitted by itself."""
-    is_one = rows.numel() <= PIECE or rows.device.type != "cpu"
-    return rows.shape[1] <= PIECE and not is_one and rows.shape[0] > max(1, PIECE // rows.shape[1])
+    return rows.shape[1] <= PIECE < rows.numel() and is_plain_cpu(rows)
 
 
 def spare(rows: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     """A buffer for any of the pieces of `rows`; `fitted` cuts it to one."""
-    size = rows.numel() if rows.device.type != "cpu" else min(rows.numel(), PIECE)
+    size = min(rows.numel(), PIECE) if is_plain_cpu(rows) else rows.numel()
     return torch.empty(size, dtype=dtype, device=rows.device)
 
 

@@ -7,12 +7,14 @@ or AVX2, some twenty times faster. The values are the same, so it only decides h
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from qat.functional.rows import is_plain_cpu
 
 
 def falling(size: Tensor) -> Tensor:
-    """Each row of `size` (G, N) sorted down, NaN first; may be a view of memory in rising order."""
-    array = _array(size.clone())
+    """Each row of `size` (G, N) sorted down, NaN first; `size` is overwritten."""
+    array = _array(size)
     if array is None:
         return size.sort(dim=1, descending=True).values
     array.sort(axis=1)  # NaN last
@@ -31,13 +33,7 @@ def between(size: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def _array(size: Tensor) -> Any:
     """The NumPy array that is a tensor's memory; None where there is none or somebody traces."""
-    if (
-        torch.compiler.is_compiling()
-        or type(size) not in (Tensor, nn.Parameter)
-        or size.device.type != "cpu"
-        or torch._C._get_tracing_state()
-        or torch._C._functorch.peek_interpreter_stack() is not None
-    ):
+    if not is_plain_cpu(size):
         return None
     try:
         return size.numpy()

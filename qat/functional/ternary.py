@@ -2,10 +2,20 @@
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from qat.functional.excess import bracket
 from qat.functional.grid import keep_from
-from qat.functional.rows import PIECE, by_piece, fitted, means_and_peaks, pieces, row_sums, spare
+from qat.functional.rows import (
+    PIECE,
+    by_piece,
+    fitted,
+    is_plain_cpu,
+    means_and_peaks,
+    pieces,
+    row_sums,
+    spare,
+)
 from qat.functional.sorting import between, falling
 
 # Shorter rows are sorted whole: the search for a bracket costs more than it spares
@@ -45,7 +55,7 @@ def fit_ternary(
     if by_piece(rows):
         pairs = pieces(rows, values)
         return values, torch.cat([fit_ternary(r, out=v, scaled=scaled)[1] for r, v in pairs])
-    is_long = rows.shape[1] > _SORT_BELOW and rows.device.type == "cpu"
+    is_long = rows.shape[1] > _SORT_BELOW and is_plain_cpu(rows)
     found = _by_bracket(rows) if is_long else None
     cut, scale = found or _by_sorting(rows)
     return keep_from(rows, cut, values, scale=scale if scaled else None), scale
@@ -55,8 +65,7 @@ def _by_sorting(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Smallest kept magnitude and scale of the best k, float32 (G, 1) each, of whole rows."""
     padding = -rows.shape[1] % _BLOCK
     # zeros never raise S_k^2 / k
-    size = rows.new_zeros(rows.shape[0], rows.shape[1] + padding)
-    torch.abs(rows, out=size[:, : rows.shape[1]])
+    size = F.pad(rows.abs(), (0, padding)) if padding else rows.abs()
     none = rows.new_zeros(rows.shape[0], 1, dtype=torch.float64)
     cut, scale, _ = _best_prefix(falling(size), none, none)
     return cut, scale
@@ -78,7 +87,7 @@ def _best_prefix(down: Tensor, count: Tensor, total: Tensor) -> tuple[Tensor, Te
         float32, float32 and float64 (G, 1).
     """
     exact = down.double()
-    if down.device.type == "cpu" and down.shape[1] > 4 * _BLOCK:
+    if is_plain_cpu(down) and down.shape[1] > 4 * _BLOCK:
         exact, count, total = _promising(down, exact, count, total)
     sums = exact.cumsum(dim=1).add_(total)
     order = torch.arange(1, exact.shape[1] + 1, dtype=torch.float64, device=down.device)

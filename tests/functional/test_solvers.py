@@ -4,12 +4,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support import plain_grids
 
 from qat.functional import excess, power_of_two, rows, sorting, ternary
 from qat.functional.grid import fit_binary, fit_ternary_threshold, fit_uniform
 from qat.functional.power_of_two import fit_power_of_two
 from qat.functional.ternary import fit_ternary
+from support import plain_grids
 
 KINDS = {
     "normal": lambda w: 0.05 * w,

@@ -61,7 +61,17 @@ def test_nothing_and_wrong_weights():
 
 
 @pytest.mark.parametrize("granularity", ["tensor", "channel"])
-@pytest.mark.parametrize("bits", [1, 3])
-def test_meta_weights_are_written(granularity, bits):
-    own = [torch.empty(shape, device="meta") for shape in SHAPES if len(shape) > 1]
-    WeightQuantizer(bits, granularity).write(own, [torch.empty_like(w) for w in own])
+@pytest.mark.parametrize(("grid", "bits"), GRIDS)
+def test_meta_weights_are_written(granularity, grid, bits):
+    """No number is looked at where there is none to see; a device would have to be waited for."""
+    own = [torch.empty(shape, device="meta") for shape in [*SHAPES, (512, 512, 3, 3)]]
+    WeightQuantizer(bits, granularity, grid).write(own, [torch.empty_like(w) for w in own])
+
+
+@pytest.mark.parametrize(("grid", "bits"), GRIDS)
+def test_a_projection_is_traced_whole(grid, bits):
+    """As weights that a network makes in its forward are; the graph is that of any size."""
+    quantizer = WeightQuantizer(bits, "tensor", grid)
+    w = torch.randn(70, 1000, generator=torch.Generator().manual_seed(2))
+    traced = torch.compile(quantizer, backend="eager", fullgraph=True)
+    torch.testing.assert_close(traced(w), quantizer(w), rtol=1e-5, atol=0)
