@@ -17,8 +17,9 @@ from torch import Tensor
 
 from qat.functional.rows import PIECE, fitted, pieces, row_sums, spare
 
-# Relative to sum max(|w|, t), in which R's rounding lies: far above that of torch's cascaded sums
-ROUNDING = 2.0**-18
+# Relative to sum max(|w|, t), in which R's rounding lies. torch adds a piece up in cascades of 16
+# numbers, some 60 roundings of 2^-24 for each number at most
+ROUNDING = 2.0**-16
 # The part of a long row, and the rounds, by which the first guess is found
 _STRIDE, _GUESSES = 31, 2
 # t -> mean(|w| >= t) / 2 has the slope 0.374 at its fixed point for normal weights: a step that

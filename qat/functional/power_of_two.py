@@ -149,25 +149,26 @@ def _nearest_scale(rows: Tensor) -> Tensor:
     # also NaN; and powers of two that float32 does not hold
     if not bool(((mean < 1e30) & (peak < 1e30) & ((mean > 1e-30) | (peak == 0))).all()):
         return _counted_scale(rows)
-    lowest = _floor_power(mean / 3)
-    reached, scale = torch.zeros_like(mean, dtype=torch.float64), torch.zeros_like(mean)
-    for round_ in range(64):
-        points = lowest * torch.exp2(torch.arange(_POWERS, device=rows.device) + round_ * _POWERS)
-        found, error = excess(rows, points)
-        gain = points.double() * found
-        two = gain.topk(2, dim=1)
-        doubt = 4 * (points.double() * error).amax(dim=1, keepdim=True)
-        is_close = (two.values[:, :1] - two.values[:, 1:] < doubt) | (
-            (two.values[:, :1] - reached).abs() < doubt
-        )
-        if bool((is_close & (peak > 0) & (two.values[:, :1] + doubt >= reached)).any()):
-            return _counted_scale(rows)
-        better = two.values[:, :1] > reached
-        scale = torch.where(better, 2 * points.gather(1, two.indices[:, :1]), scale)
-        reached = torch.maximum(reached, two.values[:, :1])
-        if not bool(_may_grow(points[:, -1:], found[:, -1:] + error[:, -1:], peak, reached).any()):
-            break
-    return scale.masked_fill_(peak == 0, 0)
+    point = _floor_power(mean / 3)
+    powers = torch.exp2(torch.arange(_POWERS, device=rows.device))
+    points, gains, errors = [], [], []
+    reached = torch.zeros_like(mean, dtype=torch.float64)
+    grows = True
+    while grows:
+        points.append(point * powers)
+        found, error = excess(rows, points[-1])
+        gains.append(points[-1].double() * found)
+        errors.append(points[-1].double() * error)
+        reached = torch.maximum(reached, (gains[-1] - errors[-1]).amax(dim=1, keepdim=True))
+        last = points[-1][:, -1:]
+        grows = bool(_may_grow(last, (found + error)[:, -1:], peak, reached).any())
+        point = 2 * last
+    gain, error = torch.cat(gains, dim=1), torch.cat(errors, dim=1)
+    best = gain.argmax(dim=1, keepdim=True)
+    rival = (gain + error).scatter(1, best, -1).amax(dim=1, keepdim=True)
+    if bool(((rival >= (gain - error).gather(1, best)) & (peak > 0)).any()):
+        return _counted_scale(rows)
+    return (2 * torch.cat(points, dim=1).gather(1, best)).masked_fill_(peak == 0, 0)
 
 
 def _may_grow(last: Tensor, excess_: Tensor, peak: Tensor, reached: Tensor) -> Tensor:
