@@ -1,5 +1,6 @@
 """Weight quantizer: a stateless projection of a weight onto the grid that its options name."""
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -24,6 +25,7 @@ from qat.functional.power_of_two import (
     power_of_two_levels,
 )
 from qat.functional.ternary import fit_ternary
+from qat.functional.weight_codes import LARGEST, hold_scale
 from qat.spec.quant import GRID_BITS, Granularity, Grid, default_grid
 
 # Weights up to this size are projected together with others: larger ones fill a pass by themselves
@@ -100,18 +102,30 @@ class WeightQuantizer:
                 alike.setdefault((rows.shape[1], w.dtype, w.device), []).append(place)
             elif _is_row_major(w, target):
                 fit = _KINDS[self.kind].fit
-                fit(rows, self, out=target.detach().view(rows.shape), scaled=True)
+                _, scale = fit(rows, self, out=target.detach().view(rows.shape), scaled=True)
+                self._tell(target, scale)
             else:
-                target.copy_(self(w))
+                values, scale = self._fit(w, scaled=True)
+                target.copy_(values.view(w.shape))
+                self._tell(target, scale)
         for places in alike.values():
             self._write_together([weights[i] for i in places], [targets[i] for i in places])
 
     def _write_together(self, weights: list[Tensor], targets: list[Tensor]) -> None:
         rows = [self._rows(w) for w in weights]
         together = torch.cat(rows) if len(rows) > 1 else rows[0]
-        values, _ = _KINDS[self.kind].fit(together, self, scaled=True)
-        own = torch.split(values, [r.shape[0] for r in rows])
+        values, scales = _KINDS[self.kind].fit(together, self, scaled=True)
+        counts = [r.shape[0] for r in rows]
+        own = torch.split(values, counts)
         torch._foreach_copy_(targets, [v.view(w.shape) for v, w in zip(own, weights, strict=True)])
+        for target, scale in zip(targets, torch.split(scales, counts), strict=True):
+            self._tell(target, scale)
+
+    def _tell(self, target: Tensor, scale: Tensor) -> None:
+        """Tell products of codes the scale of what stands in a weight now."""
+        unit = _unit(self.levels)
+        if unit is not None:
+            hold_scale(target, scale if unit == 1 else scale * unit)
 
     @torch.no_grad()
     def encode(self, w: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,6 +185,15 @@ class WeightQuantizer:
 def _choices() -> str:
     """Every grid with its bit widths, for messages."""
     return ", ".join(f"{grid} with bits {min(b)}..{max(b)}" for grid, b in GRID_BITS.items())
+
+
+@functools.cache
+def _unit(levels: tuple[float, ...]) -> float | None:
+    """The level that all others are multiples of; None where some are too many for a byte."""
+    unit = min(level for level in levels if level > 0)
+    codes = [level / unit for level in levels]
+    fits = all(code == round(code) and abs(code) <= LARGEST for code in codes)
+    return unit if fits else None
 
 
 def _is_row_major(w: Tensor, target: Tensor) -> bool:

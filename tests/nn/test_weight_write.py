@@ -3,8 +3,11 @@
 import pytest
 import torch
 
+from qat import set_runtime
 from qat.errors import SpecError
+from qat.functional.weight_codes import codes_of
 from qat.nn.weight import WeightQuantizer
+from qat.spec.quant import GRID_BITS
 
 GRIDS = [("binary", 1), ("ternary", 2), ("ternary_threshold", 2), ("uniform", 2), ("uniform", 8)]
 GRIDS += [("power_of_two", 2), ("power_of_two", 4)]
@@ -75,3 +78,23 @@ def test_a_projection_is_traced_whole(grid, bits):
     w = torch.randn(70, 1000, generator=torch.Generator().manual_seed(2))
     traced = torch.compile(quantizer, backend="eager", fullgraph=True)
     torch.testing.assert_close(traced(w), quantizer(w), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize(("grid", "bits"), [(g, b) for g, all_ in GRID_BITS.items() for b in all_])
+def test_products_are_told_the_scale(grid, bits, granularity):
+    """What is written is a whole number of times the scale, or no scale is told."""
+    quantizer = WeightQuantizer(bits, granularity, grid)
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(8, n, 3, 3, generator=generator) for n in (4, 4, 1100)]
+    weights.append(torch.randn(8, 1100, 3, 3, generator=generator).transpose(0, 1))
+    targets = [w.clone() for w in weights]
+    with set_runtime(integer_forward=True):
+        quantizer.write(weights, targets)
+        found = [codes_of(target, search=False) for target in targets]
+    if grid == "power_of_two" and bits > 4:
+        assert found == [None] * 4
+        return
+    for codes, target in zip(found, targets, strict=True):
+        assert codes is not None
+        assert torch.equal(codes.codes * codes.scale.view(-1, 1, 1, 1), target)
