@@ -92,7 +92,7 @@ class Mode:
 
 
 _FUSED = {"kernels": "fused", "saved": "codes"}
-_INTEGERS = {**_FUSED, "integer_forward": True}
+_INTEGERS = {**_FUSED, "integer_forward": "auto"}
 MODES = {
     "float": Mode(title="float", is_float=True),
     "float_compiled": Mode(title="float, compiled", is_float=True, compiled=True),
@@ -129,7 +129,7 @@ class Contender:
         network: its name.
         quant: options, or None for a float network.
         mode: how it is trained.
-        layout: of images and weights.
+        layout: of images, and of weights that are not ours.
         batch: images; None for the network's own number.
     """
 
@@ -145,6 +145,12 @@ class Contender:
     ) -> None:
         torch.manual_seed(0)
         self.mode, self.device = mode, device
+        self._runtime = {
+            "kernels": "eager",
+            "integer_forward": "off",
+            "memory_format": "channels_last" if layout == "channels_last" else "contiguous",
+            **mode.runtime,
+        }
         own = NETWORKS[network]
         shape = (batch or own.batch[0], *own.batch[1:])
         self.net = own.make().to(device)
@@ -169,7 +175,8 @@ class Contender:
             assert quant is not None
             peer = peer_of(_method(self.mode.peer, quant))
             peer.convert(self.net, self.mode.start_batches)
-        self.net.to(memory_format=memory)  # type: ignore[call-overload]
+        if not is_ours:  # as runs have it: images alone, and layers answer as they are asked
+            self.net.to(memory_format=memory)  # type: ignore[call-overload]
         groups = parameter_groups(
             self.net.named_parameters(), lr=0.01, weight_decay=1e-4, step_rate=0.01
         )
@@ -190,7 +197,7 @@ class Contender:
 
     def step(self) -> tuple[float, float, float]:
         """Seconds of forward, backward and optimizer of one training step."""
-        with set_runtime(**({"kernels": "eager"} | dict(self.mode.runtime))):
+        with set_runtime(**self._runtime):
             times = [self._now()]
             loss = self.forward()
             times.append(self._now())
@@ -213,7 +220,7 @@ class Contender:
             return tensor
 
         with (
-            set_runtime(**({"kernels": "eager"} | dict(self.mode.runtime))),
+            set_runtime(**self._runtime),
             torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
         ):
             loss = self.forward()

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +63,8 @@ def open_network(
             integer the reference in integers. An ONNX file is run by onnxruntime.
         threads: of onnxruntime; None for torch's number.
         integer_forward: of torch networks, whether layers whose operands are both codes are summed
-            in int8; auto: a run folder as it was trained, a file where the CPU is made for it.
+            in int8; auto: a run folder as it was trained, a file where the CPU is made for it and
+            it pays.
 
     Raises:
         CheckpointError: there is nothing, or nothing that can be opened.
@@ -96,8 +97,8 @@ def _run_folder(
         network: Logits = _in_integers(trained.net, converted, preprocessing)
         how = "integers"
     else:
-        was_on = Status(path, "").runtime.get("integer_forward") == "on"
-        network, how = _by_torch(trained.net, integer_forward, auto=was_on)
+        before = Status(path, "").runtime.get("integer_forward", "off")
+        network, how = _by_torch(trained.net, integer_forward, before)
     unfinished = "" if state_of(path) == "finished" else f" {state_of(path)},"
     phase = "float warm start, " if trained.is_float else ""
     kind = f"run folder,{unfinished} {phase}{state} epoch, {how}"
@@ -111,7 +112,8 @@ def _packed_file(path: Path, engine: Engine, integer_forward: Switch) -> Network
         network: Logits = _in_integers(packed.net, packed.converted, _told(packed.header, path))
         how = "integers"
     else:
-        network, how = _by_torch(packed.net, integer_forward, auto=int8.is_fast())
+        auto = "auto" if int8.is_fast() else "off"
+        network, how = _by_torch(packed.net, integer_forward, auto)
     return _of_file(path, f"packed file, {how}", without_grad(network), packed.header)
 
 
@@ -148,19 +150,20 @@ def _told(header: Header, path: Path) -> Preprocessing:
     return header.preprocessing
 
 
-def _by_torch(net: nn.Module, asked: Switch, *, auto: bool) -> tuple[Logits, str]:
+def _by_torch(net: nn.Module, asked: Switch, auto: str) -> tuple[Logits, str]:
     """The network as torch runs it, and how, in words."""
     why = int8.reason_against()
     if asked == "on" and why:
         raise SpecError(f"integer_forward=on: {why}; use integer_forward=off")
-    is_on = asked == "on" or (asked == "auto" and auto and not why)
+    chosen: Any = auto if asked == "auto" else asked
+    chosen = "off" if why else chosen
 
     def logits(images: Tensor) -> Tensor:
-        with set_runtime(integer_forward=is_on):
+        with set_runtime(integer_forward=chosen):
             found: Tensor = net(images)
         return found
 
-    return logits, "torch, int8 sums" if is_on else "torch"
+    return logits, "torch" if chosen == "off" else "torch, int8 sums"
 
 
 def without_grad(network: Logits) -> Logits:

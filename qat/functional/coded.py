@@ -153,8 +153,12 @@ def keeps_codes(x: Tensor) -> bool:
     """
     options = runtime()
     if not torch.is_grad_enabled():
-        return options.integer_forward and is_plain(x)
-    is_of_use = options.saved == "codes" or options.integer_forward or options.backward != "float32"
+        return options.integer_forward != "off" and is_plain(x)
+    is_of_use = (
+        options.saved == "codes"
+        or options.integer_forward != "off"
+        or options.backward != "float32"
+    )
     return (
         is_of_use
         and _hooks_around is not None

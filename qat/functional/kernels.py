@@ -146,7 +146,7 @@ def _quiet() -> Iterator[None]:
 def apply(function: type[torch.autograd.Function], x: Tensor, *arguments: Any) -> Any:
     """`function.apply(x, ...)`; without its look at signature and transforms where none is on."""
     is_traced = torch.compiler.is_compiling()  # asked first, by what dynamo does trace
-    if not is_traced and torch.is_inference_mode_enabled() and runtime().integer_forward:
+    if not is_traced and torch.is_inference_mode_enabled() and runtime().integer_forward != "off":
         # codes hold while their tensor's version stands still, and inference's tensors have none
         with torch.inference_mode(False), torch.no_grad():
             return apply(function, x, *arguments)

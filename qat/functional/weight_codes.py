@@ -66,7 +66,7 @@ def hold_scale(w: Tensor, scale: Tensor) -> None:
         scale: float32 of one element, or one for each of the O channels.
     """
     options = runtime()
-    is_asked = options.integer_forward or options.backward != "float32"
+    is_asked = options.integer_forward != "off" or options.backward != "float32"
     if is_asked and is_plain(w) and w.dtype == torch.float32:
         _held[w] = _Held(scale.detach().reshape(-1), w._version, _sample(w).clone())
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qat.errors import SpecError
-from qat.names import Backward, Saved
+from qat.names import Backward, MemoryFormat, Saved
 from qat.spec.data import DataSpec
 from qat.spec.distill import DistillSpec
 from qat.spec.quant import QuantSpec
@@ -89,17 +89,21 @@ class RuntimeSpec:
             machine that can. Gradients of steps are added up in another order.
         saved: what a layer keeps of a quantized input for its backward pass: codes, a byte for
             each element, or floats, four. The numbers are the same, bit for bit.
-        integer_forward: whether convolutions and linear layers whose operands are both codes add
-            up integers, by int8 operators of the CPU: on, off, or auto: on where the processor has
-            instructions for it. The sums are exact, and differ in last bits from sums of floats.
+        integer_forward: which convolutions and linear layers whose operands are both codes add up
+            integers, by int8 operators: all (on), none (off), or auto: those where it pays, on CPUs
+            with instructions for it. The sums are exact, and differ in last bits from sums of
+            floats.
         backward: precision of the gradients of these layers: float32, or bf16, in which codes are
             exact and what comes from above is rounded.
+        memory_format: layout of images and of what integer convolutions give: contiguous (NCHW), or
+            channels_last, which is faster for some networks.
     """
 
     kernels: Literal["auto", "eager", "fused"] = option("auto", moves="bits", is_added=True)
     saved: Saved = option("codes", moves="nothing", is_added=True)
     integer_forward: Literal["auto", "on", "off"] = option("auto", moves="bits", is_added=True)
     backward: Backward = option("float32", is_added=True)
+    memory_format: MemoryFormat = option("contiguous", moves="bits", is_added=True)
 
     def __post_init__(self) -> None:
         asked: object = self.integer_forward

@@ -68,7 +68,11 @@ def begin_runtime(spec: RunSpec, built: Built, *, before: Mapping[str, str]) -> 
     """
     options, is_compiled = spec.runtime, spec.training.compile
     set_runtime(
-        kernels="eager", saved=options.saved, integer_forward=False, backward=options.backward
+        kernels="eager",
+        saved=options.saved,
+        integer_forward="off",
+        backward=options.backward,
+        memory_format=options.memory_format,
     )
     each = quantized_values(built)
     if not each:
@@ -86,7 +90,7 @@ def begin_runtime(spec: RunSpec, built: Built, *, before: Mapping[str, str]) -> 
         options, device, compiled=is_compiled, before=before.get("integer_forward")
     )
     kind: KernelKind = "fused" if kernels.value == "fused" else "eager"
-    set_runtime(kernels=kind, integer_forward=integers.value == "on")
+    set_runtime(kernels=kind, integer_forward=integers.value)  # type: ignore[arg-type]
     return Chosen((kernels, integers))
 
 
@@ -149,13 +153,13 @@ def kernels_of(options: RuntimeSpec, values: int, *, compiled: bool, before: str
 def integers_of(
     options: RuntimeSpec, device: torch.device, *, compiled: bool, before: str | None
 ) -> Choice:
-    """Whether layers whose operands are both codes are summed in integers.
+    """Which layers whose operands are both codes are summed in integers.
 
     Args:
         options: the config group `runtime`.
         device: of the network.
         compiled: whether the network is compiled.
-        before: on or off, as an interrupted run was trained.
+        before: auto, on or off, as an interrupted run was trained.
 
     Raises:
         SpecError: runtime.integer_forward=on where it is not possible.
@@ -170,13 +174,13 @@ def integers_of(
         return Choice("integer_forward", "off", "as the run began with")
     if why:
         return Choice("integer_forward", "off", f"as {why}")
-    if before == "on":
-        return Choice("integer_forward", "on", "as the run began with")
+    if before in ("auto", "on"):
+        return Choice("integer_forward", str(before), "as the run began with")
     if device.type != "cpu":
         return Choice("integer_forward", "off", "as nobody has measured it on GPUs")
     if not int8.is_fast():
         return Choice("integer_forward", "off", "as this CPU has no instructions for int8 sums")
-    return Choice("integer_forward", "on", "in layers whose operands are both codes")
+    return Choice("integer_forward", "auto", "in layers of codes where it pays")
 
 
 def _reason_against_integers(device: torch.device, *, compiled: bool) -> str:

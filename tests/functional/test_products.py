@@ -63,7 +63,7 @@ def weight_of(*shape, largest=1, channels=False, seed=1):
 
 
 def held(w, scale):
-    with set_runtime(integer_forward=True):
+    with set_runtime(integer_forward="on"):
         hold_scale(w, scale)
 
 
@@ -86,7 +86,7 @@ def test_sums_are_exact(quantizer, conv, layout, channels, counted):
     shape, options = conv
     x = normal(2, 8, 9, 7).mul_(3).to(memory_format=layout).requires_grad_()
     w, codes, scale = weight_of(*shape, largest=127, channels=channels)
-    with set_runtime(integer_forward=True):
+    with set_runtime(integer_forward="on"):
         y = quantizer(x)
         result = F.conv2d(y, w, **options)
         levels = y.levels
@@ -106,7 +106,7 @@ def test_sums_are_exact(quantizer, conv, layout, channels, counted):
 @pytest.mark.parametrize("shape", [(3, 24), (2, 5, 24), (2, 3, 5, 24)])
 def test_linear_sums_are_exact(quantizer, shape, channels, counted):
     w, codes, scale = weight_of(10, 24, largest=127, channels=channels)
-    with set_runtime(integer_forward=True):
+    with set_runtime(integer_forward="on"):
         y = quantizer(normal(*shape).mul_(3).requires_grad_())
         result = F.linear(y, w)
     own = (y.detach().as_subclass(torch.Tensor) / y.levels.step).round().double()
@@ -127,7 +127,7 @@ def test_gradients_are_those_of_floats(conv, layout, saved, counted):
         x = normal(2, 8, 9, 7).to(memory_format=layout).requires_grad_()
         w, *_ = weight_of(*shape, channels=True)
         own = bias.clone().requires_grad_()
-        with set_runtime(integer_forward=in_integers, saved=saved):
+        with set_runtime(integer_forward="on" if in_integers else "off", saved=saved):
             y = product(staircase_ste(x, STEP, stairs=relu_stairs(4)), w, own, **options)
         grads = torch.autograd.grad((y * normal(*y.shape, seed=2)).sum(), (x, w, own))
         return y, *grads
@@ -151,7 +151,7 @@ def test_codes_are_kept_and_floats_are_not():
     w, *_ = weight_of(8, 8, 3, 3)
     x = normal(2, 8, 6, 6).requires_grad_()
     with (
-        set_runtime(integer_forward=True),
+        set_runtime(integer_forward="on"),
         torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t),
     ):
         y = F.conv2d(staircase_ste(x, STEP, stairs=relu_stairs(4)), w)
@@ -166,7 +166,7 @@ def test_second_derivatives():
     grads = []
     for in_integers in (True, False):
         x = normal(1, 3, 6, 6).requires_grad_()
-        with set_runtime(integer_forward=in_integers):
+        with set_runtime(integer_forward="on" if in_integers else "off"):
             y = F.conv2d(staircase_ste(x, STEP, stairs=relu_stairs(4)), w)
         weights = normal(*y.shape, seed=2).requires_grad_()
         (first,) = torch.autograd.grad((y * weights).sum(), w, create_graph=True)
@@ -187,7 +187,7 @@ def test_bfloat16_rounds_the_gradient_alone(conv, in_integers, channels, counted
     x = normal(2, 8, 9, 7).requires_grad_()
     w, _codes, scale = weight_of(*shape, largest=127, channels=channels)
     bias = normal(shape[0]).requires_grad_()
-    with set_runtime(integer_forward=in_integers, backward="bf16"):
+    with set_runtime(integer_forward="on" if in_integers else "off", backward="bf16"):
         y = staircase_ste(x, STEP, stairs=relu_stairs(8), derivative="identity")
         result = product(y, w, bias, **options)
         above = normal(*result.shape, seed=5)
@@ -232,7 +232,7 @@ def test_a_channel_of_zeros_has_gradients():
 def test_autocast_rounds_the_product_once(counted):
     w, codes, scale = weight_of(6, 8, 3, 3)
     x = normal(2, 8, 6, 6).bfloat16().requires_grad_()
-    with set_runtime(integer_forward=True), torch.autocast("cpu", torch.bfloat16):
+    with set_runtime(integer_forward="on"), torch.autocast("cpu", torch.bfloat16):
         y = staircase_ste(x, STEP, stairs=relu_stairs(4))
         result = F.conv2d(y, w)
     own = y.detach().as_subclass(torch.Tensor).float().div(STEP).round().double()
@@ -282,7 +282,7 @@ CASES = (
 
 @pytest.mark.parametrize("name", CASES)
 def test_floats_are_multiplied_where_codes_are_not_known(name, counted):
-    with set_runtime(integer_forward=True, backward="bf16"):
+    with set_runtime(integer_forward="on", backward="bf16"):
         x, w, options = case(name)
         result = F.conv2d(x, w, **options)
     assert not counted
@@ -299,7 +299,7 @@ def test_operators_that_compute_other_sums_are_not_used(monkeypatch, counted):
             int8.reason_against() == "torch's int8 operator for linear layers computes other sums"
         )
         w, *_ = weight_of(6, 8)
-        with set_runtime(integer_forward=True):
+        with set_runtime(integer_forward="on"):
             y = staircase_ste(normal(3, 8).requires_grad_(), STEP, stairs=relu_stairs(4))
             assert torch.equal(F.linear(y, w), F.linear(y.detach().as_subclass(torch.Tensor), w))
         assert not counted
@@ -325,7 +325,7 @@ def test_the_operator_of_gpus_by_its_arithmetic_on_a_cpu(zero_point, bias):
 def test_linear_sums_are_exact_on_a_gpu(counted):
     assert not int8.reason_against("cuda")
     w, codes, scale = weight_of(16, 24, largest=127)
-    with set_runtime(integer_forward=True):
+    with set_runtime(integer_forward="on"):
         own = w.detach().cuda().requires_grad_()
         hold_scale(own, scale.cuda())
         y = staircase_ste(
@@ -355,7 +355,7 @@ def test_evaluation_finds_the_codes(mode, counted):
     _, codes, scale = weight_of(6, 8, 3, 3, largest=7, channels=True)
     with torch.no_grad():
         layer.weight.copy_(codes * scale.view(-1, 1, 1, 1))
-    with mode(), set_runtime(integer_forward=True):
+    with mode(), set_runtime(integer_forward="on"):
         y = staircase_ste(normal(2, 8, 6, 6), STEP, stairs=relu_stairs(4))
         result, again = layer(y), layer(y)
         # what is written into y is seen by the next product
@@ -374,7 +374,7 @@ def test_packed_weights_are_kept_while_codes_are(monkeypatch):
     own = int8.Conv.packed
     monkeypatch.setattr(int8.Conv, "packed", lambda *a: (packed.append(1), own(*a))[1])
     w, _codes, scale = weight_of(6, 8, 3, 3)
-    with torch.no_grad(), set_runtime(integer_forward=True):
+    with torch.no_grad(), set_runtime(integer_forward="on"):
         y = staircase_ste(normal(2, 8, 6, 6), STEP, stairs=relu_stairs(4))
         for _ in range(3):
             F.conv2d(y, w)
@@ -435,7 +435,7 @@ def test_weights_inside_the_graph_are_codes_too(kind, granularity, counted):
     module = METHODS[kind](max(b for b in METHOD_BITS[kind] if b < 8), granularity)
     w = normal(6, 8, 3, 3).requires_grad_()
     module.start(w)
-    with set_runtime(integer_forward=True):
+    with set_runtime(integer_forward="on"):
         y = staircase_ste(normal(2, 8, 6, 6).requires_grad_(), STEP, stairs=relu_stairs(4))
         result = F.conv2d(y, module(w))
     codes, scale = module.encode(w)
@@ -458,7 +458,7 @@ def test_checkpointing_keeps_no_code():
             alive.append(weakref.ref(y.code))
             return F.conv2d(y, w).square()
 
-        with set_runtime(integer_forward=True, backward=backward):
+        with set_runtime(integer_forward="on", backward=backward):
             result = checkpoint(block, x, use_reentrant=False)
             gc.collect()
             assert alive[0]() is None
@@ -467,3 +467,41 @@ def test_checkpointing_keeps_no_code():
             plain = F.conv2d(staircase_ste(x.detach(), STEP, stairs=relu_stairs(4)), w)
         torch.testing.assert_close(result, plain.square())
         assert x.grad is not None
+
+
+def test_integer_convolutions_answer_in_the_memory_format_that_is_asked():
+    w, *_ = weight_of(6, 8, 3, 3)
+    for asked, expected in (("contiguous", (96, 16, 4, 1)), ("channels_last", (96, 1, 24, 6))):
+        with set_runtime(integer_forward="on", memory_format=asked):
+            y = staircase_ste(normal(2, 8, 6, 6).requires_grad_(), STEP, stairs=relu_stairs(4))
+            assert F.conv2d(y, w).stride() == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight", "training", "expected"),
+    [
+        ((128, 16, 32, 32), (16, 16, 3, 3), True, True),
+        ((32, 256, 4, 4), (256, 256, 3, 3), True, True),
+        ((32, 512, 2, 2), (512, 512, 3, 3), True, False),  # each weight is packed for 128 places
+        ((32, 512, 2, 2), (512, 512, 3, 3), False, True),
+        ((32, 96, 32, 32), (96, 1, 3, 3), True, False),  # nine terms
+        ((32, 16, 32, 32), (96, 16, 1, 1), True, False),
+        ((2080, 768), (192, 768), True, True),
+        ((128, 512), (10, 512), True, False),
+    ],
+)
+def test_where_it_pays(shape, weight, training, expected):
+    x, w = torch.empty(shape), torch.empty(weight)
+    product = int8.Linear() if len(shape) == 2 else int8.Conv((1, 1), (1, 1), (1, 1), 1)
+    with torch.set_grad_enabled(training):
+        assert products.pays(product, x, w) == expected
+
+
+@pytest.mark.parametrize("stride", [1, 2, (2, 1)])
+@pytest.mark.parametrize("padding", [0, 1, (0, 2)])
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_places_are_those_of_the_result(stride, padding, dilation):
+    x, w = normal(2, 3, 9, 8), normal(4, 3, 3, 2)
+    given = products._conv2d(x, w, None, stride, padding, dilation)
+    result = F.conv2d(x, w, None, stride, padding, dilation)
+    assert products._positions(given.product, x, w) == result[:, 0].numel()

@@ -89,7 +89,7 @@ def test_products_are_told_the_scale(grid, bits, granularity):
     weights = [torch.randn(8, n, 3, 3, generator=generator) for n in (4, 4, 1100)]
     weights.append(torch.randn(8, 1100, 3, 3, generator=generator).transpose(0, 1))
     targets = [w.clone() for w in weights]
-    with set_runtime(integer_forward=True):
+    with set_runtime(integer_forward="on"):
         quantizer.write(weights, targets)
         found = [codes_of(target, search=False) for target in targets]
     if grid == "power_of_two" and bits > 4:

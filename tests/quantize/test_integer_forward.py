@@ -54,7 +54,7 @@ def test_codes_that_move_lie_at_a_jump(weight_bits, activation_bits, granularity
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(keep)
-    with torch.no_grad(), set_runtime(integer_forward=True):
+    with torch.no_grad(), set_runtime(integer_forward="on"):
         logits = net(images)
     moved = total = 0
     for block in (m for m in net.modules() if getattr(m, "conv1", None) in products):
