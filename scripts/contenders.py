@@ -112,7 +112,10 @@ MODES = {
     "bf16_eager": Mode(title="bf16, eager", bf16=True, base="float_bf16"),
     "bf16": Mode(title="bf16, fused, codes kept", bf16=True, runtime=_FUSED, base="float_bf16"),
     "bf16_integers": Mode(
-        title="bf16, int8 forward", bf16=True, runtime=_INTEGERS, base="float_bf16"
+        title="bf16, int8 forward",
+        bf16=True,
+        runtime={**_INTEGERS, "integer_forward": "on"},
+        base="float_bf16",
     ),
     "naive": Mode(title="textbook Function", peer="naive"),
     "brevitas_first": Mode(title="Brevitas, statistics", peer="brevitas", start_batches=10**6),

@@ -497,6 +497,12 @@ def test_where_it_pays(shape, weight, training, expected):
         assert products.pays(product, x, w) == expected
 
 
+def test_under_autocast_it_does_not_pay():
+    x, w = torch.empty(128, 16, 32, 32), torch.empty(16, 16, 3, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not products.pays(int8.Conv((1, 1), (1, 1), (1, 1), 1), x, w)
+
+
 @pytest.mark.parametrize("stride", [1, 2, (2, 1)])
 @pytest.mark.parametrize("padding", [0, 1, (0, 2)])
 @pytest.mark.parametrize("dilation", [1, 2])
