@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Literal
 
 from qat.commands.options import check_path, read_arguments, run_command, split_data
 from qat.errors import SpecError, shown
+from qat.names import IntegerForward
 from qat.spec.schema import check, option
 from qat.storage.data_record import read_record
 
@@ -39,7 +40,7 @@ class EvaluateSpec:
     part: Literal["test", "validation"] = "test"
     state: Literal["selected", "last"] = "selected"
     engine: Literal["float", "integer"] = "float"
-    integer_forward: Literal["auto", "on", "off"] = "auto"
+    integer_forward: IntegerForward = "auto"
     latency: tuple[int, ...] = option((1, 32), low=1, high=4096, hint="give a list, [1,32]")
     rounds: int = option(20, low=1)
     threads: int | None = option(None, low=1)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -16,12 +16,12 @@ from qat.export.packed.convert import Converted, convert
 from qat.export.packed.network import load_packed
 from qat.functional import int8
 from qat.functional.runtime import set_runtime
+from qat.names import IntegerForward, MemoryFormat
 from qat.spec.data import DataSpec
 from qat.spec.header import Header, Preprocessing
 from qat.spec.schema import read
 
 Engine = Literal["float", "integer"]
-Switch = Literal["auto", "on", "off"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def open_network(
     state: Literal["selected", "last"] = "selected",
     engine: Engine = "float",
     threads: int | None = None,
-    integer_forward: Switch = "auto",
+    integer_forward: IntegerForward = "auto",
 ) -> Network:
     """Open a run folder, a packed file or an ONNX file, told apart by what they are.
 
@@ -85,9 +85,9 @@ def open_network(
 
 
 def _run_folder(
-    path: Path, state: Literal["selected", "last"], engine: Engine, integer_forward: Switch
+    path: Path, state: Literal["selected", "last"], engine: Engine, integer_forward: IntegerForward
 ) -> Network:
-    from qat.storage.status import Status, state_of
+    from qat.storage.status import runtime_of, state_of
     from qat.train.open_run import open_trained  # Lightning, Hydra: files do without
 
     trained = open_trained(path, state=state)
@@ -97,8 +97,9 @@ def _run_folder(
         network: Logits = _in_integers(trained.net, converted, preprocessing)
         how = "integers"
     else:
-        before = Status(path, "").runtime.get("integer_forward", "off")
-        network, how = _by_torch(trained.net, integer_forward, before)
+        before = runtime_of(path).get("integer_forward", "off")
+        format_ = trained.spec.runtime.memory_format
+        network, how = _by_torch(trained.net, integer_forward, before, format_)
     unfinished = "" if state_of(path) == "finished" else f" {state_of(path)},"
     phase = "float warm start, " if trained.is_float else ""
     kind = f"run folder,{unfinished} {phase}{state} epoch, {how}"
@@ -106,7 +107,7 @@ def _run_folder(
     return Network(kind, without_grad(network), header, preprocessing, data)
 
 
-def _packed_file(path: Path, engine: Engine, integer_forward: Switch) -> Network:
+def _packed_file(path: Path, engine: Engine, integer_forward: IntegerForward) -> Network:
     packed = load_packed(path)
     if engine == "integer":
         network: Logits = _in_integers(packed.net, packed.converted, _told(packed.header, path))
@@ -150,20 +151,25 @@ def _told(header: Header, path: Path) -> Preprocessing:
     return header.preprocessing
 
 
-def _by_torch(net: nn.Module, asked: Switch, auto: str) -> tuple[Logits, str]:
+def _by_torch(
+    net: nn.Module, asked: IntegerForward, auto: str, memory_format: MemoryFormat = "contiguous"
+) -> tuple[Logits, str]:
     """The network as torch runs it, and how, in words."""
     why = int8.reason_against()
     if asked == "on" and why:
         raise SpecError(f"integer_forward=on: {why}; use integer_forward=off")
-    chosen: Any = auto if asked == "auto" else asked
-    chosen = "off" if why else chosen
+    wanted = auto if asked == "auto" else asked
+    chosen: IntegerForward = "off" if why or wanted == "off" else asked
 
     def logits(images: Tensor) -> Tensor:
-        with set_runtime(integer_forward=chosen):
+        if memory_format == "channels_last":
+            images = images.contiguous(memory_format=torch.channels_last)
+        with set_runtime(integer_forward=chosen, memory_format=memory_format):
             found: Tensor = net(images)
         return found
 
-    return logits, "torch" if chosen == "off" else "torch, int8 sums"
+    where = {"off": "torch", "auto": "torch, int8 sums where faster", "on": "torch, int8 sums"}
+    return logits, where[chosen]
 
 
 def without_grad(network: Logits) -> Logits:

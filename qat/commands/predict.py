@@ -19,10 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from qat.commands.options import check_path, read_arguments, run_command
 from qat.errors import DataError, SpecError, one_line, shown
+from qat.names import IntegerForward
 from qat.spec.header import Preprocessing
 from qat.spec.schema import check, option
 from qat.spec.unlabelled import ENDINGS, images_below
@@ -43,7 +44,7 @@ class PredictSpec:
     model: str = option(hint="give a file of scripts/export.py or a run folder")
     top: int = option(3, low=1)
     out: str | None = None
-    integer_forward: Literal["auto", "on", "off"] = "auto"
+    integer_forward: IntegerForward = "auto"
 
     def __post_init__(self) -> None:
         check(self, "")

@@ -72,7 +72,7 @@ class Linear:
 
     def packed(self, codes: Tensor, scale: Tensor, shape: torch.Size) -> Tensor:
         """Weight codes as the operator wants them, for inputs of this shape."""
-        result: Tensor = _ops.qlinear_prepack(codes, shape)
+        result: Tensor = _ops.qlinear_prepack(codes.contiguous(), shape)  # it reads no strides
         return result
 
     def __call__(
@@ -131,7 +131,7 @@ Product = Conv | Linear | IntMm
 @functools.cache
 def _zeros(count: int) -> Tensor:
     """Zero points of weights, which have none."""
-    return torch.zeros(count, dtype=torch.int32)
+    return torch.zeros(count, dtype=torch.int32, device="cpu")
 
 
 def is_fast() -> bool:
@@ -184,20 +184,21 @@ def _is_exact(
     generator = torch.Generator().manual_seed(zero_point)
 
     def among(values: tuple[int, ...], shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        places = torch.randint(len(values), shape, generator=generator)
-        return torch.tensor(values, dtype=dtype)[places]
+        places = torch.randint(len(values), shape, generator=generator, device="cpu")
+        return torch.tensor(values, dtype=dtype, device="cpu")[places]
 
     codes = among((0, 1, 254, 255), shape, torch.uint8)
     signed = among((-127, -1, 0, 126, 127), weight, torch.int8)
-    scale = 2.0 ** torch.arange(len(signed)).remainder(5).sub(2)
+    numbers = torch.arange(len(signed), dtype=torch.float32, device="cpu")
+    scale = 2.0 ** numbers.remainder(5).sub(2)
     scale = scale if zero_point else scale[:1]  # one for all channels, and one for each
-    bias = torch.arange(len(signed), dtype=torch.float32)
-    on = [t.to(device) for t in (codes, signed, scale, bias)]
-    packed = product.packed(on[1], on[2], codes.shape)
+    on = [t.to(device) for t in (codes, signed, scale, numbers)]
+    turned = on[1].transpose(0, 1).contiguous().transpose(0, 1)  # weights may lie in any order
+    packed = product.packed(turned, on[2], codes.shape)
     got = product(on[0], zero_point, packed, on[2], on[3], torch.float32).cpu().double()
     x, w = codes.double() - zero_point, signed.double()
     if not isinstance(product, Conv):
-        return torch.equal(got, F.linear(x, w) * scale.double() + bias)
+        return torch.equal(got, F.linear(x, w) * scale.double() + numbers)
     sums = F.conv2d(x, w, None, product.stride, product.padding, product.dilation, product.groups)
-    wanted = sums * scale.double().view(-1, 1, 1) + bias.view(-1, 1, 1)
+    wanted = sums * scale.double().view(-1, 1, 1) + numbers.view(-1, 1, 1)
     return torch.equal(got, wanted)

@@ -28,6 +28,7 @@ def is_plain(x: Tensor) -> bool:
         and not x.is_meta
         and not torch._C._get_tracing_state()
         and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._functorch.is_legacy_batchedtensor(x)  # of is_grads_batched
         and _get_current_dispatch_mode() is None
     )
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from qat.errors import SpecError
 from qat.functional.int8 import Conv, IntMm, Linear, Product, reason_against
+from qat.functional.integer_rule import answers_in_channels_last, is_faster_in_int8, positions
 from qat.functional.kernels import apply, is_plain
 from qat.functional.levels import Levels
 from qat.functional.runtime import runtime
@@ -93,23 +95,26 @@ class _Plan:
         if self.operator is None:
             return _of_floats(self.product, x, w, bias)
         codes = self.levels.operand(index)
-        scale = self.weight.scale * self.levels.step
+        # bytes know no NaN, which must reach the loss: one in an operand makes the whole result NaN
+        taint = (x.sum() + w.sum()) * 0
+        scale = self.weight.scale * self.levels.step + taint
         packed = self._packed(self.operator, scale, codes.shape)
         zero_point = self.levels.zero_point
         assert zero_point is not None
         bias = None if bias is None else bias.float()
         y = self.operator(codes, zero_point, packed, scale, bias, self.dtype)
-        if isinstance(self.product, Linear) or _answers_in_channels_last(x, w):
+        if isinstance(self.product, Linear) or answers_in_channels_last(x, w):
             return y
         return y.contiguous()  # in the layout of a float convolution's result
 
     def _packed(self, operator: Product, scale: Tensor, shape: torch.Size) -> Tensor:
-        key = (operator, shape)
-        if key not in self.weight.packed:
-            if len(self.weight.packed) == _SHAPES:
-                self.weight.packed.clear()
-            self.weight.packed[key] = operator.packed(self.weight.codes, scale, shape)
-        return self.weight.packed[key]
+        key, known = (operator, shape), self.weight.packed
+        packed = known.get(key)
+        if packed is None:
+            if len(known) >= _SHAPES:
+                known.clear()
+            packed = known[key] = operator.packed(self.weight.codes, scale, shape)
+        return packed
 
 
 def product(
@@ -128,12 +133,11 @@ def product(
     if options.integer_forward == "off" and not in_bf16:
         return NotImplemented
     given = _GIVEN[function](*args, **kwargs)
-    operator = _operator(given) if given else None
-    if given is None or not (operator or in_bf16):
-        return NotImplemented
-    x, w, dtype = given.x, given.w, _dtype(given)
+    if given is None or not _is_sound(given) or forward_ad._current_level >= 0:
+        return NotImplemented  # what is wrong with it, torch's own function says
+    x, w, dtype, operator = given.x, given.w, _dtype(given), _operator(given)
     found = known(x)
-    if dtype is None or found is None or found[1].zero_point is None or not x.numel():
+    if dtype is None or found is None or found[1].zero_point is None or not (operator or in_bf16):
         return NotImplemented
     if w[0].numel() * 255 * LARGEST > _INT32 or (weight := _weight_codes(w, known)) is None:
         return NotImplemented
@@ -149,15 +153,31 @@ def is_product(function: Callable[..., Any]) -> bool:
     return function in _GIVEN
 
 
+def _is_sound(given: _Given) -> bool:
+    """Whether shapes go together, and none is empty."""
+    x, w, bias, product = given.x, given.w, given.bias, given.product
+    if w.ndim != (4 if isinstance(product, Conv) else 2) or not x.numel() or not w.numel():
+        return False
+    if bias is not None and (not is_plain(bias) or bias.shape != w.shape[:1]):
+        return False
+    if isinstance(product, Linear):
+        return x.shape[-1] == w.shape[1]
+    is_divided = len(w) % product.groups == 0 and x.shape[1] == w.shape[1] * product.groups
+    return is_divided and min(product.padding) >= 0 and positions(product, x, w) > 0
+
+
 def _operator(given: _Given) -> Product | None:
-    """The int8 operator for a product; None where there is none."""
+    """The int8 operator for a product; None where there is none, or it is asked for none."""
     asked, device = runtime().integer_forward, given.x.device.type
-    if asked == "off":
+    if (
+        asked == "off"
+        or (asked == "auto" and not is_faster_in_int8(given.product, given.x, given.w))
+        or reason_against(device)
+    ):
         return None
     if device == "cpu":
-        is_taken = asked == "on" or pays(given.product, given.x, given.w)
-        return given.product if is_taken and not reason_against() else None
-    if device != "cuda" or not isinstance(given.product, Linear) or reason_against(device):
+        return given.product
+    if not isinstance(given.product, Linear):
         return None
     outputs, inputs = given.w.shape
     return IntMm() if IntMm.takes(given.x.numel() // inputs, inputs, outputs) else None
@@ -179,8 +199,11 @@ def _weight_codes(w: Tensor, known: Callable[[Tensor], Known | None]) -> WeightC
         index, levels = found
         codes = levels.signed(index)
         return None if codes is None else WeightCodes(codes, levels.step.reshape(1).float())
-    # while it trains, whoever puts codes into a weight says so
-    return codes_of(w, search=not torch.is_grad_enabled()) if is_plain(w) else None
+    if not is_plain(w) or w.is_inference():  # whose values change without a version
+        return None
+    # while it trains, whoever puts codes into a weight says so; one made anew is not worth a search
+    is_searched = not torch.is_grad_enabled() and isinstance(w, nn.Parameter)
+    return codes_of(w, search=is_searched)
 
 
 class CodedProduct(torch.autograd.Function):
@@ -197,8 +220,8 @@ class CodedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # noqa: D102
         (grad,), wants = grads, ctx.needs_input_grad
-        x, w = ctx.saved_tensors
-        in_x, in_w = _gradients(ctx.product, grad, x, w.to(x.dtype), wants)
+        x, w = (saved.to(grad.dtype) for saved in ctx.saved_tensors)  # as autocast has them
+        in_x, in_w = _gradients(ctx.product, grad, x, w, wants)
         return in_x, in_w, _in_bias(ctx.product, grad) if wants[2] else None, None, None
 
 
@@ -267,45 +290,3 @@ def _in_bias(product: Conv | Linear, grad: Tensor) -> Tensor:
     """Gradient in the bias: the sum over all axes but the channels."""
     is_linear = isinstance(product, Linear)
     return grad.sum(tuple(range(grad.ndim - 1)) if is_linear else (0, 2, 3))
-
-
-def pays(product: Conv | Linear, x: Tensor, w: Tensor) -> bool:
-    """Whether an integer sum on a CPU takes less time than one of floats, by the shapes alone.
-
-    Per output value, in ns: a float sum of n terms takes some .007 n more than one of integers;
-    writing it in float32 takes .3 more, in another layout than the operator's own .9. In training
-    each weight is turned into packed codes at each step, 1.4, for all of the positions at which it
-    is used.
-
-    Under autocast it does not: bfloat16 products are as fast. Measured on an Intel Xeon with AMX,
-    two threads.
-    """
-    if torch.is_autocast_enabled("cpu"):
-        return False
-    terms, positions = w[0].numel(), _positions(product, x, w)
-    turned = isinstance(product, Conv) and not _answers_in_channels_last(x, w)
-    packing = 1.4 * terms / positions if torch.is_grad_enabled() else 0.0
-    return 0.007 * terms > packing + (0.9 if turned else 0.3)
-
-
-def _positions(product: Conv | Linear, x: Tensor, w: Tensor) -> int:
-    """At how many places of the input each weight is multiplied."""
-    if isinstance(product, Linear):
-        return x.numel() // x.shape[-1]
-    places = len(x)
-    for axis in (0, 1):
-        reach = product.dilation[axis] * (w.shape[2 + axis] - 1) + 1
-        room = x.shape[2 + axis] + 2 * product.padding[axis] - reach
-        places *= room // product.stride[axis] + 1
-    return max(1, places)
-
-
-def _answers_in_channels_last(x: Tensor, w: Tensor) -> bool:
-    """Whether a convolution's result lies in channels_last memory, as the operator gives it."""
-    is_asked = runtime().memory_format == "channels_last"
-    return is_asked or _is_channels_last(x) or _is_channels_last(w)
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    """Whether x makes a float convolution answer in channels_last; one that is both does not."""
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

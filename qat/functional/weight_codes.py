@@ -12,12 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
-from qat.functional.kernels import Fused, fuses, is_plain
+from qat.functional.kernels import Fused, dense, fuses, is_plain, vector
 from qat.functional.runtime import runtime
 
 # largest code of a signed byte that has a negative, as the operators need
 LARGEST = 127
-_PLACES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +41,13 @@ class _Held:
     Attributes:
         scale: of the codes, None if the values are of no grid.
         version: of the tensor when its values were these.
-        sample: values at some places, as `.data` can be written to without a version that counts.
+        checksum: of its bits, as `.data` can be written to without a version that counts.
         codes: of the values, once they were asked for.
     """
 
     scale: Tensor | None
     version: int
-    sample: Tensor
+    checksum: int
     codes: WeightCodes | None = None
 
 
@@ -68,7 +67,7 @@ def hold_scale(w: Tensor, scale: Tensor) -> None:
     options = runtime()
     is_asked = options.integer_forward != "off" or options.backward != "float32"
     if is_asked and is_plain(w) and w.dtype == torch.float32:
-        _held[w] = _Held(scale.detach().reshape(-1), w._version, _sample(w).clone())
+        _held[w] = _Held(scale.detach().reshape(-1), w._version, _checksum(w))
 
 
 def codes_of(w: Tensor, *, search: bool) -> WeightCodes | None:
@@ -79,27 +78,29 @@ def codes_of(w: Tensor, *, search: bool) -> WeightCodes | None:
         search: whether to look for a scale in its values if none is known; takes several passes
             over w, once for these values.
     """
-    if w.is_inference():
-        return None  # whose values change without a version
     held: _Held | None = _held.get(w)
-    if held is None or held.version != w._version or not torch.equal(held.sample, _sample(w)):
+    if held is None or held.version != w._version or held.checksum != _checksum(w):
         if not search:
             return None
-        held = _held[w] = _Held(found_scale(w), w._version, _sample(w).clone())
+        held = _held[w] = _Held(found_scale(w), w._version, _checksum(w))
+    if held.scale is not None and held.scale.device != w.device:
+        held.scale, held.codes = held.scale.to(w.device), None
     if held.codes is None and held.scale is not None:
         held.codes = WeightCodes(_codes(w, held.scale), held.scale)
     return held.codes
 
 
-def _sample(w: Tensor) -> Tensor:
-    """Some values of w, spread over it."""
-    flat = w.detach().view(-1) if w.is_contiguous() else w.detach().flatten()
-    return flat[:: max(1, len(flat) // _PLACES)]
+def _checksum(w: Tensor) -> int:
+    """Sum of w's bits as integers, modulo 2^64: any single change of a value changes it."""
+    bits = vector(dense(w.detach()))
+    pairs = len(bits) // 2
+    total = bits[: 2 * pairs].view(torch.int64).sum()
+    return int(total + bits[2 * pairs :].view(torch.int32).sum())
 
 
 @torch.no_grad()
 def _codes(w: Tensor, scale: Tensor) -> Tensor:
-    """Codes int8 of w's shape; a scale of 0 has codes 0."""
+    """Codes int8 of w's shape, row-major; a scale of 0 has codes 0."""
     rows = w.detach().reshape(len(scale), -1)
     units = scale.view(-1, 1).masked_fill(scale.view(-1, 1) == 0, 1)
     if fuses(rows) and math.prod(rows.shape) > len(rows):

@@ -30,7 +30,7 @@ class ResteWeight(WeightParametrization):
     kind = "reste"
     own_derivative = "power"
 
-    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
+    def quantize(self, w: Tensor, *learned: Tensor) -> tuple[Tensor, Tensor]:
         """Signs and mean|w|."""
         return self._signs(w)
 
@@ -55,11 +55,12 @@ class BiperWeight(LearnedScale):
 
     kind = "biper"
 
-    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
+    def quantize(self, w: Tensor, *learned: Tensor) -> tuple[Tensor, Tensor]:
         """Signs of the sine, and s."""
+        (scale,) = learned or (self.scale,)
         wave = torch.sin(_OMEGA * w)
         signs = sign_ste(wave, self.derivative, sharpness=self.sharpness)
-        s = scaled_gradient(self.scale, (self.scale.numel() / w.numel()) ** 0.5)
+        s = scaled_gradient(scale, (scale.numel() / w.numel()) ** 0.5)
         return signs, s.to(w.dtype)
 
     @torch.no_grad()

@@ -91,9 +91,9 @@ class WeightParametrization(nn.Module):
         levels = Levels(scale.reshape(()), int(low), int(low), int(self.levels[-1]), int(stride))
         return coded(y, index, levels)
 
-    def _product(self, w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _product(self, w: Tensor, *learned: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Q(w), and the values and the scale that it is made of, without gradients."""
-        values, scale = self.quantize(w.to(wide(w.dtype)))
+        values, scale = self.quantize(w.to(wide(w.dtype)), *learned)
         return (values * scale).to(w.dtype), values.detach(), scale.detach()
 
     def start(self, w: Tensor) -> None:
@@ -110,8 +110,13 @@ class WeightParametrization(nn.Module):
             # in place, so that a compiled network sees the same buffer
             self.sharpness.fill_(estimator(self.derivative).sharpness(progress))
 
-    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
-        """Values in units of the scale (w's shape) and scale (broadcasts), both with gradients."""
+    def quantize(self, w: Tensor, *learned: Tensor) -> tuple[Tensor, Tensor]:
+        """Values in units of the scale (w's shape) and scale (broadcasts), both with gradients.
+
+        Args:
+            w: float32 at least.
+            learned: in place of the module's own parameters.
+        """
         raise TypeError(f"{type(self).__name__} must define quantize")
 
     @property
@@ -243,7 +248,7 @@ class LsqWeight(LearnedScale):
             hold_scale(y, s)
         return y
 
-    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
+    def quantize(self, w: Tensor, *learned: Tensor) -> tuple[Tensor, Tensor]:
         """Codes and s, as the forward pass has them; for encoding, without their gradients."""
         s = self.scale.detach().clamp(min=_SCALE_MIN).to(w.dtype)
         return lsq_codes(w.detach() / s, self.stairs), s
@@ -279,7 +284,7 @@ class DorefaWeight(WeightParametrization):
         """The codes 0 .. n of r, nearest."""
         return Stairs(low=0, high=2**self.bits - 1, first=0, shift=0.5)
 
-    def quantize(self, w: Tensor) -> tuple[Tensor, Tensor]:
+    def quantize(self, w: Tensor, *learned: Tensor) -> tuple[Tensor, Tensor]:
         """Odd integers and 1 / n, or signs and mean|w|."""
         if self.bits == 1:
             return self._signs(w)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from qat.errors import SpecError
-from qat.names import Backward, MemoryFormat, Saved
+from qat.names import Backward, IntegerForward, MemoryFormat, Saved
 from qat.spec.data import DataSpec
 from qat.spec.distill import DistillSpec
 from qat.spec.quant import QuantSpec
@@ -101,7 +101,7 @@ class RuntimeSpec:
 
     kernels: Literal["auto", "eager", "fused"] = option("auto", moves="bits", is_added=True)
     saved: Saved = option("codes", moves="nothing", is_added=True)
-    integer_forward: Literal["auto", "on", "off"] = option("auto", moves="bits", is_added=True)
+    integer_forward: IntegerForward = option("auto", moves="bits", is_added=True)
     backward: Backward = option("float32", is_added=True)
     memory_format: MemoryFormat = option("contiguous", moves="bits", is_added=True)
 
@@ -166,6 +166,7 @@ class RunSpec:
                 f"phase: trainer.max_epochs={epochs}; lower the one or raise the other"
             )
         self._check_labels()
+        self._check_compiled()
 
     @property
     def uses_labels(self) -> bool:
@@ -188,6 +189,15 @@ class RunSpec:
                 f"training.label_smoothing={self.training.label_smoothing} has no effect with "
                 "distill.labels=false; use 0"
             )
+
+    def _check_compiled(self) -> None:
+        asked = {"integer_forward": "on", "backward": "bf16"}
+        for name, value in asked.items():
+            if self.training.compile and getattr(self.runtime, name) == value:
+                raise SpecError(
+                    f"runtime.{name}={value}: a compiled network multiplies floats, both ways; "
+                    f"leave it at its default, or use training.compile=false"
+                )
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "RunSpec":

@@ -83,11 +83,11 @@ class _Hashed:
 
     def write(self, data: bytes) -> int:
         hashing = Thread(target=self._sha.update, args=(data,)) if len(data) > _LONG else None
+        if hashing is None:
+            self._sha.update(data)
+        else:
+            hashing.start()
         try:
-            if hashing is None:
-                self._sha.update(data)
-            else:
-                hashing.start()
             return self._file.write(data)
         except OSError as error:
             self.error = error

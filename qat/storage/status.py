@@ -199,6 +199,11 @@ def mark(folder: Path, state: str, error: str, *, wait: float = 0.0) -> None:
             write_whole(folder / "status.json", _json(before | ended))
 
 
+def runtime_of(folder: Path) -> dict[str, str]:
+    """How a run's quantized layers were computed, by option of `runtime`; empty if none began."""
+    return _runtime(read_status(folder))
+
+
 def _runtime(status: Mapping[str, Any]) -> dict[str, str]:
     """How an interrupted run's quantized layers were computed; empty before it has begun."""
     found = status.get("runtime")

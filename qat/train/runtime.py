@@ -91,7 +91,8 @@ def begin_runtime(spec: RunSpec, built: Built, *, before: Mapping[str, str]) -> 
     )
     kind: KernelKind = "fused" if kernels.value == "fused" else "eager"
     set_runtime(kernels=kind, integer_forward=integers.value)  # type: ignore[arg-type]
-    return Chosen((kernels, integers))
+    how = Choice("backward", options.backward, "in layers of codes")
+    return Chosen((kernels, integers, *([how] if options.backward != "float32" else [])))
 
 
 @torch.no_grad()

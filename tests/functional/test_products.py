@@ -6,13 +6,15 @@ import weakref
 import pytest
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from qat import set_runtime
 from qat.errors import SpecError
 from qat.functional import int8, products
-from qat.functional.coded import Coded
+from qat.functional.coded import Coded, uncoded
+from qat.functional.integer_rule import is_faster_in_int8, positions
 from qat.functional.lsq import lsq_ste
 from qat.functional.pact import pact_ste
 from qat.functional.sign import sign_ste
@@ -490,17 +492,18 @@ def test_integer_convolutions_answer_in_the_memory_format_that_is_asked():
         ((128, 512), (10, 512), True, False),
     ],
 )
-def test_where_it_pays(shape, weight, training, expected):
+def test_where_it_is_faster(monkeypatch, shape, weight, training, expected):
+    monkeypatch.setattr("qat.functional.integer_rule.is_fast", lambda: True)
     x, w = torch.empty(shape), torch.empty(weight)
     product = int8.Linear() if len(shape) == 2 else int8.Conv((1, 1), (1, 1), (1, 1), 1)
     with torch.set_grad_enabled(training):
-        assert products.pays(product, x, w) == expected
+        assert is_faster_in_int8(product, x, w) == expected
 
 
-def test_under_autocast_it_does_not_pay():
+def test_under_autocast_it_is_not_faster():
     x, w = torch.empty(128, 16, 32, 32), torch.empty(16, 16, 3, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not products.pays(int8.Conv((1, 1), (1, 1), (1, 1), 1), x, w)
+        assert not is_faster_in_int8(int8.Conv((1, 1), (1, 1), (1, 1), 1), x, w)
 
 
 @pytest.mark.parametrize("stride", [1, 2, (2, 1)])
@@ -510,4 +513,122 @@ def test_places_are_those_of_the_result(stride, padding, dilation):
     x, w = normal(2, 3, 9, 8), normal(4, 3, 3, 2)
     given = products._conv2d(x, w, None, stride, padding, dilation)
     result = F.conv2d(x, w, None, stride, padding, dilation)
-    assert products._positions(given.product, x, w) == result[:, 0].numel()
+    assert positions(given.product, x, w) == result[:, 0].numel()
+
+
+# -- what bytes do not know ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("of", ["activation", "weight"])
+@pytest.mark.parametrize("quantizer", ["relu4", "signed4", "sign", "lsq", "pact"])
+def test_a_nan_reaches_the_result(quantizer, of, training, counted):
+    x, w = normal(3, 8), normal(6, 8)
+    module = METHODS["lsq"](4)
+    module.start(w)
+    (x if of == "activation" else w)[1, 2] = torch.nan
+    with torch.set_grad_enabled(training), set_runtime(integer_forward="on"):
+        y = QUANTIZERS[quantizer](x.requires_grad_(training))
+        result = F.linear(y, module(w.requires_grad_(training)))
+    assert len(counted) == 1
+    assert result.isnan().any()
+
+
+WRITES = {
+    "one place by .data": lambda w: w.data.view(-1).__setitem__(5, 3.0),
+    "one place by numpy": lambda w: w.detach().numpy().__setitem__((0, 5), 3.0),
+    "a NaN by .data": lambda w: w.data.view(-1).__setitem__(7, torch.nan),
+    "other memory": lambda w: setattr(w, "data", w.data * 2),
+    "from a vector": lambda w: torch.nn.utils.vector_to_parameters(normal(48), [w]),
+}
+
+
+@pytest.mark.parametrize("write", WRITES.values(), ids=WRITES)
+def test_a_write_past_versions_is_noticed(write, counted):
+    w, *_ = weight_of(6, 8)
+    w = held_parameter(w)
+    with torch.no_grad(), set_runtime(integer_forward="on"):
+        y = staircase_ste(normal(3, 8), STEP, stairs=relu_stairs(4))
+        F.linear(y, w)
+        write(w)
+        result = F.linear(y, w)
+        floats = F.linear(y.as_subclass(torch.Tensor), w)
+    torch.testing.assert_close(result, floats, equal_nan=True)
+
+
+def held_parameter(w):
+    parameter = nn.Parameter(w.detach().clone())
+    held(parameter, torch.tensor([float(w.detach().abs()[w != 0].min())]))
+    return parameter
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_weights_of_any_layout(channels):
+    w, _codes, scale = weight_of(8, 5, largest=7, channels=channels)
+    turned = w.detach().t().contiguous().t().requires_grad_()
+    held(turned, scale)
+    module = METHODS["lsq"](4, "channel" if channels else "tensor")
+    module.start(turned)
+    with set_runtime(integer_forward="on"):
+        y = staircase_ste(normal(3, 5).requires_grad_(), STEP, stairs=relu_stairs(4))
+        for weight in (turned, module(turned)):
+            floats = F.linear(y.detach().as_subclass(torch.Tensor), uncoded(weight))
+            torch.testing.assert_close(F.linear(y, weight), floats)
+
+
+@pytest.mark.parametrize("product", ["linear", "conv"])
+def test_autocast_of_float32_inputs_has_gradients(product, counted):
+    shape = (6, 8, 3, 3) if product == "conv" else (6, 8)
+    w, *_ = weight_of(*shape)
+    x = normal(2, *((8, 6, 6) if product == "conv" else (8,))).requires_grad_()
+    with set_runtime(integer_forward="on"), torch.autocast("cpu", torch.bfloat16):
+        y = staircase_ste(x, STEP, stairs=relu_stairs(4))
+        result = (F.conv2d if product == "conv" else F.linear)(y, w)
+    in_x, in_w = torch.autograd.grad(result.float().sum(), (x, w))
+    assert len(counted) == 1
+    assert in_x.dtype == in_w.dtype == torch.float32
+
+
+def test_forward_mode_sees_floats(counted):
+    w, *_ = weight_of(6, 8)
+    with torch.no_grad(), set_runtime(integer_forward="on"), forward_ad.dual_level():
+        y = staircase_ste(normal(3, 8), STEP, stairs=relu_stairs(4))
+        result = F.linear(y, forward_ad.make_dual(w.detach(), torch.ones_like(w)))
+        assert forward_ad.unpack_dual(result).tangent is not None
+    assert not counted
+
+
+SHAPES = {
+    "no output": (F.linear, (3, 8), (0, 8), {}),
+    "no image": (F.conv2d, (0, 8, 6, 6), (4, 8, 3, 3), {}),
+    "other channels": (F.conv2d, (2, 8, 6, 6), (4, 7, 3, 3), {}),
+    "other inputs": (F.linear, (3, 8), (4, 7), {}),
+    "a kernel too large": (F.conv2d, (2, 8, 2, 2), (4, 8, 3, 3), {}),
+    "another bias": (F.linear, (3, 8), (4, 8), {"bias": torch.ones(5)}),
+    "negative padding": (F.conv2d, (2, 8, 6, 6), (4, 8, 3, 3), {"padding": -1}),
+}
+
+
+@pytest.mark.parametrize(("product", "shape", "weight", "options"), SHAPES.values(), ids=SHAPES)
+def test_odd_shapes_are_told_of_as_ever(product, shape, weight, options):
+    def outcome(asked):
+        w = torch.ones(weight)
+        held(w, torch.ones(1))
+        with torch.no_grad(), set_runtime(integer_forward=asked):
+            y = staircase_ste(normal(*shape), STEP, stairs=relu_stairs(4))
+            try:
+                return product(y, w, **options).shape
+            except RuntimeError as error:
+                return str(error)
+
+    assert outcome("on") == outcome("off")
+
+
+def test_trials_do_not_depend_on_defaults():
+    int8.reason_against.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert int8.reason_against() == ""
+    finally:
+        torch.set_default_dtype(torch.float32)
+        int8.reason_against.cache_clear()

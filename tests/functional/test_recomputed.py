@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn import functional as F
+from torch.nn.utils import parametrize
 
 from qat import set_runtime
 from qat.functional.coded import Coded
@@ -36,7 +37,7 @@ def gradients(forward, module):
 def test_bits_are_those_of_the_formula(kind, bits):
     module = made(kind, bits)
     found = gradients(module, module)
-    plain = gradients(lambda w: module._product(w)[0], module)
+    plain = gradients(lambda w: module._product(w, *module.parameters())[0], module)
     assert all(torch.equal(a, b) for a, b in zip(found, plain, strict=True))
 
 
@@ -90,8 +91,44 @@ def test_second_derivatives():
 def test_a_learned_number_that_changes_before_backward_is_noticed():
     scale = torch.ones((), requires_grad=True)
     w = weight().requires_grad_()
-    (y,) = recomputed(lambda w: (w * scale,), w, scale)
+    (y,) = recomputed(lambda w, scale: (w * scale,), w, scale)
     with torch.no_grad():
         scale.mul_(2)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         y.sum().backward()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_hooks_are_called_once(again):
+    module = made("biper", 1)
+    found = []
+    for forward in (module, lambda w: module._product(w, *module.parameters())[0]):
+        w = weight().requires_grad_()
+        calls = []
+        hook = lambda g, c=calls: c.append(g.sum().item())  # noqa: E731
+        handles = [t.register_hook(hook) for t in (w, module.scale)]
+        y = forward(w)
+        torch.autograd.grad(y.sum(), (w, module.scale), create_graph=again)
+        found.append(calls)
+        for handle in handles:
+            handle.remove()
+    assert sorted(found[0]) == sorted(found[1])  # whose comes first is the graph's own
+
+
+def test_other_parameters_by_functional_call():
+    """Backward is with the parameters that forward had, not with the module's own."""
+    layer = torch.nn.Linear(8, 4, bias=False)
+    module = METHODS["biper"](1)
+    module.start(layer.weight)
+    parametrize.register_parametrization(layer, "weight", module)
+    x, grads = torch.randn(3, 8), []
+    names = "parametrizations.weight.original", "parametrizations.weight.0.scale"
+    for factor in (1.0, 2.0):
+        own = {n: p.detach() * factor for n, p in layer.named_parameters()}
+        leaves = [own[name].requires_grad_() for name in names]
+        result = torch.func.functional_call(layer, own, (x,)).sum()
+        grads.append(torch.autograd.grad(result, leaves))
+        w, scale = (leaf.detach().requires_grad_() for leaf in leaves)
+        plain = F.linear(x, module._product(w, scale)[0])
+        torch.testing.assert_close(grads[-1], torch.autograd.grad(plain.sum(), [w, scale]))
+    assert not torch.equal(grads[0][0], grads[1][0])

@@ -81,6 +81,25 @@ def test_the_rule_of_integers(
     assert str(found).startswith("integer forward: ")
 
 
+@pytest.mark.parametrize("asked", ["integer_forward=on", "backward=bf16"])
+def test_a_compiled_network_multiplies_floats_alone(tmp_path, asked):
+    words = *SMALL, *PLAIN, "training.compile=true", f"runtime.{asked}"
+    shown = train(*words, cwd=tmp_path, code=2)
+    assert f"runtime.{asked}: a compiled network multiplies floats" in shown
+
+
+@pytest.mark.slow
+def test_every_mode_resumes_bit_for_bit(tmp_path):
+    asked = ("integer_forward=on", "backward=bf16", "memory_format=channels_last")
+    words = (*SMALL, *PLAIN, SAVING, *(f"runtime.{word}" for word in asked))
+    shown = train(*words, "hydra.run.dir=whole", cwd=tmp_path)
+    assert "integer forward: on, by runtime.integer_forward=on" in shown
+    assert "backward: bf16, in layers of codes" in shown
+    kill_after(50, tmp_path / "cut", *words, cwd=tmp_path)
+    train("resume=cut", cwd=tmp_path)
+    assert differences(tmp_path / "whole", tmp_path / "cut") == []
+
+
 def test_where_inductor_cannot_compile_auto_goes_on_without(monkeypatch):
     def no_compiler(*arguments, **options):
         raise RuntimeError("no C++ compiler was found\nsecond line")
