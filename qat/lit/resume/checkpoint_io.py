@@ -46,7 +46,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write atomically; see `checkpoint_file.save`.
+        """Write atomically; see `qat.storage.checkpoint.save`.
 
         Raises:
             CheckpointError: The file cannot be written.
