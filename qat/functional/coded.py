@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from qat.functional.kernels import is_plain
 from qat.functional.levels import Levels
-from qat.functional.products import is_product, product
+from qat.functional.products import Known, is_product, product
 from qat.functional.runtime import runtime
 
 # which hooks stand around ours, those of activation checkpointing for one, is not public; without
@@ -42,10 +42,12 @@ class Coded(Tensor):
     Attributes:
         code: uint8 index of its levels, of its shape and layout.
         levels: what the index stands for, as long as the tensor `is_intact`.
+        total: 0-dim sum of its values where that is known, NaN if any of them is, else None.
     """
 
     code: Tensor
     levels: Levels
+    total: Tensor | None
     _written: int = -1
     _watch: _Watch
 
@@ -93,9 +95,9 @@ def _applied(func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         return _views_coded(func(*args, **kwargs), operands)
 
 
-def _known(x: Tensor) -> tuple[Tensor, Levels] | None:
-    """Index and levels of a tensor that knows its codes."""
-    return (x.code, x.levels) if isinstance(x, Coded) and x.is_intact else None
+def _known(x: Tensor) -> Known | None:
+    """What a tensor that knows its codes knows."""
+    return Known(x.code, x.levels, x.total) if isinstance(x, Coded) and x.is_intact else None
 
 
 _data: Any = Tensor.data
@@ -131,16 +133,18 @@ def _ordinary(arguments: Any) -> Any:
     return arguments
 
 
-def coded(y: Tensor, index: Tensor, levels: Levels) -> Tensor:
+def coded(y: Tensor, index: Tensor, levels: Levels, total: Tensor | None = None) -> Tensor:
     """Y as a tensor that knows its codes; y itself if the index lies otherwise in memory."""
     is_alike = y.stride() == index.stride() and y.storage_offset() == index.storage_offset() == 0
     if not is_alike or not y.numel():
         return y
-    return _marked(y.as_subclass(Coded), index, levels, _Watch())
+    return _marked(y.as_subclass(Coded), index, levels, _Watch(), total)
 
 
-def _marked(x: Coded, index: Tensor, levels: Levels, watch: _Watch) -> Coded:
-    x.code, x.levels, x._watch = index, levels, watch
+def _marked(
+    x: Coded, index: Tensor, levels: Levels, watch: _Watch, total: Tensor | None = None
+) -> Coded:
+    x.code, x.levels, x._watch, x.total = index, levels, watch, total
     with torch._C.DisableTorchFunctionSubclass():
         x._written = x._version
     return x
@@ -250,8 +254,10 @@ def _views_coded(result: Any, operands: list[Coded]) -> Any:
     memory = _memory(result)
     for x in operands:
         if memory == _memory(x) and result.dtype == x.dtype and x.is_intact:
-            view = result.as_subclass(Coded)
-            return _marked(view, _of_view(x.code, result), x.levels, x._watch)
+            view, total = result.as_subclass(Coded), None
+            if result.numel() == x.numel():
+                total = x.total  # of the same values, but for an expanded view
+            return _marked(view, _of_view(x.code, result), x.levels, x._watch, total)
     return result
 
 

@@ -21,13 +21,25 @@ from qat.functional.levels import Levels
 from qat.functional.runtime import runtime
 from qat.functional.weight_codes import LARGEST, WeightCodes, codes_of
 
-# index and levels of a tensor that knows its codes
-Known = tuple[Tensor, Levels]
-
 _INT32 = 2**31 - 1
 _HALF = torch.bfloat16
 # of inputs to one weight for which its codes stay packed
 _SHAPES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a tensor knows of its codes.
+
+    Attributes:
+        index: uint8 of its levels.
+        levels: what the index stands for.
+        total: 0-dim sum of its values, or None.
+    """
+
+    index: Tensor
+    levels: Levels
+    total: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +94,7 @@ class _Plan:
         weight: codes of the weight.
         dtype: of the result.
         operator: that forward is computed by; None for that of floats.
+        total: 0-dim sum of the input, or None.
     """
 
     product: Conv | Linear
@@ -90,13 +103,15 @@ class _Plan:
     dtype: torch.dtype
     operator: Product | None
 
+    total: Tensor | None
+
     def forward(self, x: Tensor, w: Tensor, bias: Tensor | None, index: Tensor) -> Tensor:
         """The product."""
         if self.operator is None:
             return _of_floats(self.product, x, w, bias)
         codes = self.levels.operand(index)
         # bytes know no NaN, which must reach the loss: one in an operand makes the whole result NaN
-        taint = (x.sum() + w.sum()) * 0
+        taint = ((x.sum() if self.total is None else self.total) + w.sum()) * 0
         scale = self.weight.scale * self.levels.step + taint
         packed = self._packed(self.operator, scale, codes.shape)
         zero_point = self.levels.zero_point
@@ -126,7 +141,7 @@ def product(
         function: F.conv2d or F.linear.
         args: of the function.
         kwargs: of the function.
-        known: index and levels of a tensor that knows its codes.
+        known: what a tensor knows of its codes, None if it knows none.
     """
     options = runtime()
     in_bf16 = options.backward == "bf16" and torch.is_grad_enabled()
@@ -137,12 +152,14 @@ def product(
         return NotImplemented  # what is wrong with it, torch's own function says
     x, w, dtype, operator = given.x, given.w, _dtype(given), _operator(given)
     found = known(x)
-    if dtype is None or found is None or found[1].zero_point is None or not (operator or in_bf16):
+    if dtype is None or found is None or not (operator or in_bf16):
+        return NotImplemented
+    if found.levels.zero_point is None:
         return NotImplemented
     if w[0].numel() * 255 * LARGEST > _INT32 or (weight := _weight_codes(w, known)) is None:
         return NotImplemented
-    index, levels = found
-    plan = _Plan(given.product, levels, weight, dtype, operator)
+    index = found.index
+    plan = _Plan(given.product, found.levels, weight, dtype, operator, found.total)
     if not torch.is_grad_enabled():
         return plan.forward(x, w, given.bias, index)
     return apply(Bf16Product if in_bf16 else CodedProduct, x, w, given.bias, index, plan)
@@ -196,9 +213,8 @@ def _dtype(given: _Given) -> torch.dtype | None:
 
 def _weight_codes(w: Tensor, known: Callable[[Tensor], Known | None]) -> WeightCodes | None:
     if (found := known(w)) is not None:
-        index, levels = found
-        codes = levels.signed(index)
-        return None if codes is None else WeightCodes(codes, levels.step.reshape(1).float())
+        codes = found.levels.signed(found.index)
+        return None if codes is None else WeightCodes(codes, found.levels.step.reshape(1).float())
     if not is_plain(w) or w.is_inference():  # whose values change without a version
         return None
     # while it trains, whoever puts codes into a weight says so; one made anew is not worth a search

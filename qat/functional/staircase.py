@@ -24,6 +24,7 @@ from qat.functional.intervals import (
 )
 from qat.functional.kernels import Fused, apply, as_number, fuses, numbers, times, wide
 from qat.functional.levels import Levels
+from qat.functional.runtime import runtime
 from qat.functional.stairs import Stairs
 from qat.functional.ste import Sharpness, coarse_slope
 from qat.names import Derivative, StepDerivative
@@ -94,15 +95,19 @@ def staircase_ste(
     y, *kept = apply(StaircaseSte, x, alpha, sharpness, stairs, derivative, wanted, keeps)
     if not keeps:
         return y
+    total = kept.pop() if kept[-1].dtype != torch.uint8 else None
     step = _step(alpha, x.dtype)
     levels = Levels(
         step, stairs.first - 1 if len(kept) == 1 else stairs.low, stairs.low, stairs.high
     )
-    return coded(y, kept[-1], levels)
+    return coded(y, kept[-1], levels, total)
 
 
 class StaircaseSte(torch.autograd.Function):
-    """`staircase_ste` as a Function; outputs y, then the index or region and code, without grad."""
+    """`staircase_ste` as a Function; outputs y, then the index or region and code, without grad.
+
+    Last, where integers may be summed and the kernel is fused, the sum of y.
+    """
 
     generate_vmap_rule = True
 
@@ -230,11 +235,12 @@ def _slope_kernel(derivative: Derivative, stairs: Stairs) -> Fused:
 
 def _by_kernel(x: Tensor, step: Tensor, stairs: Stairs, needs: int) -> tuple[Tensor, ...]:
     rule = (stairs.shift, stairs.first - 1, stairs.high + 1, stairs.low, stairs.high)
-    kernel = (_values, _values_and_index, _values_region_and_code)[
-        needs if needs == 0 or fits(stairs) else 2
-    ]
+    if needs and fits(stairs):
+        kernel = _values_and_index if runtime().integer_forward == "off" else _values_index_and_sum
+    else:
+        kernel = _values_region_and_code if needs else _values
     parts: tuple[Tensor, ...] = kernel.over(x, step=step, rule=numbers(rule, x.device))
-    return parts[: 1 + needs]
+    return parts if kernel is _values_index_and_sum else parts[: 1 + needs]
 
 
 def _codes(x: Tensor, step: Tensor, rule: Tensor) -> Tensor:
@@ -251,6 +257,13 @@ def _values_and_index(x: Tensor, *, step: Tensor, rule: Tensor) -> tuple[Tensor,
     codes = _codes(x, step, rule)
     y = (codes.clamp(rule[3], rule[4]) * step).to(x.dtype)
     return y, (codes - rule[1]).to(torch.uint8)
+
+
+@Fused
+def _values_index_and_sum(x: Tensor, *, step: Tensor, rule: Tensor) -> tuple[Tensor, ...]:
+    codes = _codes(x, step, rule)
+    levels = codes.clamp(rule[3], rule[4]) * step
+    return levels.to(x.dtype), (codes - rule[1]).to(torch.uint8), levels.sum()
 
 
 @Fused

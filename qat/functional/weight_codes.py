@@ -94,8 +94,8 @@ def _checksum(w: Tensor) -> int:
     """Sum of w's bits as integers, modulo 2^64: any single change of a value changes it."""
     bits = vector(dense(w.detach()))
     pairs = len(bits) // 2
-    total = bits[: 2 * pairs].view(torch.int64).sum()
-    return int(total + bits[2 * pairs :].view(torch.int32).sum())
+    total = int(bits[: 2 * pairs].view(torch.int64).sum())
+    return total + int(bits[-1:].view(torch.int32).sum()) if len(bits) % 2 else total
 
 
 @torch.no_grad()

@@ -632,3 +632,19 @@ def test_trials_do_not_depend_on_defaults():
     finally:
         torch.set_default_dtype(torch.float32)
         int8.reason_against.cache_clear()
+
+
+def test_fused_kernels_tell_the_sum_and_a_nan_with_it(counted):
+    x = normal(2, 8, 6, 6)
+    w, *_ = weight_of(4, 8, 3, 3)
+    for with_nan in (False, True):
+        own = x.clone().requires_grad_()
+        if with_nan:
+            with torch.no_grad():
+                own[0, 0, 0, 0] = torch.nan
+        with set_runtime(integer_forward="on", kernels="fused"):
+            y = staircase_ste(own, STEP, stairs=relu_stairs(4))
+            assert y.total is not None
+            result = F.conv2d(y, w)
+        assert bool(result.isnan().any()) == with_nan
+    assert len(counted) == 2
