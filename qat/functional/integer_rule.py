@@ -14,15 +14,17 @@ _PER_TERM = 0.007  # what a float sum takes more
 _WRITTEN = 0.3  # what the integer one takes more
 _REORDERED = 0.9  # the same where its result is turned into another layout
 _PACKED = 1.4  # per weight, into the operator's form
+_CALLS = 250_000  # per layer: making codes of a weight, packing and its calls, whatever the size
 
 
 def is_faster_in_int8(product: Conv | Linear, x: Tensor, w: Tensor) -> bool:
     """Whether an integer sum takes less time than one of floats.
 
     True where a float sum of n terms loses more than what integers cost beside their sum: the
-    result's layout, and in training, where weights change at each step, packing them, shared by all
-    positions at which a weight is used. Never on GPUs, on CPUs without instructions for it, and
-    under autocast, where bfloat16 products are as fast.
+    result's layout, and in training, where weights change at each step, making and packing their
+    codes, shared by all positions at which a weight is used. Never on GPUs, on CPUs without
+    instructions for it, and under autocast, where bfloat16 products are as fast. In evaluation the
+    number of images has no part in it.
 
     Args:
         product: its numbers.
@@ -33,8 +35,11 @@ def is_faster_in_int8(product: Conv | Linear, x: Tensor, w: Tensor) -> bool:
         return False
     terms = w[0].numel()
     is_reordered = isinstance(product, Conv) and not answers_in_channels_last(x, w)
-    packing = _PACKED * terms / positions(product, x, w) if torch.is_grad_enabled() else 0.0
-    return _PER_TERM * terms > packing + (_REORDERED if is_reordered else _WRITTEN)
+    gain = _PER_TERM * terms - (_REORDERED if is_reordered else _WRITTEN)
+    if not torch.is_grad_enabled():
+        return gain > 0
+    places = positions(product, x, w)
+    return gain * places * len(w) > _CALLS + _PACKED * w.numel()
 
 
 def positions(product: Conv | Linear, x: Tensor, w: Tensor) -> int:

@@ -488,6 +488,8 @@ def test_integer_convolutions_answer_in_the_memory_format_that_is_asked():
         ((32, 512, 2, 2), (512, 512, 3, 3), False, True),
         ((32, 96, 32, 32), (96, 1, 3, 3), True, False),  # nine terms
         ((32, 16, 32, 32), (96, 16, 1, 1), True, False),
+        ((8, 16, 32, 32), (16, 16, 3, 3), True, False),  # small
+        ((8, 16, 32, 32), (16, 16, 3, 3), False, True),
         ((2080, 768), (192, 768), True, True),
         ((128, 512), (10, 512), True, False),
     ],
