@@ -482,7 +482,7 @@ def test_integer_convolutions_answer_in_the_memory_format_that_is_asked():
 @pytest.mark.parametrize(
     ("shape", "weight", "training", "expected"),
     [
-        ((128, 16, 32, 32), (16, 16, 3, 3), True, True),
+        ((128, 16, 32, 32), (16, 16, 3, 3), True, False),  # reordering takes what the sum gains
         ((32, 256, 4, 4), (256, 256, 3, 3), True, True),
         ((32, 512, 2, 2), (512, 512, 3, 3), True, False),  # each weight is packed for 128 places
         ((32, 512, 2, 2), (512, 512, 3, 3), False, True),
@@ -500,6 +500,15 @@ def test_where_it_is_faster(monkeypatch, shape, weight, training, expected):
     product = int8.Linear() if len(shape) == 2 else int8.Conv((1, 1), (1, 1), (1, 1), 1)
     with torch.set_grad_enabled(training):
         assert is_faster_in_int8(product, x, w) == expected
+
+
+def test_in_channels_last_nothing_is_reordered(monkeypatch):
+    monkeypatch.setattr("qat.functional.integer_rule.is_fast", lambda: True)
+    x, w = torch.empty(128, 16, 32, 32), torch.empty(16, 16, 3, 3)
+    product = int8.Conv((1, 1), (1, 1), (1, 1), 1)
+    assert is_faster_in_int8(product, x.to(memory_format=torch.channels_last), w)
+    with set_runtime(memory_format="channels_last"):
+        assert is_faster_in_int8(product, x, w)
 
 
 def test_under_autocast_it_is_not_faster():
