@@ -55,6 +55,15 @@ def _seconds(item):
     return mark.args[0] if mark else 0
 
 
+@pytest.fixture(autouse=True)
+def _runtime_of_its_own():
+    """A run inside of this process sets the runtime, as commands may; the next test has its own."""
+    from qat.functional.runtime import set_runtime
+
+    with set_runtime():
+        yield
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     """Tensors here are small; with a thread for each core the workers would only wait."""

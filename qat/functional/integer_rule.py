@@ -21,10 +21,11 @@ def is_faster_in_int8(product: Conv | Linear, x: Tensor, w: Tensor) -> bool:
     """Whether an integer sum takes less time than one of floats.
 
     True where a float sum of n terms loses more than what integers cost beside their sum: the
-    result's layout, and in training, where weights change at each step, making and packing their
-    codes, shared by all positions at which a weight is used. Never on GPUs, on CPUs without
-    instructions for it, and under autocast, where bfloat16 products are as fast. In evaluation the
-    number of images has no part in it.
+    result's layout, and making and packing the weight's codes, which change at each step, shared by
+    all positions at which a weight is used. Never on GPUs, on CPUs without instructions for it, and
+    under autocast, where bfloat16 products are as fast.
+
+    The same with gradients and without: a checkpointed block is computed both ways.
 
     Args:
         product: its numbers.
@@ -36,8 +37,6 @@ def is_faster_in_int8(product: Conv | Linear, x: Tensor, w: Tensor) -> bool:
     terms = w[0].numel()
     is_reordered = isinstance(product, Conv) and not answers_in_channels_last(x, w)
     gain = _PER_TERM * terms - (_REORDERED if is_reordered else _WRITTEN)
-    if not torch.is_grad_enabled():
-        return gain > 0
     places = positions(product, x, w)
     return gain * places * len(w) > _CALLS + _PACKED * w.numel()
 

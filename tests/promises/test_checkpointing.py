@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from qat import ActivationSpec, QuantSpec, RuleSpec, WeightSpec, prepare, start_steps
+from qat import ActivationSpec, QuantSpec, RuleSpec, WeightSpec, prepare, set_runtime, start_steps
 from qat.functional.affinity.feature_affinity import feature_affinity
 from qat.functional.ste import DERIVATIVES
 from qat.names import StepDerivative
@@ -71,9 +71,12 @@ def are_equal(found, wanted):
     )
 
 
+@pytest.mark.parametrize("integers", ["off", "auto", "on"])
 @pytest.mark.parametrize("use_reentrant", [False, True])
 @pytest.mark.parametrize("name", SPECS)
-def test_gradients_are_those_without_checkpointing(name, use_reentrant):
+def test_gradients_are_those_without_checkpointing(name, use_reentrant, integers):
+    """A block is computed without gradients first, and with them again: by the same sums."""
+    set_runtime(integer_forward=integers)  # until the test's end
     net = prepared(SPECS[name])
     wanted = gradients(net, net)
     assert any(float(g.abs().max()) > 0 for g in wanted if g is not None)
