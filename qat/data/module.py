@@ -28,6 +28,7 @@ from qat.data.split import Parts, check_parts
 from qat.data.unlabelled.form import Form
 from qat.data.unlabelled.mixed import without_labels
 from qat.errors import DataError, SpecError
+from qat.functional.runtime import runtime
 from qat.spec.data import DataSpec
 from qat.spec.data_files import check_data
 from qat.spec.header import Crop, Preprocessing
@@ -279,6 +280,10 @@ class ImageData(L.LightningDataModule):
         """The test part in a fixed order."""
         return self._plain_loader(self.parts.test)
 
+    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        """The batch with its images in the memory format of the runtime."""
+        return batch if runtime().memory_format == "contiguous" else _in_channels_last(batch)
+
     def sample_batch(self) -> Batch:
         """One batch of the training part, not augmented and always the same, for probes."""
         dataset = PlainDataset(self.parts.train, self.evaluation_transform())
@@ -336,3 +341,12 @@ def preprocessing_of(data: ImageData, classes: tuple[str, ...]) -> Preprocessing
         classes=classes,
         upright=data.options.upright,
     )
+
+
+def _in_channels_last(batch: Any) -> Any:
+    """Images, and what holds them, in channels_last memory."""
+    if isinstance(batch, Tensor) and batch.ndim == 4:
+        return batch.contiguous(memory_format=torch.channels_last)
+    if isinstance(batch, tuple | list):
+        return type(batch)(map(_in_channels_last, batch))
+    return batch

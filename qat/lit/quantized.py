@@ -19,7 +19,6 @@ from qat.data.dataset import Batch, fingerprint, images_of
 from qat.data.loader import limited
 from qat.data.module import ImageData, first_batches
 from qat.errors import CheckpointError
-from qat.functional.runtime import runtime
 from qat.lit.epoch_means import EpochMeans
 from qat.lit.learning_rate import phase_factor
 from qat.lit.resume.guards import TeardownOnError, refuse_complex, refuse_unsupported
@@ -213,10 +212,6 @@ class LitQuantized(L.LightningModule):
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
         return (images_of(batch).to(self.device) for batch in first_batches(data, count))
 
-    def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The batch with its images in the memory format of the runtime."""
-        return batch if runtime().memory_format == "contiguous" else _in_channels_last(batch)
-
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective of a batch."""
         means = self.objective(batch)
@@ -372,12 +367,3 @@ class LitQuantized(L.LightningModule):
         if is_latent and self.is_quantized and self.trainer.state.fn != TrainerFn.FITTING:
             # a fit makes them itself, from its optimizer's part
             checkpoint["state_dict"] |= self._hard_entries(checkpoint["state_dict"])
-
-
-def _in_channels_last(batch: Any) -> Any:
-    """Images, and what holds them, in channels_last memory."""
-    if isinstance(batch, Tensor) and batch.ndim == 4:
-        return batch.contiguous(memory_format=torch.channels_last)
-    if isinstance(batch, tuple | list):
-        return type(batch)(map(_in_channels_last, batch))
-    return batch

@@ -144,6 +144,8 @@ def test_a_short_run_says_that_it_is_eager_and_codes_change_no_bit(tmp_path):
         )
         assert "kernels: eager, for" in shown
         assert "integer forward: " in shown
+        assert "Warning" not in shown
+        assert "overridden" not in shown  # nothing of Lightning's that does not concern a user
     assert differences(tmp_path / "codes", tmp_path / "floats") == []
 
 
