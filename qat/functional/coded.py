@@ -136,7 +136,7 @@ def _ordinary(arguments: Any) -> Any:
 def coded(y: Tensor, index: Tensor, levels: Levels, total: Tensor | None = None) -> Tensor:
     """Y as a tensor that knows its codes; y itself if the index lies otherwise in memory."""
     is_alike = y.stride() == index.stride() and y.storage_offset() == index.storage_offset() == 0
-    if not is_alike or not y.numel():
+    if not is_alike or not y.numel() or y.is_inference():
         return y
     return _marked(y.as_subclass(Coded), index, levels, _Watch(), total)
 

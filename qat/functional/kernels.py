@@ -144,11 +144,20 @@ def _quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
+def has_no_versions() -> bool:
+    """Whether what is made now could not know its codes, though products would ask for them.
+
+    Codes hold while their tensor's version stands still, and inference mode's tensors have none.
+    """
+    is_traced = torch.compiler.is_compiling()  # asked first, by what dynamo does trace
+    return (
+        not is_traced and torch.is_inference_mode_enabled() and runtime().integer_forward != "off"
+    )
+
+
 def apply(function: type[torch.autograd.Function], x: Tensor, *arguments: Any) -> Any:
     """`function.apply(x, ...)`; without its look at signature and transforms where none is on."""
-    is_traced = torch.compiler.is_compiling()  # asked first, by what dynamo does trace
-    if not is_traced and torch.is_inference_mode_enabled() and runtime().integer_forward != "off":
-        # codes hold while their tensor's version stands still, and inference's tensors have none
+    if has_no_versions():
         with torch.inference_mode(False), torch.no_grad():
             return apply(function, x, *arguments)
     if is_plain(x):

@@ -66,7 +66,7 @@ def hold_scale(w: Tensor, scale: Tensor) -> None:
     """
     options = runtime()
     is_asked = options.integer_forward != "off" or options.backward != "float32"
-    if is_asked and is_plain(w) and w.dtype == torch.float32:
+    if is_asked and is_plain(w) and w.dtype == torch.float32 and not w.is_inference():
         _held[w] = _Held(scale.detach().reshape(-1), w._version, _checksum(w))
 
 

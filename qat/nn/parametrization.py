@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qat.errors import SpecError
 from qat.functional.coded import coded, keeps_codes
 from qat.functional.gradient import positive, scaled_gradient
-from qat.functional.kernels import wide
+from qat.functional.kernels import has_no_versions, wide
 from qat.functional.levels import Levels
 from qat.functional.lsq import lsq_codes, lsq_ste
 from qat.functional.recomputed import recomputed
@@ -79,6 +79,9 @@ class WeightParametrization(nn.Module):
         """Q(w) of w's shape and dtype with its coarse gradient; w while disabled."""
         if not self.enabled:
             return w
+        if has_no_versions():
+            with torch.inference_mode(False), torch.no_grad():
+                return self(w)  # type: ignore[no-any-return]
         learned = tuple(self.parameters(recurse=False))
         y, values, scale = recomputed(self._product, w, *learned)
         if not keeps_codes(w):

@@ -658,3 +658,23 @@ def test_fused_kernels_tell_the_sum_and_a_nan_with_it(counted):
             result = F.conv2d(y, w)
         assert bool(result.isnan().any()) == with_nan
     assert len(counted) == 2
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("kind", METHODS)
+def test_weights_inside_the_graph_in_inference(kind, granularity, counted):
+    if (kind, granularity) == ("dorefa", "channel"):
+        pytest.skip("its scale is the layer's")
+    module = METHODS[kind](max(b for b in METHOD_BITS[kind] if b < 8), granularity)
+    w = normal(6, 8, 3, 3)
+    module.start(w)
+    results = []
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode(), set_runtime(integer_forward="on"):
+            y = staircase_ste(normal(2, 8, 6, 6), STEP, stairs=relu_stairs(4))
+            results.append(F.conv2d(y, module(w)))
+    assert len(counted) == 2
+    assert torch.equal(*results)
+    with torch.inference_mode(), set_runtime(integer_forward="on"):
+        own = w * 1.0  # made in inference itself
+        assert torch.equal(F.conv2d(y, module(own)), results[0])
