@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from qat.functional.kernels import Fused, fuses, numbers, times
+from qat.functional.kernels import Fused, fuses, numbers, times, wide
 from qat.functional.stairs import Stairs
 from qat.names import Derivative, StepDerivative
 
@@ -89,10 +89,9 @@ def gradients(
     grad_x = grad if passes else _in_x(grad, kept[0], stairs, slopes.in_x) if in_x else None
     if not in_step:
         return grad_x, None
-    wide = torch.promote_types(grad.dtype, torch.float32)
     # in half precision the product of a scaled gradient and a code may overflow
     slope = _step_slope(kept, stairs, slopes)
-    return grad_x, times(slope.to(wide), grad).sum()
+    return grad_x, times(slope.to(wide(grad.dtype)), grad).sum()
 
 
 def _in_x(grad: Tensor, index: Tensor, stairs: Stairs, in_x: Three) -> Tensor:
@@ -170,5 +169,4 @@ def _kernel(index: Tensor, code: Tensor, grad: Tensor, *, rule: Tensor) -> tuple
     in_x = (grad * (below * rule[1] + inside * rule[2] + above * rule[3])).to(grad.dtype)
     slope = below * rule[4] + inside * rule[5] + above * rule[6]
     slope = slope + rule[7] * (code.float() + rule[8]).clamp(rule[9], rule[10])
-    wide = torch.promote_types(grad.dtype, torch.float32)
-    return in_x, (grad.to(wide) * slope).sum()
+    return in_x, (grad.to(wide(grad.dtype)) * slope).sum()

@@ -102,7 +102,6 @@ class _Plan:
     weight: WeightCodes
     dtype: torch.dtype
     operator: Product | None
-
     total: Tensor | None
 
     def forward(self, x: Tensor, w: Tensor, bias: Tensor | None, index: Tensor) -> Tensor:

@@ -81,7 +81,7 @@ class WeightParametrization(nn.Module):
             return w
         if has_no_versions():
             with torch.inference_mode(False), torch.no_grad():
-                return self(w)  # type: ignore[no-any-return]
+                return self.forward(w)  # not by self(w), whose hooks are called already
         learned = tuple(self.parameters(recurse=False))
         y, values, scale = recomputed(self._product, w, *learned)
         if not keeps_codes(w):
