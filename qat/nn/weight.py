@@ -229,6 +229,25 @@ class _Kind(NamedTuple):
     values: Callable[[Tensor, int], Tensor] = lambda codes, _: codes.float()
 
 
+def _plain(fit: Callable[[Tensor, WeightQuantizer], tuple[Tensor, Tensor]]) -> _Fit:
+    """A fit of rows (G, N) alone, into fresh memory, as one that takes `out` and `scaled`."""
+
+    def fitted(
+        rows: Tensor,
+        quantizer: WeightQuantizer,
+        /,
+        *,
+        out: Tensor | None = None,
+        scaled: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        values, scale = fit(rows, quantizer)
+        if scaled:
+            values.mul_(scale)
+        return (values if out is None else out.copy_(values)), scale
+
+    return fitted
+
+
 _KINDS: dict[Grid, _Kind] = {
     "binary": _Kind(lambda rows, _, **to: fit_binary(rows, **to), lambda _: BINARY_LEVELS),
     "ternary": _Kind(lambda rows, _, **to: fit_ternary(rows, **to), lambda _: TERNARY_LEVELS),

@@ -89,6 +89,19 @@ for line in sys.stdin.read().splitlines():
         composed(conf_folder(), words)
     else:
         ExportSpec(**dict(word.split("=") for word in words))
+
+# every grid of the page's copy writes as it codes
+import torch
+from qat.nn.weight import WeightQuantizer
+from qat.spec.quant import GRID_BITS
+assert "odd" in GRID_BITS
+for length in (9, 10_000):
+    w = torch.randn(8, length)
+    for grid, bits in GRID_BITS.items():
+        q = WeightQuantizer(bits[0], "channel", grid)
+        target = torch.empty_like(w)
+        q.write([w], [target])
+        assert torch.equal(target, q.decode(*q.encode(w))), grid
 """
 
 
@@ -107,6 +120,15 @@ def test_all_recipes_together_are_clean_code_and_their_commands_are_understood(t
         [sys.executable, "-c", COMPOSE], input="\n".join(lines), text=True, check=True,
         cwd=tmp_path, env=environment(PYTHONPATH=str(tmp_path)),
     )  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_all_recipes_together_are_typed(tmp_path):
+    copy(tmp_path)
+    for text in RECIPES.values():
+        follow(text, tmp_path)
+    run(sys.executable, "-m", "mypy", "--cache-dir", "mypy", "qat", cwd=tmp_path)
 
 
 def test_without_its_recipe_a_name_is_refused():

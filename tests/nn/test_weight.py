@@ -184,6 +184,21 @@ def test_impossible_weights_raise():
         WeightQuantizer(1, "channel")(torch.tensor(1.0))
 
 
+def test_a_fit_that_answers_in_fresh_memory_serves_as_one_that_writes():
+    from qat.functional.grid import fit_uniform
+    from qat.nn.weight import _plain
+
+    rows, target = torch.randn(3, 50), torch.empty(3, 50)
+    plain = _plain(lambda rows, q: fit_uniform(rows, q.bits, rounds=q.rounds))
+    quantizer = WeightQuantizer(4, "channel", "uniform")
+    values, scale = plain(rows, quantizer)
+    assert torch.equal(bits_of(values * scale), bits_of(quantizer(rows)))
+    written, again = plain(rows, quantizer, out=target, scaled=True)
+    assert written is target
+    assert torch.equal(again, scale)
+    assert torch.equal(bits_of(target), bits_of(quantizer(rows)))
+
+
 def test_equal_options_are_equal_objects():
     assert WeightQuantizer(2, "channel", mu=0.5) == WeightQuantizer(2, "channel", mu=0.5)
     assert pickle.loads(pickle.dumps(WeightQuantizer(4))) == WeightQuantizer(4)
