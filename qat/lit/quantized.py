@@ -1,13 +1,12 @@
 """LitQuantized: a prepared network in training with an update rule, judged on hard weights."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from itertools import islice
 from typing import Any, Protocol
 
 import lightning as L
-import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -25,12 +24,10 @@ from qat.lit.resume.guards import TeardownOnError, refuse_complex, refuse_unsupp
 from qat.lit.resume.run_checkpoint import is_at_end
 from qat.optim.groups import parameter_groups
 from qat.optim.quant_optimizer import QuantOptimizer
-from qat.optim.rule import rule_from_numbers
 from qat.quantize.batchnorm import reestimated_batchnorm
-from qat.quantize.calibrate import start_steps
-from qat.quantize.plan import Plan, resolve, weight_projections
+from qat.quantize.phases import Phases
+from qat.quantize.plan import Plan, weight_projections
 from qat.quantize.preparation_version import check_preparation, preparation_of
-from qat.quantize.prepare import enable_quantizers, set_progress
 from qat.spec.quant import QuantSpec
 from qat.spec.run import (
     SchedulerSpec,
@@ -91,16 +88,14 @@ class LitQuantized(L.LightningModule):
     ) -> None:
         super().__init__()
         self.net = net
-        self.plan = resolve(net, spec)
+        self.phases = Phases(net, spec, measures_steps=measures_steps)
+        self.plan = self.phases.plan
         self.spec = self.plan.spec
         self.training_spec = training
         self.scheduler_spec = scheduler
         self.warm_start_epochs = warm_start_epochs
-        self.measures_steps = measures_steps
         self.last_loss: Tensor | None = None
-        self.is_quantized = False
         self.warm_steps = self.total_steps = 0
-        self.quant_optimizer: QuantOptimizer | None = None
         self._make_base = optimizer
         self._train_means = EpochMeans()
         self._shown = ExitStack()
@@ -123,6 +118,16 @@ class LitQuantized(L.LightningModule):
         """Named parameters for the optimizer."""
         return self.net.named_parameters()
 
+    @property
+    def is_quantized(self) -> bool:
+        """Whether the quantized phase has begun."""
+        return self.phases.is_quantized
+
+    @property
+    def quant_optimizer(self) -> QuantOptimizer | None:
+        """The optimizer of this fit, None outside of one."""
+        return next(iter(self.phases.optimizers), None)
+
     # -- optimizer --------------------------------------------------------------------------------
 
     def setup(self, stage: str) -> None:
@@ -131,45 +136,27 @@ class LitQuantized(L.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The rule around the base optimizer; the only place where epochs become steps."""
-        self._forget_last_fit()
+        self._shown.close()
+        self.phases.forget()
         per_epoch = self._steps_per_epoch()
         total = self.total_steps = per_epoch * (self.trainer.max_epochs or 1)
         self.warm_steps = min(total, self.warm_start_epochs * per_epoch)
         keywords = self._make_base.keywords
-        projections = weight_projections(self.net, self.plan)
         groups = parameter_groups(
             self.learned_parameters(),
             lr=keywords["lr"],
             weight_decay=keywords.get("weight_decay"),
             step_rate=self.spec.activation.step_rate,
             decay=self.training_spec.decay,
-            projected=projections,
+            projected=weight_projections(self.net, self.plan),
         )
-        number = self.spec.rule
-        rule = rule_from_numbers(
-            number.name,
-            total - self.warm_steps,
-            rho=number.rho,
-            initial=number.initial,
-            final=number.final,
-            hard_from=number.hard_from,
-        ).after_warm_start(self.warm_steps)
-        self.quant_optimizer = QuantOptimizer(self._make_base(groups), projections, rule)
+        (optimizer,) = self.phases.wrap([self._make_base(groups)], [total], [self.warm_steps])
         factor = phase_factor(self.scheduler_spec, self.warm_steps, total)
-        scheduler = LambdaLR(self.quant_optimizer, factor)
+        scheduler = LambdaLR(optimizer, factor)
         return {
-            "optimizer": self.quant_optimizer,
+            "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-    def _forget_last_fit(self) -> None:
-        """Start a further fit from the latent weights that the last one ended with."""
-        self._shown.close()
-        if self.quant_optimizer is not None:
-            with torch.no_grad():
-                for parameter, latent in self.quant_optimizer.latent_weights_by_parameter().items():
-                    parameter.copy_(latent)
-            self.is_quantized = False
 
     def _steps_per_epoch(self) -> int:
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -180,7 +167,7 @@ class LitQuantized(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Compile in place, so that names in checkpoints stay those of the plain network."""
-        enable_quantizers(self.net, self.is_quantized)
+        self.phases.enable()
         if self.training_spec.compile:
             self.net.compile(fullgraph=True)
 
@@ -194,19 +181,7 @@ class LitQuantized(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Switch from the float phase to the quantized one."""
-        optimizer = self.quant_optimizer
-        assert optimizer is not None  # made before training begins
-        # the optimizer's own clock: Lightning's also counts steps that a gradient scaler skipped
-        if not self.is_quantized and optimizer.completed_steps >= self.warm_steps:
-            self.is_quantized = True
-            if self.measures_steps:
-                start_steps(self.net, self.plan, self._images(self.training_spec.start_batches))
-            enable_quantizers(self.net, True)
-            # momentum and moments of the float phase point nowhere on the grid
-            optimizer.state.clear()
-        if self.is_quantized:
-            done = optimizer.completed_steps - self.warm_steps
-            set_progress(self.net, min(1.0, done / max(1, self.total_steps - self.warm_steps)))
+        self.phases.advance(lambda: self._images(self.training_spec.start_batches))
 
     def _images(self, count: int) -> Iterator[Tensor]:
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -243,16 +218,10 @@ class LitQuantized(L.LightningModule):
 
     def _show_for_evaluation(self) -> None:
         self._shown.close()
-        self._shown.enter_context(self._evaluation_weights())
+        self._shown.enter_context(self.phases.judged_weights())
         batches = self.training_spec.bn_reestimate
         if batches and self.is_quantized:
             self._shown.enter_context(reestimated_batchnorm(self.net, self._images(batches)))
-
-    def _evaluation_weights(self) -> AbstractContextManager[None]:
-        optimizer = self.quant_optimizer
-        if optimizer is None:
-            return nullcontext()
-        return optimizer.hard_weights() if self.is_quantized else optimizer.latent_weights()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure on the validation part."""
@@ -264,11 +233,11 @@ class LitQuantized(L.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log theta and, while it is inside (0, 1), the score of the relaxed weights."""
-        optimizer = self.quant_optimizer
-        if optimizer is None or self.trainer.sanity_checking or self.trainer.state.fn != "fit":
+        is_training = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
+        if self.quant_optimizer is None or not is_training:
             return
-        self.log("quant/theta", optimizer.theta if self.is_quantized else 0.0)
-        if self.is_quantized and 0 < optimizer.theta < 1:
+        self.log("quant/theta", self.phases.theta)
+        if 0 < self.phases.theta < 1:
             self._shown.close()  # the forward weights are the relaxed ones
             self.log(f"val/{self.score}_relaxed", self._relaxed_score())
 
@@ -290,13 +259,7 @@ class LitQuantized(L.LightningModule):
     @property
     def is_selectable(self) -> bool:
         """Whether this epoch may be selected: all that is to be quantized is, or nothing is."""
-        if not self.spec.has_quantizers:
-            return True
-        optimizer = self.quant_optimizer
-        is_hard = self.spec.rule.name == "float_only" or (
-            optimizer is not None and optimizer.theta == 1
-        )
-        return self.is_quantized and is_hard
+        return not self.spec.has_quantizers or self.phases.is_hard
 
     # -- checkpoint -------------------------------------------------------------------------------
 
@@ -314,7 +277,7 @@ class LitQuantized(L.LightningModule):
         The latent weights take the place of the forward weights, which follow from them; as the
         optimizer's part holds the same tensors, the file does not grow by them.
         """
-        checkpoint["state_dict"] |= self._latent_entries()
+        checkpoint["state_dict"] |= self.phases.latent_entries(self)
         checkpoint["qat"] = {
             "weights": "latent",  # earlier versions saved what the parameters showed
             "preparation": preparation_of(self.net),
@@ -323,20 +286,6 @@ class LitQuantized(L.LightningModule):
             "images": self._fingerprint(),
             "content": self._content(),
         }
-
-    def _latent_entries(self) -> dict[str, Tensor]:
-        """Entries of the state dict -> latent weights (the optimizer's own tensors)."""
-        assert self.quant_optimizer is not None  # made before training begins
-        latent = self.quant_optimizer.latent_weights_by_parameter()
-        names = self.named_parameters(remove_duplicate=False)
-        return {name: latent[p] for name, p in names if p in latent}
-
-    @torch.no_grad()
-    def _hard_entries(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Entries of a state dict of latent weights -> what an evaluation has to see of them."""
-        projections = weight_projections(self.net, self.plan)
-        names = self.named_parameters(remove_duplicate=False)
-        return {name: projections[p](state[name]) for name, p in names if p in projections}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the phase and the epoch's running sums; an evaluation gets hard weights.
@@ -360,10 +309,11 @@ class LitQuantized(L.LightningModule):
                 "the run began with other classes, or with training images of other names; bring "
                 "those back, or start a new run"
             )
-        self.quant_optimizer = None  # its latent weights are those of another run
-        self.is_quantized = checkpoint["qat"]["is_quantized"]
+        # the latent weights of its optimizer are those of another run
+        self.phases.let_go(is_quantized=checkpoint["qat"]["is_quantized"])
         self._train_means.load_state_dict(checkpoint["qat"]["train_means"])
         is_latent = checkpoint["qat"].get("weights") == "latent"
         if is_latent and self.is_quantized and self.trainer.state.fn != TrainerFn.FITTING:
             # a fit makes them itself, from its optimizer's part
-            checkpoint["state_dict"] |= self._hard_entries(checkpoint["state_dict"])
+            state = checkpoint["state_dict"]
+            checkpoint["state_dict"] = state | self.phases.hard_entries(self, state)

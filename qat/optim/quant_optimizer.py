@@ -1,7 +1,7 @@
 """QuantOptimizer: runs an update rule around any torch optimizer."""
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn
@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from qat.errors import CheckpointError, QatError, expect
+from qat.errors import CheckpointError, QatError, SpecError, expect
 from qat.optim.rule import UpdateRule
 from qat.optim.together import Projection as Projection
-from qat.optim.together import blended, copy_all, project, steps_in_place
+from qat.optim.together import blended, copy_all, project, shortened, steps_in_place
 
 Shown = Literal["forward", "hard", "latent"]
 
@@ -44,31 +44,43 @@ class QuantOptimizer(Optimizer):
     rule makes of them (their hard values, unless it relaxes) and need be in no group. Parameters
     without a projection are the base optimizer's alone. A group may carry `grad_clip`: its
     gradients are clamped to +-grad_clip before the base step (steps of activation quantizers use
-    it).
+    it, where they have a group of their own).
 
     Args:
         base: any torch optimizer whose step needs no argument (LBFGS wants a closure).
         projections: parameter -> nearest grid point of a latent weight (a pure function).
         rule: schedules of rho and theta.
+        slowed: steps of activation quantizers that share a group with weights; their gradients are
+            clamped to +-1 / step_rate, and of their moves the fraction `step_rate` is made.
+        step_rate: of these, in (0, 1].
 
     Raises:
         QatError: a projected parameter that learns is unknown to `base`, or one is sharded or of
             half precision; or `base` needs a closure.
-        SpecError: an argument is something else.
+        SpecError: an argument is something else or out of range.
     """
 
     def __init__(
-        self, base: Optimizer, projections: Mapping[Tensor, Projection], rule: UpdateRule
+        self,
+        base: Optimizer,
+        projections: Mapping[Tensor, Projection],
+        rule: UpdateRule,
+        *,
+        slowed: Collection[Tensor] = (),
+        step_rate: float = 1.0,
     ) -> None:
         expect(base, Optimizer, "base", "give a torch optimizer, e.g. torch.optim.SGD(...)")
         expect(projections, Mapping, "projections", "give weight_projections(net, spec)")
         expect(rule, UpdateRule, "rule", "give e.g. bcgd(), with its brackets")
+        if not 0 < step_rate <= 1:
+            raise SpecError(f"step_rate must be above 0 and at most 1, got {step_rate!r}")
         _refuse_closures(base)
         self._base = base
         self._steps_in_place = steps_in_place(base)
         # torch's own way to make an optimizer's hooks without giving it parameters a second time
         super().__setstate__({})
         self.rule = rule
+        self._slowed, self._step_rate = list(slowed), step_rate
         self._projections = dict(projections)
         self._check_projections(self._projections)
         self._latent = {p: p.detach().clone() for p in self._projections}
@@ -101,6 +113,12 @@ class QuantOptimizer(Optimizer):
     def theta(self) -> float:
         """Relaxation of the forward weights now: 0 float .. 1 on the grid."""
         return self.rule.relax(self._at.completed)
+
+    def follow(self, rule: UpdateRule) -> None:
+        """Take another rule from here on; the parameters hold its forward weights at once."""
+        self._require_forward("follow")
+        self.rule = rule
+        self._write_forward()
 
     def latent_pairs(self) -> list[tuple[Tensor, Projection]]:
         """Latent weights (the tensors themselves, for reading) and their projections."""
@@ -146,7 +164,11 @@ class QuantOptimizer(Optimizer):
         self._clip_gradients()
         rho = self.rule.blend(self._at.completed)
         try:
-            with blended(moved, rho, in_place=self._steps_in_place):
+            slowed = [p for p in self._slowed if p.grad is not None]
+            with (
+                blended(moved, rho, in_place=self._steps_in_place),
+                shortened(slowed, self._step_rate),
+            ):
                 self._base.step()
         except BaseException:
             self._write_forward()  # never leave float weights behind in the network
@@ -169,6 +191,9 @@ class QuantOptimizer(Optimizer):
                 for p in group["params"]:
                     if p.grad is not None:
                         p.grad.clamp_(-limit, limit)
+        for p in self._slowed:
+            if p.grad is not None:
+                p.grad.clamp_(-1 / self._step_rate, 1 / self._step_rate)
 
     @torch.no_grad()
     def _write_forward(self, which: Iterable[Tensor] | None = None) -> None:

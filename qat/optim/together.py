@@ -5,7 +5,7 @@ So weights are blended and copied by `torch._foreach` operations, projected by w
 at once, and not copied where the base optimizer can move the latent weights themselves.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,6 +58,26 @@ def blended(latent: Mapping[Tensor, Tensor], rho: float, *, in_place: bool) -> I
             p.data = data
     # the copied parameters hold the new latent weights here
     copy_all(copied.values(), copied)
+
+
+@contextmanager
+def shortened(parameters: Collection[Tensor], rate: float) -> Iterator[None]:
+    """Inside, a base step whose moves of these parameters count for the fraction `rate`.
+
+        p <- p + rate (p' - p)   where the step made p' of p
+
+    For every update that is linear in the learning rate (SGD, Adam and their kin, decay included)
+    it is the step at rate times the learning rate, whatever group and schedule the parameter has.
+
+    Args:
+        parameters: few and small ones; each is copied.
+        rate: 0 .. 1.
+    """
+    before = [] if rate == 1 else [p.detach().clone() for p in parameters]
+    yield
+    if before:
+        torch._foreach_lerp_(before, list(parameters), rate)
+        copy_all(parameters, before)
 
 
 def _can_lend(p: Tensor, w: Tensor) -> bool:

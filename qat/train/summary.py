@@ -111,8 +111,7 @@ def _judged(name: str, path: Path, built: Built, spec: RunSpec) -> dict[str, Any
     is_float = name == "warm_start"
     restore(built.net, built.plan, checkpoint, weights="latent" if is_float else "hard")
     enable_quantizers(built.net, not is_float)
-    built.lit.quant_optimizer = None  # the weights to judge are in the network itself
-    built.lit.is_quantized = not is_float
+    built.lit.phases.let_go(is_quantized=not is_float)
     judge = L.Trainer(
         accelerator=spec.trainer.get("accelerator", "auto"),
         devices=1,

@@ -17,7 +17,7 @@ from qat.lit.resume.checkpoint_io import SafeCheckpointIO, last_good
 from qat.lit.resume.run_checkpoint import RunCheckpoint
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import binary_connect
-from qat.quantize.plan import weight_projections
+from qat.quantize.phases import Phases
 from qat.quantize.prepare import prepare
 from qat.spec.data import DataSpec
 from qat.spec.quant import ActivationSpec, Override, QuantSpec, RuleSpec, WeightSpec
@@ -175,8 +175,8 @@ def test_layers_of_every_method_in_the_order_of_the_network():
     lit.net[4] = nn.Conv2d(4, 4, 3, bias=False)
     lit.net[4].weight = lit.net[0].weight  # shared: recorded once, under the first name
     base = torch.optim.SGD(lit.net.parameters(), lr=0.1)
-    projections = weight_projections(lit.net, spec)
-    lit.quant_optimizer = QuantOptimizer(base, projections, binary_connect())
+    lit.phases = Phases(lit.net, spec)
+    lit.phases.wrap([base], [1], [0])
     found = list(layer_weights(lit))
     assert [weight.layer for weight in found] == ["0", "2", "5"]
     assert [type(weight.quantizer).__name__ for weight in found] == [
