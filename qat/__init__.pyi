@@ -30,6 +30,8 @@ from .functional.stairs import relu_stairs as relu_stairs
 from .functional.stairs import signed_stairs as signed_stairs
 from .lit.classifier import LitClassifier as LitClassifier
 from .lit.distiller import LitDistiller as LitDistiller
+from .loop.callback import Quantize as Quantize
+from .loop.quantization import Quantization as Quantization
 from .nn.activation import ActivationQuantizer as ActivationQuantizer
 from .nn.sign_activation import SignActivation as SignActivation
 from .nn.weight import WeightQuantizer as WeightQuantizer
@@ -55,6 +57,7 @@ from .quantize.prepare import set_progress as set_progress
 from .quantize.stages import stage_outputs as stage_outputs
 from .spec.distill import DistillSpec as DistillSpec
 from .spec.header import Header as Header
+from .spec.presets import named_quantization as named_quantization
 from .spec.quant import ActivationSpec as ActivationSpec
 from .spec.quant import EndsSpec as EndsSpec
 from .spec.quant import Override as Override

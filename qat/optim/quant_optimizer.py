@@ -26,6 +26,7 @@ class _Position:
 
     completed: int = 0
     shown: Shown = "forward"
+    is_stepping: bool = False
 
 
 class QuantOptimizer(Optimizer):
@@ -110,6 +111,11 @@ class QuantOptimizer(Optimizer):
         return self._at.completed
 
     @property
+    def is_stepping(self) -> bool:
+        """Whether the base optimizer is asked for its step right now."""
+        return self._at.is_stepping
+
+    @property
     def theta(self) -> float:
         """Relaxation of the forward weights now: 0 float .. 1 on the grid."""
         return self.rule.relax(self._at.completed)
@@ -169,10 +175,13 @@ class QuantOptimizer(Optimizer):
                 blended(moved, rho, in_place=self._steps_in_place),
                 shortened(slowed, self._step_rate),
             ):
+                self._at.is_stepping = True
                 self._base.step()
         except BaseException:
             self._write_forward()  # never leave float weights behind in the network
             raise
+        finally:
+            self._at.is_stepping = False
         self._at.completed += 1
         self._write_forward()
         return loss
@@ -348,7 +357,9 @@ class QuantOptimizer(Optimizer):
 
 def _refuse_closures(base: Optimizer) -> None:
     """Refuse an optimizer that asks for the loss again while it moves: blending is done once."""
-    for parameter in inspect.signature(base.step).parameters.values():
+    # of the class: schedulers put a function of their own in front of an optimizer's step
+    _, *parameters = inspect.signature(type(base).step).parameters.values()
+    for parameter in parameters:
         is_wanted = parameter.default is parameter.empty
         if is_wanted and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             kind = type(base).__name__

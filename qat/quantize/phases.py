@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
-from qat.errors import QatError
+from qat.errors import CheckpointError, QatError
 from qat.optim.groups import is_step
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import UpdateRule, rule_from_numbers
@@ -58,6 +59,7 @@ class Phases:
         self.measures_steps = measures_steps
         self.is_quantized = False
         self._clocks: list[_Clock] = []
+        self._hooks: list[RemovableHandle] = []
 
     # -- optimizers -------------------------------------------------------------------------------
 
@@ -96,7 +98,7 @@ class Phases:
             QatError: a quantized weight learns in none of them, two share it, or as
                 `QuantOptimizer`.
         """
-        self._clocks = []
+        self.let_go(is_quantized=self.is_quantized)
         own = {id(p) for p in self.net.parameters()}
         projections = weight_projections(self.net, self.plan)
         held = [{id(p): p for g in base.param_groups for p in g["params"]} for base in bases]
@@ -117,8 +119,10 @@ class Phases:
                 if id(p) in held[place] or (is_first and not any(id(p) in h for h in held))
             }
             warm = min(warm_steps[place], steps[place])
-            optimizer = self._wrapped(bases[place], mine, self._rule(steps[place] - warm, warm))
+            base = bases[place]
+            optimizer = self._wrapped(base, mine, self._rule(steps[place] - warm, warm))
             self._clocks.append(_Clock(optimizer, warm, steps[place]))
+            self._hooks.append(base.register_step_pre_hook(_refusing(optimizer)))
             wrapped[place] = optimizer
         return wrapped
 
@@ -222,7 +226,9 @@ class Phases:
         Args:
             is_quantized: whether these are weights of the quantized phase.
         """
-        self._clocks = []
+        for hook in self._hooks:
+            hook.remove()
+        self._clocks, self._hooks = [], []
         self.is_quantized = is_quantized
 
     def forget(self) -> None:
@@ -280,11 +286,34 @@ class Phases:
         }
 
     def load_state_dict(self, state: Mapping[str, object]) -> None:
-        """Restore `state_dict()`; the optimizers restore their own."""
+        """Restore `state_dict()`, after `wrap` or without optimizers; these restore their own.
+
+        Raises:
+            CheckpointError: another number of optimizers moves the network now.
+        """
         self.is_quantized = bool(state["is_quantized"])
         warm: list[int] = list(state["warm_steps"])  # type: ignore[call-overload]
-        if self.is_quantized:
+        if self._clocks and len(self._clocks) != len(warm):
+            raise CheckpointError(
+                f"{len(warm)} optimizers moved the network when the state was saved, now "
+                f"{len(self._clocks)} do; give it the same ones"
+            )
+        if self.is_quantized and self._clocks:
             for clock, steps in zip(self._clocks, warm, strict=True):
                 if steps != clock.warm_steps:
                     self._begin_here(clock, steps)
         self.enable()
+
+
+def _refusing(optimizer: QuantOptimizer) -> Callable[..., None]:
+    """A hook of a base optimizer that lets it step for its wrapper alone."""
+
+    def refuse(*_: object) -> None:
+        if not optimizer.is_stepping:
+            raise QatError(
+                "the optimizer was stepped past the rule that it follows, which moves float "
+                "weights behind the forward ones; step the wrapped one (in a LightningModule what "
+                "self.optimizers() gives)"
+            )
+
+    return refuse

@@ -1,7 +1,7 @@
 """Quantization options by name: bcgd_w1a4, lsq_w4a4, float, as `quant=NAME` of the command."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
 from qat.errors import SpecError
@@ -69,7 +69,7 @@ def quantization(options: str | Mapping[str, Any] | QuantSpec) -> QuantSpec:
     if isinstance(options, str):
         return named_quantization(options)
     if isinstance(options, Mapping):
-        return QuantSpec.from_dict(options)
+        return QuantSpec.from_dict(_plain(options))
     raise SpecError(
         f"quantization options are a {type(options).__name__}; give a name as 'bcgd_w1a4', a "
         "QuantSpec, or a mapping of its options"
@@ -87,3 +87,12 @@ def _options(
             "activation": {**sign, **activation, "bits": a_bits},
         }
     )
+
+
+def _plain(node: Any) -> Any:
+    """Mappings and sequences of other packages (OmegaConf's) as dicts and lists."""
+    if isinstance(node, Mapping):
+        return {key: _plain(child) for key, child in node.items()}
+    if isinstance(node, Sequence) and not isinstance(node, str):
+        return [_plain(child) for child in node]
+    return node

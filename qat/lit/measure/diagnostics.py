@@ -113,7 +113,7 @@ class Diagnostics(Callback):
         to_go = -step % self._every
         if to_go >= self._window:
             return
-        weights = quantized_weights(pl_module)
+        weights = quantized_weights(pl_module.phases)  # type: ignore[arg-type]
         if weights:
             self._codes.append(sampled_codes(weights))
         if to_go == 0:

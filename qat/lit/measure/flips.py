@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor
 
 from qat.nn.parametrization import WeightParametrization
 from qat.nn.weight import WeightQuantizer
+from qat.quantize.phases import Phases
 from qat.quantize.weights import latent_weight, weight_parametrizations
 
 Quantizer = WeightQuantizer | WeightParametrization
@@ -18,16 +18,20 @@ MOST_WEIGHTS = 2**20
 SAMPLE = 2**16  # weights that are followed, at most
 
 
-def quantized_weights(module: LightningModule) -> list[tuple[Tensor, Quantizer]]:
-    """Latent weights and quantizers of a run, projected by the rule or quantized in the graph."""
-    wrapper = getattr(module, "quant_optimizer", None)
-    pairs = [] if wrapper is None else wrapper.latent_pairs()
+def quantized_weights(phases: Phases) -> list[tuple[Tensor, Quantizer]]:
+    """Latent weights and quantizers of a training, projected by the rule or quantized in the graph.
+
+    Args:
+        phases: of the network in training.
+    """
     found: list[tuple[Tensor, Quantizer]] = [
-        (w, quantizer) for w, quantizer in pairs if isinstance(quantizer, WeightQuantizer)
+        (w, quantizer)
+        for optimizer in phases.optimizers
+        for w, quantizer in optimizer.latent_pairs()
+        if isinstance(quantizer, WeightQuantizer)
     ]
-    net: torch.nn.Module = module.net  # type: ignore[assignment]
-    for name, quantizer in weight_parametrizations(net):
-        found.append((latent_weight(net, name).detach(), quantizer))
+    for name, quantizer in weight_parametrizations(phases.net):
+        found.append((latent_weight(phases.net, name).detach(), quantizer))
     return found
 
 

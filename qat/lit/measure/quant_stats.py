@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from qat.errors import SpecError
 from qat.lit.measure.flips import flip_rate, quantized_weights
+from qat.quantize.phases import Phases
 
 
 class QuantStats(Callback):
@@ -22,17 +23,18 @@ class QuantStats(Callback):
 
     Args:
         every_n_steps: optimizer steps between two measurements, >= 1.
+        phases: of the network that is looked at; None takes those of the module in training.
 
     Raises:
         SpecError: every_n_steps < 1.
     """
 
-    def __init__(self, every_n_steps: int = 50) -> None:
+    def __init__(self, every_n_steps: int = 50, *, phases: Phases | None = None) -> None:
         if every_n_steps < 1:
             raise SpecError(
                 f"callbacks.quant_stats.every_n_steps must be >= 1; got {every_n_steps}"
             )
-        self._every = every_n_steps
+        self._every, self._phases = every_n_steps, phases
         self._codes: list[Tensor] | None = None
 
     def on_before_optimizer_step(
@@ -40,8 +42,9 @@ class QuantStats(Callback):
     ) -> None:
         """Remember the codes before a step that is to be measured."""
         due = (trainer.global_step + 1) % self._every == 0
-        if due and pl_module.is_quantized:
-            pairs = quantized_weights(pl_module)
+        phases = self._of(pl_module)
+        if due and phases.is_quantized:
+            pairs = quantized_weights(phases)
             self._codes = [quantizer.encode(w)[0] for w, quantizer in pairs] or None
 
     def on_train_batch_end(
@@ -58,7 +61,7 @@ class QuantStats(Callback):
         before, self._codes = self._codes, None
         after = []
         squares = torch.zeros(2, dtype=torch.float64)
-        for w, quantizer in quantized_weights(pl_module):
+        for w, quantizer in quantized_weights(self._of(pl_module)):
             codes, scale = quantizer.encode(w)
             after.append(codes)
             gap = w - quantizer.decode(codes, scale)
@@ -68,3 +71,6 @@ class QuantStats(Callback):
         # straight to the loggers: Lightning would repeat the numbers in later rows
         for logger in trainer.loggers:
             logger.log_metrics(logged, step=trainer.global_step)
+
+    def _of(self, module: LightningModule) -> Phases:
+        return self._phases or module.phases  # type: ignore[return-value]

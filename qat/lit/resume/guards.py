@@ -139,6 +139,7 @@ class StatelessRandomness(Callback):
         np.random.seed(value % 2**32)
 
 
+_THEIRS = ("lightning.pytorch.callbacks", "pytorch_lightning.callbacks")
 _STRATEGIES = ("FSDPStrategy", "ModelParallelStrategy", "DeepSpeedStrategy")
 
 
@@ -150,7 +151,7 @@ def refuse_unsupported(trainer: L.Trainer) -> None:
     """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for base in type(callback).__mro__:
-            is_theirs = base.__module__.startswith("lightning.pytorch.callbacks")
+            is_theirs = base.__module__.startswith(_THEIRS)
             if is_theirs and base.__name__ in WRONG_ANYWHERE:
                 raise QatError(f"{type(callback).__name__} {CALLBACKS[base.__name__][0]}")
     if type(trainer.strategy).__name__ in _STRATEGIES:

@@ -15,8 +15,6 @@ from qat.lit.measure.layer_records import layer_weights
 from qat.lit.measure.records import Records
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO, last_good
 from qat.lit.resume.run_checkpoint import RunCheckpoint
-from qat.optim.quant_optimizer import QuantOptimizer
-from qat.optim.rule import binary_connect
 from qat.quantize.phases import Phases
 from qat.quantize.prepare import prepare
 from qat.spec.data import DataSpec

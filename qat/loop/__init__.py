@@ -1,0 +1,1 @@
+"""Quantization brought into other loops: a plain one, and any LightningModule's."""

@@ -1,0 +1,359 @@
+"""Quantize: a Lightning callback that turns any LightningModule into training on few levels."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from qat.errors import CheckpointError, QatError, SpecError
+from qat.lit.measure.quant_stats import QuantStats
+from qat.lit.quantized import LitQuantized
+from qat.lit.resume.guards import refuse_unsupported
+from qat.loop.entries import complete, parted
+from qat.loop.found import first_batch, images_in, network_of
+from qat.loop.quantization import Form, Quantization
+from qat.quantize.audit import Audit
+from qat.quantize.audit_table import audit_table
+from qat.spec.header import Header
+from qat.spec.presets import quantization
+from qat.spec.quant import QuantSpec
+
+# what shows the network its inputs: a tensor, or what makes one of a batch
+Example = Tensor | Callable[[Any], Tensor]
+
+
+class Quantize(Callback):
+    """Quantization-aware training of any LightningModule, with no line of it changed.
+
+        Trainer(callbacks=[Quantize("bcgd_w1a4")]).fit(module, loader)
+
+    The network is prepared once the module has made it (`__init__`, `setup`, `configure_model`);
+    the optimizers that `configure_optimizers` returns, one or several, with automatic or manual
+    optimization, follow the update rule; validation, test and predict see hard weights. At the end
+    of a fit the network is audited.
+
+    A checkpoint holds the float network's own keys with latent weights, so that it loads without
+    this callback as a float network; steps, scales and phase lie beside them, and a fit goes on
+    from it bit for bit. One of `save_weights_only=True` holds the prepared network instead: with
+    this callback it is judged, without it, it does not load.
+
+    Args:
+        spec: what to quantize: a name as `quant=` of the command takes it ("bcgd_w1a4"), a
+            `QuantSpec`, or the config group `quant` as a mapping.
+        module: dotted name of the submodule that is the network. None takes the only child with
+            parameters, or the whole module by its `forward` if there are several.
+        example: what enters the network: a tensor (N, ...), or a function batch -> tensor. None
+            takes the first tensor of a batch, of several the first with four axes.
+        warm_start_epochs: float epochs at the start; 0 for none.
+        steps: optimizer steps of the whole fit, of each optimizer. None counts them from the
+            trainer, one for each batch where optimization is manual.
+        stats_every_n_steps: steps between logged numbers of flips and distance; 0 logs none.
+
+    Attributes:
+        quantization: the network in training, None before it has been prepared.
+        found: what the audit at the end of a fit found, None before.
+
+    Raises:
+        SpecError: an option is out of range.
+
+    Logs quant/flip_rate, quant/distance (`QuantStats`), and quant/theta at each validation.
+    """
+
+    def __init__(
+        self,
+        spec: str | Mapping[str, Any] | QuantSpec,
+        *,
+        module: str | None = None,
+        example: Example | None = None,
+        warm_start_epochs: int = 0,
+        steps: int | None = None,
+        stats_every_n_steps: int = 50,
+    ) -> None:
+        for name, value, least in (
+            ("warm_start_epochs", warm_start_epochs, 0),
+            ("steps", 1 if steps is None else steps, 1),
+            ("stats_every_n_steps", stats_every_n_steps, 0),
+        ):
+            if value < least:
+                raise SpecError(f"Quantize({name}=...) must be >= {least}, got {value!r}")
+        self._spec = quantization(spec)
+        self._name, self._example = module, example
+        self._warm_epochs, self._steps = warm_start_epochs, steps
+        self._every = stats_every_n_steps
+        self._stats: QuantStats | None = None
+        self._of: LightningModule | None = None
+        self._loaded: Mapping[str, Any] | None = None
+        self._shown = ExitStack()
+        self.quantization: Quantization | None = None
+        self.found: Audit | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Key of this callback's state: several serve one trainer, each with a network."""
+        return f"Quantize[{self._name or ''}]"
+
+    # -- results ----------------------------------------------------------------------------------
+
+    def audit(self) -> Audit:
+        """Every layer on its grid, as `Quantization.audit`."""
+        return self._trained().audit()
+
+    def save_packed(self, path: str | Path, header: Header | None = None) -> int:
+        """Write the packed file; returns its size in bytes, as `Quantization.save_packed`."""
+        return self._trained().save_packed(path, header)
+
+    def save_onnx(self, path: str | Path) -> Form:
+        """Write an ONNX file; returns its form, as `Quantization.save_onnx`."""
+        return self._trained().save_onnx(path)
+
+    def _trained(self) -> Quantization:
+        if self.quantization is None or not self.quantization.is_quantized:
+            raise QatError(
+                "nothing has been quantized yet; fit with this callback first, past the warm start"
+            )
+        return self.quantization
+
+    # -- preparation ------------------------------------------------------------------------------
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Have the network prepared as soon as the module has made it.
+
+        Raises:
+            QatError: the trainer or the module cannot be served; the message says the cure.
+        """
+        refuse_unsupported(trainer)
+        if trainer.world_size > 1:
+            raise QatError(
+                f"Quantize trains on one device, and the trainer has {trainer.world_size}; give "
+                "Trainer(devices=1)"
+            )
+        if isinstance(pl_module, LitQuantized):
+            raise QatError(f"{type(pl_module).__name__} quantizes by itself; leave Quantize out")
+        if self._of is pl_module:
+            return
+        if self._of is not None:
+            raise QatError("this Quantize has quantized another module; make one for each module")
+        self._of = pl_module
+        original = pl_module.configure_model
+
+        def configure_model(module: LightningModule) -> None:
+            # Lightning's last call to the module before weights are loaded and optimizers are made
+            module.__dict__.pop("configure_model", None)
+            original()
+            self._prepare(trainer, module)
+
+        pl_module.configure_model = MethodType(configure_model, pl_module)  # type: ignore[method-assign]
+
+    def _prepare(self, trainer: Trainer, module: LightningModule) -> None:
+        net = network_of(module, self._name)
+        device = next((p.device for p in net.parameters()), torch.device("cpu"))
+        # a run with this callback draws the numbers of one without; Lightning is about to move the
+        # module to its device, and has new tensors made there already
+        with isolate_rng(), device:
+            is_given = isinstance(self._example, Tensor)
+            example = self._inputs(None if is_given else first_batch(trainer))
+            self.quantization = Quantization(net, self._spec, example=example.to(device))
+        net.register_load_state_dict_pre_hook(self._accept)  # type: ignore[no-untyped-call]
+        if self._every:
+            self._stats = QuantStats(self._every, phases=self.quantization.phases)
+
+    def _inputs(self, batch: Any) -> Tensor:
+        """What enters the network of a batch."""
+        if isinstance(self._example, Tensor):
+            return self._example
+        found = images_in(batch) if self._example is None else self._example(batch)
+        if not isinstance(found, Tensor):
+            raise QatError(
+                f"a batch is a {type(batch).__name__} without a tensor to show the network; give "
+                "Quantize(example=...), a tensor or a function of a batch"
+            )
+        return found.detach()
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the optimizers follow the rule; Lightning restores their state after this.
+
+        Raises:
+            QatError: an optimizer cannot be served, or the fit has no quantized phase.
+        """
+        phases = self._prepared().phases
+        phases.forget()
+        bases = list(trainer.strategy.optimizers)
+        steps, warm = self._lengths(trainer, pl_module)
+        wrapped = phases.wrap(bases, [steps] * len(bases), [warm] * len(bases))
+        trainer.strategy.optimizers = wrapped
+        if self._loaded is not None:
+            phases.load_state_dict(self._loaded)
+            self._loaded = None
+        phases.enable()
+
+    def _lengths(self, trainer: Trainer, module: LightningModule) -> tuple[int, int]:
+        """Optimizer steps of the fit, and of its warm start."""
+        steps = trainer.estimated_stepping_batches if self._steps is None else self._steps
+        if not 0 < steps < math.inf:
+            raise QatError(
+                "the trainer has no end (max_epochs=-1, or batches without a number) and the "
+                "phases are parts of it; give Quantize(steps=...), or Trainer(max_epochs=...)"
+            )
+        if not self._warm_epochs:
+            return int(steps), 0
+        accumulated = trainer.accumulate_grad_batches if module.automatic_optimization else 1
+        warm = self._warm_epochs * math.ceil(trainer.num_training_batches / accumulated)
+        if warm >= steps:
+            raise QatError(
+                f"warm_start_epochs={self._warm_epochs} are {warm} steps and the fit has "
+                f"{int(steps)}: nothing would be quantized; shorten the one or lengthen the other"
+            )
+        return int(steps), int(warm)
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Switch from the float phase to the quantized one."""
+        self._prepared().phases.advance(lambda: self._calibration(batch))
+
+    def _calibration(self, batch: Any) -> Iterator[Tensor]:
+        net = self._prepared().net
+        yield self._inputs(batch).to(next(net.parameters()).device)
+
+    def on_before_optimizer_step(
+        self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Remember codes before a step that is to be measured."""
+        if self._stats is not None:
+            self._stats.on_before_optimizer_step(trainer, pl_module, optimizer)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Tensor | Mapping[str, Any] | None,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Log flips and distance of a step that was measured."""
+        if self._stats is not None:
+            self._stats.on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Audit the network.
+
+        Raises:
+            NotOnGridError: a value is off its grid.
+        """
+        training = self._prepared()
+        if not training.is_quantized:
+            rank_zero_warn("the fit ended in its float warm start: nothing was quantized")
+            return
+        self.found = training.audit()
+        rank_zero_info(audit_table(self.found))
+
+    # -- evaluation -------------------------------------------------------------------------------
+
+    def _show(self) -> None:
+        self._shown.close()
+        phases = self._prepared().phases
+        phases.enable()
+        self._shown.enter_context(phases.judged_weights())
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show hard weights (float ones during the warm start)."""
+        self._show()
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in validation."""
+        self._show()
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As in validation."""
+        self._show()
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log theta."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            pl_module.log("quant/theta", self._prepared().phases.theta)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Show the forward weights again."""
+        self._shown.close()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As after validation."""
+        self._shown.close()
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As after validation."""
+        self._shown.close()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """As after validation."""
+        self._shown.close()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """As after validation."""
+        self._shown.close()
+
+    # -- checkpoint -------------------------------------------------------------------------------
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keep what quantization adds beside a state dict of the float network's keys."""
+        training = self._prepared()
+        state = checkpoint["state_dict"] | training.phases.latent_entries(pl_module)
+        checkpoint["state_dict"], own = parted(state, pl_module, training.net)
+        checkpoint["callbacks"][self.state_key] = {
+            "phase": training.phases.state_dict(),
+            "quantizers": own,
+        }
+
+    def _accept(self, net: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        """Hook of the network: take state dicts of the float one, too."""
+        if complete(state, net, prefix):
+            self._prepared().phases.let_go(is_quantized=True)
+
+    @torch.no_grad()
+    def on_load_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Restore what quantization adds; an evaluation gets hard weights.
+
+        Raises:
+            CheckpointError: the file was saved without this callback.
+        """
+        own = checkpoint["callbacks"].get(self.state_key)
+        if own is None:
+            raise CheckpointError(
+                f"the checkpoint has no state of {self.state_key}: it was saved without it; load "
+                "its weights into the module, and fit without ckpt_path"
+            )
+        training = self._prepared()
+        net, phases = training.net, training.phases
+        state = net.state_dict()
+        for key, value in own["quantizers"].items():
+            state[key].copy_(value)
+        phases.let_go(is_quantized=bool(own["phase"]["is_quantized"]))
+        self._loaded = own["phase"] if trainer.state.fn == "fit" else None
+        if self._loaded is None and phases.is_quantized:
+            for key, value in phases.hard_entries(net, state).items():
+                state[key].copy_(value)
+
+    def _prepared(self) -> Quantization:
+        if self.quantization is None:
+            raise QatError(
+                "the network has not been prepared: the trainer did not call this callback's "
+                "setup(); give it to the Trainer as Trainer(callbacks=[Quantize(...)])"
+            )
+        return self.quantization
