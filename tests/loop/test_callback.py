@@ -6,9 +6,9 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from loop.modules import MODULES
 from torch import nn
 
-from loop.modules import MODULES
 from qat.loop.callback import Quantize
 
 pytestmark = pytest.mark.filterwarnings(
