@@ -11,14 +11,14 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from qat.errors import CheckpointError, QatError, SpecError
 from qat.lit.measure.quant_stats import QuantStats
 from qat.lit.quantized import LitQuantized
 from qat.lit.resume.guards import refuse_unsupported
-from qat.loop.entries import complete, parted
+from qat.loop.entries import accept_float, parted, was_given_quantizers
 from qat.loop.found import first_batch, images_in, network_of
 from qat.loop.quantization import Form, Quantization
 from qat.quantize.audit import Audit
@@ -113,7 +113,15 @@ class Quantize(Callback):
 
     def save_onnx(self, path: str | Path) -> Form:
         """Write an ONNX file; returns its form, as `Quantization.save_onnx`."""
-        return self._trained().save_onnx(path)
+        training, module = self._trained(), self._of
+        trainer = module.__dict__.get("_trainer") if module is not None else None
+        if module is None or trainer is None:
+            return training.save_onnx(path)
+        module.trainer = None  # the network is copied, and may be the module itself
+        try:
+            return training.save_onnx(path)
+        finally:
+            module.trainer = trainer
 
     def _trained(self) -> Quantization:
         if self.quantization is None or not self.quantization.is_quantized:
@@ -162,7 +170,7 @@ class Quantize(Callback):
             is_given = isinstance(self._example, Tensor)
             example = self._inputs(None if is_given else first_batch(trainer))
             self.quantization = Quantization(net, self._spec, example=example.to(device))
-        net.register_load_state_dict_pre_hook(self._accept)  # type: ignore[no-untyped-call]
+        net.register_load_state_dict_pre_hook(accept_float)  # type: ignore[no-untyped-call]
         if self._every:
             self._stats = QuantStats(self._every, phases=self.quantization.phases)
 
@@ -262,7 +270,10 @@ class Quantize(Callback):
 
     def _show(self) -> None:
         self._shown.close()
-        phases = self._prepared().phases
+        training = self._prepared()
+        phases = training.phases
+        if not phases.optimizers and was_given_quantizers(training.net):
+            phases.let_go(is_quantized=True)  # of a file of weights alone
         phases.enable()
         self._shown.enter_context(phases.judged_weights())
 
@@ -318,11 +329,6 @@ class Quantize(Callback):
             "phase": training.phases.state_dict(),
             "quantizers": own,
         }
-
-    def _accept(self, net: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-        """Hook of the network: take state dicts of the float one, too."""
-        if complete(state, net, prefix):
-            self._prepared().phases.let_go(is_quantized=True)
 
     @torch.no_grad()
     def on_load_checkpoint(

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from qat.quantize.loading import quantizer_entries
 from qat.quantize.names import plain_key
 
+_NOTE = "_qat_was_given_quantizers"
+
 
 def parted(
     state: dict[str, Any], module: nn.Module, net: nn.Module
@@ -34,26 +36,29 @@ def parted(
     return plain, own
 
 
-def complete(state: dict[str, Any], net: nn.Module, prefix: str) -> bool:
-    """Make a float network's entries those of the prepared one, whose quantizers keep their values.
+def accept_float(net: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    """Hook before a prepared network loads a state dict: that of the float network serves as well.
+
+    What quantizers keep stays as it is then. The network notes whether it was given theirs.
 
     Args:
-        state: entries that begin with `prefix`, changed in place.
         net: prepared network.
+        state: entries that begin with `prefix`, changed in place.
         prefix: of its entries.
-
-    Returns:
-        Whether the state holds quantizers' entries itself, as one of the prepared network does.
     """
     entries = set(quantizer_entries(net))
-    is_prepared = any(prefix + key in state for key in entries)
+    net.__dict__[_NOTE] = any(prefix + key in state for key in entries)
     for key, value in net.state_dict().items():
         plain = prefix + plain_key(key)
         if key in entries:
             state.setdefault(prefix + key, value)
         elif plain in state:
             state[prefix + key] = state.pop(plain)
-    return is_prepared
+
+
+def was_given_quantizers(net: nn.Module) -> bool:
+    """Whether the state dict that a network loaded last was of the prepared one."""
+    return bool(net.__dict__.get(_NOTE, False))
 
 
 def _prefixes(module: nn.Module, net: nn.Module) -> list[str]:

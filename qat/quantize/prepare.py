@@ -192,6 +192,10 @@ def _warn_of_little(model: nn.Module, plan: Plan) -> None:
 def _check_followable(model: nn.Module, example: Tensor) -> None:
     """Refuse what cannot be run and followed, in a sentence."""
     expect(example, Tensor, "example", "give images of shape (N, C, H, W)")
+    if example.ndim == 0 or example.numel() == 0:
+        raise SpecError(
+            f"the example of shape {tuple(example.shape)} shows nothing; give images (N, C, H, W)"
+        )
     if isinstance(model, torch.jit.ScriptModule):
         raise SpecError("a ScriptModule cannot be prepared; prepare the network that it is made of")
     for name, parameter in model.named_parameters():

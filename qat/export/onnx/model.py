@@ -137,7 +137,7 @@ class Emission:
             if exposed and isinstance(node, Quantize):
                 self.writer.add("Identity", [self.values[node.name].name], name=node.path)
                 outputs[node.path] = node.shape
-        last = (self.float_name(self.graph[-1].name), self.graph[-1].shape[0])
+        last = (self.float_name(self.graph[-1].name), self.graph[-1].shape)
         return self.writer.model(self.graph[0].shape, last, exposed=outputs, metadata=metadata)
 
     def _raised(self) -> dict[str, float]:

@@ -88,8 +88,9 @@ class Surgery:
                 self._quantize(node)
             elif node.output[0] not in self._in_integers:
                 self._writer.copy(node)
-        width = self._graph.output[0].type.tensor_type.shape.dim[1].dim_value
-        model = self._writer.model(image, (self._last, width), metadata=metadata)
+        _, *axes = self._graph.output[0].type.tensor_type.shape.dim
+        shape = tuple(axis.dim_value for axis in axes)
+        model = self._writer.model(image, (self._last, shape), metadata=metadata)
         try:
             with parsing("this network", "ship the packed file"):
                 Sizes(model, "this network", "ship the packed file").check(2)

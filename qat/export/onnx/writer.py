@@ -89,7 +89,7 @@ class OnnxWriter:
     def model(
         self,
         image: tuple[int, ...],
-        logits: tuple[str, int],
+        logits: tuple[str, tuple[int, ...]],
         *,
         exposed: Mapping[str, tuple[int, ...]] | None = None,
         metadata: Mapping[str, str] | None = None,
@@ -98,7 +98,8 @@ class OnnxWriter:
 
         Args:
             image: (C, H, W) of the input, which is called "image".
-            logits: name of the value that becomes the output "logits", and its width.
+            logits: name of the value that becomes the output "logits", and its shape without the
+                batch axis.
             exposed: names of further uint8 outputs -> their shapes, without the batch axis.
             metadata: key -> text.
         """
@@ -109,7 +110,7 @@ class OnnxWriter:
             "qat",
             [helper.make_tensor_value_info("image", floats, ["batch", *image])],
             [
-                helper.make_tensor_value_info("logits", floats, ["batch", logits[1]]),
+                helper.make_tensor_value_info("logits", floats, ["batch", *logits[1]]),
                 *(
                     helper.make_tensor_value_info(name, small, ["batch", *shape])
                     for name, shape in (exposed or {}).items()

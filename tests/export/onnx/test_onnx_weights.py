@@ -37,7 +37,7 @@ def unpacking(weight):
     integers = add_integers(writer, weight)
     floats = writer.add("Cast", [integers], to=TensorProto.FLOAT)
     row = writer.add("Reshape", [floats, writer.constant(np.array([1, -1]))])
-    return writer.model((1,), (row, weight.codes.numel()))
+    return writer.model((1,), (row, (weight.codes.numel(),)))
 
 
 @pytest.mark.parametrize("name", QUANTIZERS)
@@ -81,7 +81,7 @@ def test_numbers_per_output_that_are_all_equal_are_one():
     like = torch.zeros(2, 3, 1, 1)
     per_output(writer, torch.tensor([2.0, 2.0]), torch.float32, like)
     per_output(writer, torch.tensor([2.0, 3.0]), torch.int32, like)
-    model = writer.model((2,), (writer.add("Identity", ["image"]), 2))
+    model = writer.model((2,), (writer.add("Identity", ["image"]), (2,)))
     found = [numpy_helper.to_array(t) for t in model.graph.initializer]
     assert [(t.shape, t.dtype.name) for t in found] == [((), "float32"), ((2, 1, 1, 1), "int32")]
     assert found[1].ravel().tolist() == [2, 3]
