@@ -28,7 +28,8 @@ def network_of(module: LightningModule, name: str | None) -> nn.Module:
     if name is None and len(children) == 1:
         name = next(iter(children))
     if name is None:
-        if type(module).forward is LightningModule.forward:
+        # by name, as there are two packages of it
+        if type(module).forward.__qualname__ == "LightningModule.forward":
             raise QatError(
                 f"{type(module).__name__} has no forward and {len(children)} parts with "
                 f"parameters ({', '.join(children)}); name one: Quantize(module=...)"

@@ -18,9 +18,10 @@ from qat.export.packed.network import save_packed
 from qat.nn.activation import QuantizedActivation
 from qat.nn.parametrization import WeightParametrization
 from qat.quantize.audit import Audit, audit
+from qat.quantize.loading import load_weights
 from qat.quantize.modes import evaluating
 from qat.quantize.phases import Phases
-from qat.quantize.plan import Plan
+from qat.quantize.plan import Plan, project_weights
 from qat.quantize.prepare import prepare
 from qat.spec.extras import require_onnxscript
 from qat.spec.header import Header
@@ -173,14 +174,9 @@ class Quantization:
             raise CheckpointError(
                 f"the state has version {state.get('version')!r}, this qat reads {STATE_VERSION}"
             )
-        network = dict(state["network"])
+        load_weights(self.net, state["network"])
         if not self.phases.optimizers and state["phase"]["is_quantized"]:
-            network |= self.phases.hard_entries(self.net, network)
-        try:
-            self.net.load_state_dict(network)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise CheckpointError(f"the state is of another network: {reason}") from error
+            project_weights(self.net, self.plan)
         self.phases.load_state_dict(state["phase"])
         for optimizer, own in zip(self.phases.optimizers, state["optimizers"], strict=False):
             optimizer.load_state_dict(own)
