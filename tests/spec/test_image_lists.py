@@ -82,7 +82,7 @@ BOTH = "cat/1.jpg\ndog/1.jpg"
 @pytest.mark.parametrize(
     ("texts", "sentence"),
     [
-        ({"labels": "file,label\n"}, r"must begin with the line path,label or .*; got 'file,label'"),
+        ({"labels": "file,label\n"}, r"must begin with the line path,label or .*'file,label'"),
         ({"labels": ""}, r"must begin with the line path,label .*; got ''"),
         ({"labels": "path;label\n"}, "got 'path;label'"),
         ({"labels": "path,label\n\n"}, "names no image; add rows"),
@@ -103,9 +103,9 @@ BOTH = "cat/1.jpg\ndog/1.jpg"
         ({"train_list": "1.jpg\n"}, r"1\.jpg lies in no folder that would be its class; give"),
         ({"train_list": "\n"}, "names no image; write a path on each line"),
         ({"train_list": BOTH + "\ncat/1.jpg"}, r"train_list line 3 names cat/1\.jpg again"),
-        ({"train_list": BOTH, "test_list": "dog/1.jpg"}, r"dog/1\.jpg is listed for train and for"),
-        ({"train_list": BOTH, "val_list": "cow/1.jpg"}, r"is of the class 'cow', of which no image"),
-        ({"train_list": BOTH + "\ncat/8.jpg\ncat/9.jpg"}, r"^2 of 4 listed images .*: cat/8\.jpg, c"),
+        ({"train_list": BOTH, "test_list": "dog/1.jpg"}, r"dog/1\.jpg is listed for train and f"),
+        ({"train_list": BOTH, "val_list": "cow/1.jpg"}, r"is of the class 'cow', of which no im"),
+        ({"train_list": BOTH + "\ncat/8.jpg\ncat/9.jpg"}, r"^2 of 4 listed .*: cat/8\.jpg, c"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_said_in_one_line(root, texts, sentence):
