@@ -200,6 +200,8 @@ class DataSpec:
         augment: whether training images are augmented.
         image_size: side in pixels, null for the family's own.
         class_weights: none, or balanced (loss weights inverse to the class frequencies).
+        sampling: once shows every training image once an epoch; balanced draws every class equally
+            often, in as many images an epoch: of a large class some, those of a small one again.
         labels: CSV file with the columns path and label, and perhaps part (train, val, test), which
             says what images there are, and their classes; None for class folders. Its path, and
             those in it, begin at the root or at /.
@@ -230,6 +232,7 @@ class DataSpec:
     augment: bool = True
     image_size: int | None = option(None, low=4)
     class_weights: Literal["none", "balanced"] = "none"
+    sampling: Literal["once", "balanced"] = option("once", is_added=True)
     labels: str | None = option(None, is_added=True)
     train_list: str | None = option(None, is_added=True)
     val_list: str | None = option(None, is_added=True)
@@ -256,6 +259,11 @@ class DataSpec:
             raise SpecError(
                 f"data.val_share={self.val_share} and data.test_share={self.test_share} leave "
                 f"nothing to train on; hold out less (null is {HELD_SHARE})"
+            )
+        if self.class_weights == self.sampling == "balanced":
+            raise SpecError(
+                "data.class_weights=balanced and data.sampling=balanced would count rare classes "
+                "twice; take one of them"
             )
         if self.unreadable == "skip" and self.scan == "none":
             raise SpecError("data.unreadable=skip must find them; use data.scan=auto")
