@@ -12,7 +12,7 @@ FILES = sorted((ROOT / "qat").rglob("*.py"))
 
 TORCH = {"torch"}
 VISION = {"torch", "torchvision", "timm"}
-IMAGES = {"torch", "torchvision", "numpy", "PIL", "sklearn", "matplotlib"}
+IMAGES = {"torch", "torchvision", "numpy", "PIL", "sklearn", "matplotlib", "mlxtend"}
 
 # room -> its level and the other people's packages that it may import; a room may import itself and
 # rooms on lower levels. A file of a room may have a row of its own.

@@ -2,10 +2,12 @@
 
 python scripts/predict.py IMAGE... model=FILE
 
-IMAGE     image files, or folders of them
+IMAGE     image files, or folders of them, nested or not
 model=    what scripts/export.py wrote, or a run folder
 top=3     classes to tell of each image, with their probabilities
 out=      a CSV file for them instead of lines: file, rank, class, probability, error
+sheet=    a PNG file: the images of which the network is least certain, with their classes
+least=24  images on it, those of the lowest probability of the class that is named
 integer_forward=auto      int8 sums in layers of codes, as in scripts/evaluate.py: on, off or auto
 
 A file that is no image is told and left out; the exit code is then 2.
@@ -44,6 +46,8 @@ class PredictSpec:
     model: str = option(hint="give a file of scripts/export.py or a run folder")
     top: int = option(3, low=1)
     out: str | None = None
+    sheet: str | None = None
+    least: int = option(24, low=1, high=600)
     integer_forward: IntegerForward = "auto"
 
     def __post_init__(self) -> None:
@@ -78,23 +82,27 @@ def main(arguments: Sequence[str]) -> None:
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         raise DataError(f"{missing} does not exist; give image files or folders of them")
-    if spec.out is not None:
-        _check_out(Path(spec.out), [*paths, Path(spec.model)])
+    _check_written(spec, [*paths, Path(spec.model)])
     from qat.commands.network import open_network
+    from qat.commands.sheet import LeastCertain, write_sheet
 
     network = open_network(Path(spec.model), integer_forward=spec.integer_forward)
-    found = _predictions(network, paths, spec.top)
     width = max(len(shown(path)) for path in paths)
-    unread = 0
+    least = LeastCertain(spec.least)
     with _lines(width) if spec.out is None else _table(Path(spec.out)) as put:
-        for prediction in found:
+        for prediction in _predictions(network, paths, spec.top):
             if prediction.error:
-                unread += 1
                 print(f"error: {one_line(prediction.error)}", file=sys.stderr)
             put(prediction)
+            least.add(prediction)
     if spec.out is not None:
-        print(f"{shown(spec.out)}: {len(paths) - unread} images")
-    if unread:
+        print(f"{shown(spec.out)}: {least.seen} images")
+    if spec.sheet is not None and least.seen:
+        is_upright = network.preprocessing.upright
+        write_sheet(Path(spec.sheet), least, model=spec.model, is_upright=is_upright)
+        print(f"{shown(spec.sheet)}: the {len(least.found)} least certain of {least.seen} images")
+    if least.seen < len(paths):
+        unread = len(paths) - least.seen
         raise DataError(f"{unread} of {len(paths)} files could not be read, as said above")
 
 
@@ -112,16 +120,29 @@ def _images(paths: Sequence[Path]) -> Iterator[Path]:
             yield path
 
 
-def _check_out(path: Path, read: Sequence[Path]) -> None:
+def _check_written(spec: PredictSpec, read: Sequence[Path]) -> None:
+    """Raise SpecError unless what is to be written can be, and is nothing that is read."""
+    if spec.out is not None:
+        _check_out("out", spec.out, ".csv", read)
+    if spec.sheet is not None:
+        if not spec.sheet.lower().endswith(".png"):
+            raise SpecError(f"sheet={spec.sheet} must end in .png, e.g. sheet=answers.png")
+        _check_out("sheet", spec.sheet, ".png", [*read, *([Path(spec.out)] if spec.out else [])])
+
+
+def _check_out(key: str, file: str, ending: str, read: Sequence[Path]) -> None:
+    path = Path(file)
     is_free = not os.path.lexists(path) and path.parent.is_dir()
     # a link, a pipe or a device would be replaced, not written to
     if not is_free and (path.is_symlink() or not path.is_file()):
         raise SpecError(
-            f"out={path} must be a file, new or to be replaced, in a folder that is there, e.g. "
-            "out=answers.csv"
+            f"{key}={path} must be a file, new or to be replaced, in a folder that is there, e.g. "
+            f"{key}=answers{ending}"
         )
     if any(path.resolve() == other.resolve() for other in read):
-        raise SpecError(f"out={path} is what the command reads; choose another name")
+        raise SpecError(
+            f"{key}={path} is what the command reads or writes already; choose another name"
+        )
 
 
 def _predictions(network: "Network", paths: Sequence[Path], top: int) -> Iterator[Prediction]:

@@ -76,7 +76,7 @@ class TensorImages:
 
 
 class SeededDataset(Dataset[Sample]):
-    """Images under a random transform that depends on (seed, epoch, index) only.
+    """Images under a random transform that depends on (seed, epoch, index, repetition) only.
 
     The transforms draw from torch's global CPU generator. It is seeded for each sample and put
     back afterwards (2 us a sample), so neither the order in which samples are asked for nor the
@@ -97,12 +97,12 @@ class SeededDataset(Dataset[Sample]):
         return len(self.dataset)
 
     def __getitem__(self, key: Key) -> Sample:
-        epoch, index = key
+        epoch, index, *again = key
         raw = self.dataset[index]
         # the CPU generator itself: torch.manual_seed would also reseed CUDA, and takes 100x as long
         generator = torch.default_generator
         before = generator.get_state()
-        generator.manual_seed(derived_seed(self.seed, epoch, index))
+        generator.manual_seed(derived_seed(self.seed, epoch, index, *again))
         try:
             return _transformed(raw, self.transform)
         finally:

@@ -1,16 +1,17 @@
-"""Image folders: ImageNet, and folders of the user's own."""
+"""Image folders: ImageNet, and folders or lists of the user's own."""
 
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from itertools import chain, product
 
 import numpy as np
 import torch
 
 from qat.data.dataset import Transform
-from qat.data.image_files import FileImages, files_of
+from qat.data.image_files import FileImages, file_images, files_of
 from qat.data.module import ImageData
 from qat.data.scan import Scan, check_readable, remarks, scan
 from qat.data.split import Parts, carve, carve_by_path
@@ -18,6 +19,7 @@ from qat.data.transforms import Pixels, centred, zoomed
 from qat.errors import DataError
 from qat.spec.data import HELD_SHARE
 from qat.spec.data_files import class_names, home_of, part_folders
+from qat.spec.image_lists import Labelled, are_listed, classes_of, image_lists
 from qat.spec.unlabelled import ENDINGS, files_below
 
 
@@ -90,13 +92,25 @@ class ImageNet(FolderData):
 class ImageFolder(FolderData):
     """Images of the user's own: root/<class>/, or root/train/, root/val/ and perhaps root/test/.
 
-    Parts that have no folder are carved out of the training images, fixed and stratified: 20 %
-    each for validation and test of a root without train/, 10 % for test where only test/ is
-    missing. With data.split=path a file more or less moves at most one other of its class at each
-    cut; with data.split=index it moves many.
+    Instead of folders, data.labels may say the classes, and data.train_list, data.val_list and
+    data.test_list the parts; see `image_lists`. Parts that nothing says are carved out of the
+    training images, fixed and stratified: 20 % each for validation and test, 10 % for test where
+    only that is missing. With data.split=path a file more or less moves at most one other of its
+    class at each cut; with data.split=index it moves many.
     """
 
     _found: Scan | None = None
+
+    @cached_property
+    def _listed(self) -> dict[str, Labelled] | None:
+        """What lists say, read once; None where folders do."""
+        options = self.options
+        return image_lists(options, home_of(options)) if are_listed(options) else None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Labels of the training part, or names of its class folders, sorted."""
+        return super().classes if self._listed is None else classes_of(self._listed)
 
     def load(self) -> Parts:
         """List the files; only data.unreadable=skip reads them, to leave some out."""
@@ -135,26 +149,41 @@ class ImageFolder(FolderData):
 
     def _others(self) -> Counter[str]:
         """Ending -> number of the files in class folders that are no images by their names."""
+        if self._listed is not None:
+            return Counter()
         places = product(part_folders(home_of(self.options)).values(), self.classes)
         paths = chain.from_iterable(files_below(folder / name) for folder, name in places)
         endings = (os.path.splitext(path)[1].lower() for path in paths)
         return Counter(ending for ending in endings if ending not in ENDINGS)
 
     def _carved_files(self) -> list[FileImages]:
-        parts = part_folders(home_of(self.options))
-        images = self._files("train")
-        if "val" not in parts:
-            shares = (
-                self.options.test_share or HELD_SHARE,
-                self.options.val_share or HELD_SHARE,
+        given = self._given()
+        missing = [part for part in ("test", "val") if part not in given]
+        shares = {
+            "test": self.options.test_share or (HELD_SHARE if "val" in missing else 0.1),
+            "val": self.options.val_share or HELD_SHARE,
+        }
+        *held, train = self._carved(given["train"], [shares[part] for part in missing])
+        parts = given | dict(zip(missing, held, strict=True)) | {"train": train}
+        return [parts[part] for part in ("train", "val", "test")]
+
+    def _given(self) -> dict[str, FileImages]:
+        """Part -> its files: train, and what else folders or lists say."""
+        home = home_of(self.options)
+        if self._listed is None:
+            return {part: self._files(part) for part in part_folders(home)}
+        label = {name: number for number, name in enumerate(self.classes)}
+        return {
+            part: replace(
+                file_images(
+                    [os.path.join(home, path) for path in named],
+                    [label[name] for name in named.values()],
+                    home,
+                ),
+                is_upright=self.options.upright,
             )
-            test, validation, train = self._carved(images, shares)
-            return [train, validation, test]
-        if "test" not in parts:
-            test, train = self._carved(images, (self.options.test_share or 0.1,))
-            return [train, self._files("val"), test]
-        (train,) = self._carved(images, ())
-        return [train, self._files("val"), self._files("test")]
+            for part, named in self._listed.items()
+        }
 
     def _carved(self, images: FileImages, shares: Sequence[float]) -> list[FileImages]:
         if self.options.split == "path":

@@ -54,7 +54,8 @@ class ImageData(L.LightningDataModule):
         before: of a run that goes on, its record: the files of its parts stay in them.
 
     Raises:
-        SpecError: data.class_weights needs labels, or `unlabelled` is given with labels.
+        SpecError: data.class_weights or data.sampling needs labels, or `unlabelled` is given with
+            labels.
 
     Attributes:
         channels: C of an image.
@@ -85,6 +86,8 @@ class ImageData(L.LightningDataModule):
         super().__init__()
         if not labels and options.class_weights != "none":
             raise SpecError(f"data.class_weights={options.class_weights} counts labels; use none")
+        if not labels and options.sampling != "once":
+            raise SpecError(f"data.sampling={options.sampling} counts labels; use once")
         if labels and unlabelled is not None:
             raise SpecError("unlabelled= gives images without labels; use it with labels=False")
         self.options = options
@@ -245,7 +248,7 @@ class ImageData(L.LightningDataModule):
         An incomplete last batch is kept unless it is a single image.
         """
         images = self.parts.train
-        self.train_sampler = self._sampler(locate=self.position)
+        self.train_sampler = self.train_order(locate=self.position)
         transform = (
             self.training_transform() if self.options.augment else self.evaluation_transform()
         )
@@ -261,16 +264,19 @@ class ImageData(L.LightningDataModule):
         Lightning's own count starts the train loader, and with it the place where a resumed run
         goes on, before that place is known.
         """
-        return len(self._sampler())
+        return len(self.train_order())
 
     def batches_of(self, images: RawImages) -> int:
         """Batches of a part in a whole evaluation, told without making a loader."""
         return math.ceil(len(images) / self.options.batch_size)
 
-    def _sampler(self, **options: Any) -> EpochBatchSampler:
+    def train_order(self, **options: Any) -> EpochBatchSampler:
+        """A sampler of the training part at its beginning, with options of EpochBatchSampler."""
         count, size = len(self.parts.train), self.options.batch_size
-        drop_last = count > size and count % size < _SMALLEST_BATCH
-        return EpochBatchSampler(count, size, seed=self.seed, drop_last=drop_last, **options)
+        options.setdefault("drop_last", count > size and count % size < _SMALLEST_BATCH)
+        if self.options.sampling == "balanced":
+            options["balance"] = cast(LabelledImages, self.parts.train).labels
+        return EpochBatchSampler(count, size, seed=self.seed, **options)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """The validation part in a fixed order."""
@@ -325,7 +331,7 @@ def first_batches(data: ImageData, count: int) -> Iterator[Batch]:
     images = data.parts.train
     transform = data.training_transform() if data.options.augment else data.evaluation_transform()
     dataset = SeededDataset(images, transform, seed=data.seed)
-    sampler = EpochBatchSampler(len(images), data.options.batch_size, seed=data.seed)
+    sampler = data.train_order(drop_last=False)
     for keys in islice(sampler, count):
         yield collated([dataset[key] for key in keys])
 

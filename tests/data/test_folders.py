@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
+from qat.data.module import first_batches
 from qat.data.registry import build_data
-from qat.errors import DataError
+from qat.errors import DataError, SpecError
 from qat.spec.data import DataSpec
 
 
@@ -69,6 +70,26 @@ def test_a_flat_folder_is_split_60_20_20(flat):
     image, label = next(iter(data.train_dataloader()))
     assert (image.shape, image.dtype, label.dtype) == ((4, 3, 32, 32), torch.float32, torch.int64)
     assert data.sample_batch()[0].shape == (4, 3, 32, 32)
+
+
+def test_balanced_sampling_draws_every_class_equally(flat):
+    data = prepared(flat, sampling="balanced", image_size=8)
+    loader = data.train_dataloader()
+    for _ in range(2):
+        labels = torch.cat([label for _, label in loader])
+        assert labels.bincount().tolist() == [12, 12]
+    assert data.batches_per_epoch == len(loader) == 6
+    first = torch.cat([label for _, label in first_batches(data, 6)])
+    assert first.bincount().tolist() == [12, 12]
+    evaluated = torch.cat([label for _, label in data.val_dataloader()])
+    assert evaluated.bincount().tolist() == [6, 2]
+
+
+def test_rare_classes_count_once():
+    with pytest.raises(SpecError, match="would count rare classes twice; take one"):
+        DataSpec(sampling="balanced", class_weights="balanced")
+    with pytest.raises(SpecError, match=r"data\.sampling=balanced counts labels; use once"):
+        build_data(DataSpec(sampling="balanced"), labels=False)
 
 
 @pytest.mark.parametrize(

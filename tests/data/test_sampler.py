@@ -140,3 +140,46 @@ def test_a_loader_leaves_the_global_generator_alone():
     before = torch.get_rng_state()
     assert sum(len(label) for _, label in loader) == 24
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=1, max_size=6),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_a_balanced_epoch_draws_classes_equally_and_lets_their_images_take_turns(
+    counts, seed, epoch
+):
+    labels = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    labels = labels[torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))]
+    sampler = EpochBatchSampler(len(labels), 7, seed=seed, balance=labels)
+    order = sampler.order(epoch)
+    assert order == sampler.order(epoch)
+    assert len(order) == len(labels)
+    drawn = labels[order].bincount(minlength=len(counts))
+    assert drawn.max() - drawn.min() <= 1
+    times = torch.tensor(order).bincount(minlength=len(labels))
+    for label in range(len(counts)):
+        own = times[labels == label]
+        assert own.max() - own.min() <= 1
+
+
+def test_balanced_epochs_differ_and_go_on_in_their_middle():
+    labels = torch.tensor([0] * 40 + [1] * 5)
+    sampler = EpochBatchSampler(45, 10, seed=1, balance=labels)
+    first, second = list(sampler), list(sampler)
+    assert [key[1] for batch in first for key in batch] != [key[1] for b in second for key in b]
+    sampler.set_position(0, 2)
+    assert list(sampler) == first[2:]
+    assert len(first) == len(sampler) == 5
+
+
+def test_an_image_that_comes_again_is_augmented_anew():
+    labels = torch.tensor([0] * 40 + [1] * 5)
+    keys = [key for batch in EpochBatchSampler(45, 10, seed=1, balance=labels) for key in batch]
+    assert len(set(keys)) == 45
+    rare = [key for key in keys if key[1] == 40]
+    assert len(rare) >= 4
+    dataset = SeededDataset(TensorImages(torch.zeros(45, 1, 2, 2), labels), noisy, seed=3)
+    assert len({dataset[key][0].numpy().tobytes() for key in rare}) == len(rare)
+    assert torch.equal(dataset[rare[-1]][0], dataset[rare[-1]][0])

@@ -201,3 +201,27 @@ def test_a_teacher_that_saw_what_the_student_holds_out(finished, home):
     out = train(*SMALL, *student, "hydra.run.dir=student", cwd=home)
     assert " held out other images: validation: " in out
     assert " was in the run's training part; test: " in out
+
+
+@pytest.mark.slow
+def test_a_run_by_lists_goes_on_and_is_judged_by_them(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_pictures(tmp_path / "d" / "all", {"a": 12, "b": 12})
+    names = [f"all/{kind}/{number:03d}.png" for number in range(12) for kind in "ab"]
+    rows = ["path,label", *(f"{name},{'ant' if '/a/' in name else 'bee'}" for name in names)]
+    (tmp_path / "d" / "labels.csv").write_text("\n".join(rows))
+    (tmp_path / "d" / "test.txt").write_text("\n".join(names[:6]))
+    listed = ("data.labels=labels.csv", "data.test_list=test.txt")
+    train(*SMALL, *listed, "data.sampling=balanced", "hydra.run.dir=run", cwd=tmp_path)
+    record = read_record(tmp_path / "run")
+    assert record.classes == ("ant", "bee")
+    assert set(record.parts["test"].files) == set(names[:6])
+    train("resume=run", *LONGER, cwd=tmp_path)
+    assert read_record(tmp_path / "run") == record
+    tested = json.loads((tmp_path / "run" / "summary.json").read_text())["selected"]["test_acc"]
+    export(["run=run"])
+    own = ("data.root=d", *listed)
+    for model in (["model=run"], ["model=run/export/packed.safetensors", *own]):
+        capsys.readouterr()
+        evaluate([*model, "latency=[]"])
+        assert f"test       {tested:.4f}  6 images" in capsys.readouterr().out

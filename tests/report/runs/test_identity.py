@@ -132,6 +132,10 @@ def test_other_test_images_are_another_family(make_run, tmp_path, one, two, told
 FOLDER = {"data.name": "image_folder", "data.root": "/a/x", "data.image_size": 32}
 # another value of each own option of a data set that moves numbers
 OTHERS = {
+    ("image_folder", "labels"): "a.csv",
+    ("image_folder", "train_list"): "a.txt",
+    ("image_folder", "val_list"): "a.txt",
+    ("image_folder", "test_list"): "a.txt",
     ("image_folder", "split"): "path",
     ("image_folder", "val_share"): 0.1,
     ("image_folder", "test_share"): 0.1,
