@@ -154,7 +154,7 @@ def test_checking_a_command_needs_no_torch():
 
 
 def test_training_in_a_loop_needs_neither_lightning_nor_hydra():
-    own = {"LitClassifier", "LitDistiller", "load_trained"}  # these are made of them
+    own = {"LitClassifier", "LitDistiller", "Quantize", "load_trained"}  # these are made of them
     used = " ".join(f"qat.{name};" for name in PUBLIC if name not in own)
     loaded = loaded_after(f"import qat; {used}")
     assert "torch" in loaded

@@ -11,8 +11,6 @@ from torch.optim import Optimizer
 from qat.errors import CheckpointError, SpecError
 from qat.export.integer.graph import check_exact_form
 from qat.export.integer.trace import network_graph
-from qat.export.onnx.general import general_model
-from qat.export.onnx.model import onnx_model
 from qat.export.packed.convert import Converted, convert
 from qat.export.packed.network import save_packed
 from qat.nn.activation import QuantizedActivation
@@ -23,7 +21,7 @@ from qat.quantize.modes import evaluating
 from qat.quantize.phases import Phases
 from qat.quantize.plan import Plan, project_weights
 from qat.quantize.prepare import prepare
-from qat.spec.extras import require_onnxscript
+from qat.spec.extras import require_onnx, require_onnxscript
 from qat.spec.header import Header
 from qat.spec.presets import quantization
 from qat.spec.quant import QuantSpec
@@ -222,6 +220,10 @@ class Quantization:
         Raises:
             SpecError: the network has neither form.
         """
+        require_onnx()  # in an extra, so that what imports it waits until it is asked for
+        from qat.export.onnx.general import general_model
+        from qat.export.onnx.model import onnx_model
+
         converted, example = self.convert(), self._example[:_SHOWN]
         form: Form = "faithful"
         with self.evaluating():
