@@ -7,6 +7,7 @@ out=FOLDER                index.html, pictures/ (PNG and SVG), CSV; report/ in t
 reference=LABEL           network that the others are compared with; the float one by default
 tuned=optimizer.lr        of networks that differ by this key only, show the one that is best on
                           validation, and how many values were tried
+tuned_by=mean             what is best: the mean over the seeds, or the worst of them
 state=last                epoch that is judged first: last, or selected (on validation)
 title=TEXT                heading of the page
 claims=[A > B, ...]       hold claims that A is better than B against the seeds of both
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING, Literal
 from qat.commands.options import read_arguments, run_command
 from qat.errors import CheckpointError, DataError, SpecError, shown
 from qat.spec.schema import check, option
+from qat.spec.sweep import TunedBy
 from qat.storage.atomic import write_whole
 from qat.storage.reading import read_regular
 
@@ -42,6 +44,7 @@ class ReportSpec:
     out: str | None = None
     reference: str | None = None
     tuned: str | None = None
+    tuned_by: TunedBy = "mean"
     state: Literal["last", "selected"] = "last"
     title: str = option("Training runs")
     claims: tuple[str, ...] = ()
@@ -94,6 +97,7 @@ def _report(folders: Sequence[Path], spec: ReportSpec) -> None:
             title=spec.title,
             reference=spec.reference,
             tuned_key=spec.tuned,
+            tuned_by=spec.tuned_by,
             state=spec.state,
             claims=spec.claims,
             literature=spec.literature,
@@ -114,7 +118,7 @@ def _write_cards(runs: Sequence["Run"], spec: ReportSpec, folder: Path) -> None:
     from qat.report.cards.card import card_of, write_card
     from qat.report.runs.grouping import families_of
 
-    families = families_of(runs, tuned_key=spec.tuned)
+    families = families_of(runs, tuned_key=spec.tuned, tuned_by=spec.tuned_by)
     if spec.name is not None and len(families) > 1:
         titles = "; ".join(family.title for family in families)
         raise SpecError(f"name={spec.name} is one card, the runs are of several: {titles}")
@@ -127,6 +131,7 @@ def _write_cards(runs: Sequence["Run"], spec: ReportSpec, folder: Path) -> None:
             family,
             reference=spec.reference,
             tuned_key=spec.tuned,
+            tuned_by=spec.tuned_by,
             claims=spec.claims,
             commit=spec.commit,
         )

@@ -9,6 +9,7 @@ from qat.errors import SpecError
 from qat.spec.schema import check, option
 
 Method = Literal["grid", "random", "tpe", "tuned"]
+TunedBy = Literal["mean", "worst"]
 Keep = Literal["all", "selected", "none"]
 _RANGE_KEYS = {"low", "high", "log", "step"}
 
@@ -31,6 +32,7 @@ class SweepSpec:
         prune_after: quantized epochs that every job gets.
         tune: keys whose values are chosen.
         tune_seeds: seeds of the runs that choose them.
+        tune_by: validation score that chooses: the mean over these seeds, or that of the worst.
         parallel: jobs at the same time.
         threads: CPU threads of each job; null divides the cores among them.
         retry: whether jobs that failed are run again, from their last checkpoint.
@@ -50,6 +52,7 @@ class SweepSpec:
     prune_after: int = option(2, low=1)
     tune: tuple[str, ...] = ("optimizer.lr",)
     tune_seeds: tuple[int, ...] = option((1, 2), low=0)
+    tune_by: TunedBy = "mean"
     parallel: int = option(1, low=1, high=1024)
     threads: int | None = option(None, low=1)
     retry: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 from qat.compose import Composed, combinations, composed, conf_folder
 from qat.errors import CheckpointError, SpecError, shown
 from qat.spec.check import config_hash
-from qat.spec.sweep import SweepSpec
+from qat.spec.sweep import SweepSpec, TunedBy
 from qat.storage.atomic import write_whole
 from qat.storage.run_files import read_json
 from qat.storage.status import validation_score
@@ -69,9 +69,10 @@ def chosen_jobs(
 ) -> list[Job]:
     """Choose the values of each row on validation; the jobs of all seeds of the command with them.
 
-    The values with the highest mean validation score of the last epoch are chosen, the first of
-    equals; one with a run that failed is not, and a row with a run that was interrupted waits for
-    the next call. tuned.json in the sweep's folder holds all scores.
+    The values with the highest validation score of the last epoch, as `tune_by` says over the
+    tuning seeds, are chosen, the first of equals; one with a run that failed is not, and a row with
+    a run that was interrupted waits for the next call. tuned.json in the sweep's folder holds all
+    scores.
 
     Args:
         trials: that were run.
@@ -85,7 +86,11 @@ def chosen_jobs(
     unfinished = [t.row for t, own in tried.items() if any(job.state not in ended for job in own)]
     for row in dict.fromkeys(unfinished):
         print(f"tuned  {shown(','.join(row))}: not chosen yet, runs are unfinished", flush=True)
-    scores = {trial: _score(own) for trial, own in tried.items() if trial.row not in unfinished}
+    scores = {
+        trial: _score(own, spec.tune_by)
+        for trial, own in tried.items()
+        if trial.row not in unfinished
+    }
     chosen = _chosen(scores)
     folder = jobs[0].folder.parent
     _write(folder, scores, chosen)
@@ -107,10 +112,11 @@ def _given(overrides: Sequence[str], spec: SweepSpec) -> dict[str, str]:
     return {o.lstrip("+").partition("=")[0]: o for o in [*listed(spec.parameters), *overrides]}
 
 
-def _score(jobs: Sequence[Job]) -> float:
-    """Mean validation score of the last epoch over the tuning seeds; -inf if a run has none."""
-    scores = [validation_score(job.scores("last")) for job in jobs]
-    return sum(-math.inf if score is None else score for score in scores) / len(scores)
+def _score(jobs: Sequence[Job], by: TunedBy) -> float:
+    """Validation score of the last epoch, mean or worst tuning seed; -inf if a run has none."""
+    found = [validation_score(job.scores("last")) for job in jobs]
+    scores = [-math.inf if score is None else score for score in found]
+    return min(scores) if by == "worst" else sum(scores) / len(scores)
 
 
 def _chosen(scores: dict[Trial, float]) -> list[Trial]:

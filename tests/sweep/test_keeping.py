@@ -165,3 +165,17 @@ def test_the_values_with_the_best_last_epoch_are_chosen_and_of_equals_the_first(
         done(job, metrics={"last": {"val_acc": last}, "selected": {"val_acc": selected}})
     (chosen,) = tuned.chosen_jobs(trials, jobs, overrides, spec)
     assert chosen.run.config["optimizer"]["lr"] == 0.2
+
+
+@pytest.mark.parametrize(("by", "rate"), [("mean", 0.1), ("worst", 0.2)])
+def test_values_are_chosen_by_the_mean_of_the_seeds_or_by_the_worst_one(by, rate, tmp_path):
+    spec = SweepSpec(
+        method="tuned", tune_seeds=(1, 2), tune_by=by, parameters={"optimizer.lr": [0.1, 0.2]}
+    )
+    overrides = ["quant=float", "seed=1", "training.threads=1"]
+    trials = tuned.trials_of(overrides, spec)
+    jobs = jobs_of(tuned.runs_of(trials), tmp_path)
+    for job, score in zip(jobs, (0.99, 0.70, 0.82, 0.81), strict=True):
+        done(job, metrics={"last": {"val_acc": score}, "selected": {"val_acc": score}})
+    (chosen,) = tuned.chosen_jobs(trials, jobs, overrides, spec)
+    assert chosen.run.config["optimizer"]["lr"] == rate

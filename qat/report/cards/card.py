@@ -12,6 +12,7 @@ from qat.report.compare.statistics import Difference, Interval, Summary, mean
 from qat.report.runs.grouping import Family
 from qat.report.runs.origins import origins_of
 from qat.report.runs.recipe import recipe
+from qat.spec.sweep import TunedBy
 from qat.storage.atomic import write_whole
 from qat.storage.run_files import read_yaml
 
@@ -30,6 +31,7 @@ def card_of(
     *,
     reference: str | None = None,
     tuned_key: str | None = None,
+    tuned_by: TunedBy = "mean",
     claims: Sequence[str] = (),
     commit: str | None = None,
 ) -> dict[str, Any]:
@@ -39,6 +41,7 @@ def card_of(
         family: groups with finished runs.
         reference: label of the group that the others are compared with; None for the float one.
         tuned_key: that was tuned on validation, if one was.
+        tuned_by: whether by the mean of the seeds or by the worst one.
         claims: texts `BETTER > WORSE` about the groups.
         commit: of the code, for runs that do not hold it.
 
@@ -53,6 +56,7 @@ def card_of(
         "title": family.title,
         "reference": next(row.group.label for row in rows["last"] if row.is_reference),
         "tuned": tuned_key,
+        **({"tuned_by": tuned_by} if tuned_key and tuned_by != "mean" else {}),
         "origins": origins_of(family.groups, commit),
         "runs": len(runs),
         "seconds": round(sum(run.number("wall_seconds") or 0.0 for run in runs.values())),

@@ -141,8 +141,9 @@ def _tuning(card: Mapping[str, Any]) -> list[str]:
     tried = sorted({row["tuned"]["tried"] for row in card["rows"] if row["tuned"]})
     if not tried:
         return []
+    told = "last epoch, by the worst seed" if card.get("tuned_by") == "worst" else "last epoch"
     many = str(tried[0]) if len(tried) == 1 else f"{tried[0]} to {tried[-1]}"
-    return [f"`{card['tuned']}` is the best of {many} values on validation, last epoch."]
+    return [f"`{card['tuned']}` is the best of {many} values on validation, {told}."]
 
 
 def _facts(origin: Mapping[str, Any]) -> dict[str, str]:

@@ -18,6 +18,7 @@ from qat.report.runs.grouping import Family, families_of
 from qat.report.runs.labels import quant_name
 from qat.report.runs.other_data import other_data
 from qat.report.runs.runs import Run
+from qat.spec.sweep import TunedBy
 from qat.storage.atomic import write_whole
 from qat.storage.csv_table import write_csv
 
@@ -32,6 +33,9 @@ _METHOD = (
 )
 
 
+_TUNED_BY = {"mean": "mean over the seeds", "worst": "of the worst seed"}
+
+
 def write_report(
     runs: Sequence[Run],
     out: Path,
@@ -39,6 +43,7 @@ def write_report(
     title: str = "Training runs",
     reference: str | None = None,
     tuned_key: str | None = None,
+    tuned_by: TunedBy = "mean",
     state: State = "last",
     claims: Sequence[str] = (),
     literature: bool = False,
@@ -51,6 +56,7 @@ def write_report(
         title: of the page.
         reference: label of the group that others are compared with; None for the float one.
         tuned_key: groups that differ by it only become one, see `grouping.tuned`.
+        tuned_by: what is best of them, see there.
         state: which epoch the first tables judge.
         claims: texts `BETTER > WORSE` about groups of the only family.
         literature: whether what others published is drawn beside ours.
@@ -59,7 +65,7 @@ def write_report(
         SpecError: no group has the label `reference`, a claim is about none, or no config has the
             tuned key.
     """
-    families = families_of(runs, tuned_key=tuned_key)
+    families = families_of(runs, tuned_key=tuned_key, tuned_by=tuned_by)
     _check_reference(families, reference)
     if claims and len(families) != 1:
         raise SpecError(f"claims are about one data set and network; here are {len(families)}")
@@ -85,7 +91,7 @@ def write_report(
     sections.append(Section("How the numbers are made", [Paragraph(_METHOD)]))
     _write_tables(out, runs, families, reference=reference, tuned_key=tuned_key)
     path = out / "index.html"
-    text = page(title, _lead(runs, families, tuned_key), sections)
+    text = page(title, _lead(runs, families, tuned_key, tuned_by), sections)
     write_whole(path, text)
     return path
 
@@ -101,7 +107,9 @@ def _check_reference(families: Sequence[Family], reference: str | None) -> None:
         raise SpecError(f"reference={reference} is no network of the report; there are: {known}")
 
 
-def _lead(runs: Sequence[Run], families: Sequence[Family], tuned_key: str | None) -> list[Block]:
+def _lead(
+    runs: Sequence[Run], families: Sequence[Family], tuned_key: str | None, tuned_by: TunedBy
+) -> list[Block]:
     states = Counter(run.state for run in runs)
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
     groups = sum(len(family.groups) for family in families)
@@ -117,8 +125,9 @@ def _lead(runs: Sequence[Run], families: Sequence[Family], tuned_key: str | None
     lead += [Paragraph(words, "warning") for words in others]
     if tuned_key:
         words = (
-            f"Of each network the {tuned_key} with the highest mean validation accuracy at the "
-            "last epoch is shown, among the values with the most finished seeds; the tables of "
+            f"Of each network the {tuned_key} with the highest validation accuracy "
+            f"({_TUNED_BY[tuned_by]}) at the last epoch is shown, among the values with the most "
+            "finished seeds; the tables of "
             f"costs tell the value and out of how many{_tried(families)}. A value with a seed that "
             "failed, or with fewer seeds than its rivals, does not count as tried."
         )

@@ -9,6 +9,7 @@ from qat.errors import SpecError
 from qat.report.runs.identity import hashed, identities_of, judged_on, title_of
 from qat.report.runs.labels import differences, labels_of, sort_key
 from qat.report.runs.runs import Run, finite
+from qat.spec.sweep import TunedBy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -105,12 +106,15 @@ def groups_of(runs: Iterable[Run]) -> list[Group]:
     return labelled(list(found.values()))
 
 
-def families_of(runs: Iterable[Run], *, tuned_key: str | None = None) -> list[Family]:
+def families_of(
+    runs: Iterable[Run], *, tuned_key: str | None = None, tuned_by: TunedBy = "mean"
+) -> list[Family]:
     """Groups with a finished run by network and test images, each labelled among its own.
 
     Args:
         runs: any.
         tuned_key: see `tuned`; None compares all groups.
+        tuned_by: see `tuned`.
 
     Raises:
         SpecError: no config has the tuned key.
@@ -124,7 +128,7 @@ def families_of(runs: Iterable[Run], *, tuned_key: str | None = None) -> list[Fa
         members.setdefault(key, []).append(run)
     families = []
     for (title, _), own in sorted(members.items()):
-        groups = tuned(groups_of(own), tuned_key) if tuned_key else groups_of(own)
+        groups = tuned(groups_of(own), tuned_key, tuned_by) if tuned_key else groups_of(own)
         # what never came to an end must not lengthen the labels of the others
         ended = labelled([group for group in groups if group.finished], hidden=tuned_key)
         if ended:
@@ -132,16 +136,17 @@ def families_of(runs: Iterable[Run], *, tuned_key: str | None = None) -> list[Fa
     return _titled(families)
 
 
-def tuned(groups: Sequence[Group], key: str) -> list[Group]:
-    """Of groups that differ by `key` only, the one with the highest mean validation accuracy.
+def tuned(groups: Sequence[Group], key: str, by: TunedBy = "mean") -> list[Group]:
+    """Of groups that differ by `key` only, the one with the highest validation accuracy.
 
-    The mean is over the seeds, at the last epoch: nothing is chosen by the test part, nor by a
-    lucky epoch. Groups with fewer finished seeds than their fullest rival cannot win: one lucky
-    seed has a higher mean than several honest ones.
+    It is the mean over the seeds or that of the worst seed, at the last epoch: nothing is chosen by
+    the test part, nor by a lucky epoch. Groups with fewer finished seeds than their fullest rival
+    cannot win: one lucky seed has a higher score than several honest ones.
 
     Args:
         groups: of one family.
         key: dotted, e.g. optimizer.lr.
+        by: mean or worst.
 
     Returns:
         The winners, each with its rivals and the values that it was chosen from: those of which
@@ -150,7 +155,7 @@ def tuned(groups: Sequence[Group], key: str) -> list[Group]:
     rivals: dict[str, list[Group]] = {}
     for group in groups:
         rivals.setdefault(hashed(_identity(group, key)), []).append(group)
-    return labelled([_winner(own, key) for own in rivals.values()], hidden=key)
+    return labelled([_winner(own, key, by) for own in rivals.values()], hidden=key)
 
 
 def labelled(groups: Sequence[Group], *, hidden: str | None = None) -> list[Group]:
@@ -167,8 +172,8 @@ def labelled(groups: Sequence[Group], *, hidden: str | None = None) -> list[Grou
     return sorted(found, key=lambda group: (not group.is_float, sort_key(group.label)))
 
 
-def _winner(groups: Sequence[Group], key: str) -> Group:
-    best = max(groups, key=_score)
+def _winner(groups: Sequence[Group], key: str, by: TunedBy) -> Group:
+    best = max(groups, key=lambda group: _score(group, by))
     others = tuple(group for group in groups if group is not best)
     seeds = {group: len(group.validation("last")) for group in groups}
     # a search runs all seeds with its winner only, so that what it chose from may have fewer
@@ -179,9 +184,11 @@ def _winner(groups: Sequence[Group], key: str) -> Group:
     return replace(best, rivals=others, tried_values=tuple(values))
 
 
-def _score(group: Group) -> tuple[int, int, float]:
+def _score(group: Group, by: TunedBy) -> tuple[int, int, float]:
     scores = group.validation("last").values()
-    return len(scores), len(group.finished), sum(scores) / len(scores) if scores else 0.0
+    mean = sum(scores) / len(scores) if scores else 0.0
+    worst = min(scores, default=0.0)
+    return len(scores), len(group.finished), worst if by == "worst" else mean
 
 
 def _identity(group: Group, without: str | None) -> dict[str, Any]:

@@ -180,6 +180,22 @@ def test_a_tuned_key_is_chosen_on_validation_at_the_last_epoch(make_run, tmp_pat
     assert [group.key for group in family.groups] == [group.key for group in found.values()]
 
 
+def test_a_tuned_key_is_chosen_by_the_mean_or_by_the_worst_seed(make_run, tmp_path):
+    for lr, scores in {0.1: (0.99, 0.70), 0.03: (0.82, 0.81)}.items():
+        for seed, val in enumerate(scores):
+            make_run(
+                f"{lr}-{seed}",
+                seed=seed,
+                val=val,
+                changes={"optimizer.lr": lr},
+                overrides=[f"optimizer.lr={lr}"],
+            )
+    groups = groups_of(read_runs([tmp_path / "runs"]))
+    for by, rate in (("mean", 0.1), ("worst", 0.03)):
+        (found,) = tuned(groups, "optimizer.lr", by)
+        assert found.runs[0].config["optimizer.lr"] == rate
+
+
 def test_labels_are_short_and_differ_even_if_values_do_not_look_so(make_run, labels):
     for end in "ab":
         make_run(end, changes={"model.note": "x" * 100 + end})
