@@ -36,8 +36,10 @@ ROOMS = {
     "lit": (5, {"torch", "lightning", "torchmetrics", "typing_extensions", "numpy"}),
     "compose": (5, {"hydra", "omegaconf"}),
     "loop": (6, TORCH),
-    "loop.callback": (6, TORCH | {"lightning"}),
-    "loop.found": (6, TORCH | {"lightning"}),
+    **{
+        f"loop.{name}": (6, TORCH | {"lightning"})
+        for name in ("callback", "fits", "found", "inputs", "monitors")
+    },
     "train": (6, VISION | {"lightning", "safetensors"}),
     "commands": (8, {"torch", "onnx", "torchvision", "PIL", "omegaconf", "yaml"}),
     "peers": (8, {"torch", "torchmetrics", "torchao", "brevitas", "lightning"}),

@@ -137,7 +137,8 @@ class LitQuantized(L.LightningModule):
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """The rule around the base optimizer; the only place where epochs become steps."""
         self._shown.close()
-        self.phases.forget()
+        if self.phases.optimizers:  # of another fit; after a checkpoint there are none
+            self.phases.forget()
         per_epoch = self._steps_per_epoch()
         total = self.total_steps = per_epoch * (self.trainer.max_epochs or 1)
         self.warm_steps = min(total, self.warm_start_epochs * per_epoch)

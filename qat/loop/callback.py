@@ -1,6 +1,5 @@
 """Quantize: a Lightning callback that turns any LightningModule into training on few levels."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,15 +13,17 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor
 from torch.optim import Optimizer
 
-from qat.errors import CheckpointError, QatError, SpecError
+from qat.errors import CheckpointError, QatError, SpecError, one_line
 from qat.lit.measure.quant_stats import QuantStats
-from qat.lit.quantized import LitQuantized
-from qat.lit.resume.guards import refuse_unsupported
-from qat.loop.entries import accept_float, parted, was_given_quantizers
-from qat.loop.found import first_batch, images_in, network_of
+from qat.loop.entries import accept_float, has_loaded, parted
+from qat.loop.fits import lengths, refuse
+from qat.loop.found import network_of, unused_parts
+from qat.loop.inputs import arrived, first_batch, images_in, like
+from qat.loop.monitors import forget_float_scores
 from qat.loop.quantization import Form, Quantization
 from qat.quantize.audit import Audit
 from qat.quantize.audit_table import audit_table
+from qat.quantize.plan import project_weights
 from qat.spec.header import Header
 from qat.spec.presets import quantization
 from qat.spec.quant import QuantSpec
@@ -42,20 +43,22 @@ class Quantize(Callback):
     of a fit the network is audited.
 
     A checkpoint holds the float network's own keys with latent weights, so that it loads without
-    this callback as a float network; steps, scales and phase lie beside them, and a fit goes on
-    from it bit for bit. One of `save_weights_only=True` holds the prepared network instead: with
-    this callback it is judged, without it, it does not load.
+    this callback as a float network; steps, scales, phase and options lie beside them, and a fit
+    goes on from it bit for bit. Files of weights alone, which have no room for these, are refused.
+
+    At the switch from float epochs to quantized ones callbacks that choose by a metric
+    (ModelCheckpoint, EarlyStopping) begin to choose anew.
 
     Args:
         spec: what to quantize: a name as `quant=` of the command takes it ("bcgd_w1a4"), a
             `QuantSpec`, or the config group `quant` as a mapping.
-        module: dotted name of the submodule that is the network. None takes the only child with
-            parameters, or the whole module by its `forward` if there are several.
+        module: dotted name of the submodule that is the network, "" for the whole module. None
+            takes the only child with parameters, or the whole module if its `forward` runs all.
         example: what enters the network: a tensor (N, ...), or a function batch -> tensor. None
             takes the first tensor of a batch, of several the first with four axes.
         warm_start_epochs: float epochs at the start; 0 for none.
         steps: optimizer steps of the whole fit, of each optimizer. None counts them from the
-            trainer, one for each batch where optimization is manual.
+            trainer; where optimization is manual, one for each batch.
         stats_every_n_steps: steps between logged numbers of flips and distance; 0 logs none.
 
     Attributes:
@@ -63,9 +66,10 @@ class Quantize(Callback):
         found: what the audit at the end of a fit found, None before.
 
     Raises:
-        SpecError: an option is out of range.
+        SpecError: an option is out of range or of another type.
 
-    Logs quant/flip_rate, quant/distance (`QuantStats`), and quant/theta at each validation.
+    Logs quant/flip_rate, quant/distance (`QuantStats`), and quant/theta at each validation; of
+    several callbacks each under its module's name, quant/theta/NAME.
     """
 
     def __init__(
@@ -83,14 +87,22 @@ class Quantize(Callback):
             ("steps", 1 if steps is None else steps, 1),
             ("stats_every_n_steps", stats_every_n_steps, 0),
         ):
-            if value < least:
-                raise SpecError(f"Quantize({name}=...) must be >= {least}, got {value!r}")
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                raise SpecError(f"Quantize({name}=...) is a number >= {least}, got {value!r}")
+        if not isinstance(module, str | None):
+            raise SpecError(f"Quantize(module=...) is the dotted name of a part, got {module!r}")
+        if not (example is None or isinstance(example, Tensor) or callable(example)):
+            raise SpecError(
+                "Quantize(example=...) is a tensor or a function of a batch, got a "
+                f"{type(example).__name__}"
+            )
         self._spec = quantization(spec)
         self._name, self._example = module, example
         self._warm_epochs, self._steps = warm_start_epochs, steps
         self._every = stats_every_n_steps
         self._stats: QuantStats | None = None
         self._of: LightningModule | None = None
+        self._patched: LightningModule | None = None
         self._loaded: Mapping[str, Any] | None = None
         self._shown = ExitStack()
         self.quantization: Quantization | None = None
@@ -138,41 +150,58 @@ class Quantize(Callback):
         Raises:
             QatError: the trainer or the module cannot be served; the message says the cure.
         """
-        refuse_unsupported(trainer)
-        if trainer.world_size > 1:
-            raise QatError(
-                f"Quantize trains on one device, and the trainer has {trainer.world_size}; give "
-                "Trainer(devices=1)"
-            )
-        if isinstance(pl_module, LitQuantized):
-            raise QatError(f"{type(pl_module).__name__} quantizes by itself; leave Quantize out")
+        refuse(trainer, pl_module)
+        if self._of is not None and self._of is not pl_module:
+            raise QatError("this Quantize has quantized another module; make one for each module")
         if self._of is pl_module:
             return
-        if self._of is not None:
-            raise QatError("this Quantize has quantized another module; make one for each module")
-        self._of = pl_module
         original = pl_module.configure_model
 
         def configure_model(module: LightningModule) -> None:
             # Lightning's last call to the module before weights are loaded and optimizers are made
             module.__dict__.pop("configure_model", None)
             original()
-            self._prepare(trainer, module)
+            self._prepare(module)
 
+        self._patched = pl_module
         pl_module.configure_model = MethodType(configure_model, pl_module)  # type: ignore[method-assign]
 
-    def _prepare(self, trainer: Trainer, module: LightningModule) -> None:
-        net = network_of(module, self._name)
+    def _prepare(self, module: LightningModule) -> None:
+        trainer, net = module.trainer, network_of(module, self._name)
         device = next((p.device for p in net.parameters()), torch.device("cpu"))
-        # a run with this callback draws the numbers of one without; Lightning is about to move the
-        # module to its device, and has new tensors made there already
-        with isolate_rng(), device:
-            is_given = isinstance(self._example, Tensor)
-            example = self._inputs(None if is_given else first_batch(trainer))
-            self.quantization = Quantization(net, self._spec, example=example.to(device))
+        is_given = isinstance(self._example, Tensor)
+        batch = None if is_given else first_batch(trainer)
+        try:
+            # a run with this callback draws the numbers of one without; Lightning is about to move
+            # the module to its device, and has new tensors made there already
+            with isolate_rng(), device:
+                example = self._inputs(None if is_given else arrived(module, batch, device))
+                example = like(example.to(device), net)
+                if net is module and self._name is None and (others := unused_parts(net, example)):
+                    raise QatError(
+                        f"{type(module).__name__}.forward does not run {', '.join(others)}; name "
+                        'the network: Quantize(module=...), or module="" for all of it'
+                    )
+                self.quantization = Quantization(net, self._spec, example=example)
+        except QatError:
+            raise
+        except Exception as error:
+            raise QatError(
+                f"{type(net).__name__} cannot be run on the example, of shape "
+                f"{tuple(example.shape)} and {example.dtype}: {one_line(error)}; give "
+                "Quantize(example=...), or name the network: Quantize(module=...)"
+            ) from error
+        self._of = module
         net.register_load_state_dict_pre_hook(accept_float)  # type: ignore[no-untyped-call]
         if self._every:
-            self._stats = QuantStats(self._every, phases=self.quantization.phases)
+            self._stats = QuantStats(
+                self._every, phases=self.quantization.phases, suffix=self._suffix(trainer)
+            )
+
+    def _suffix(self, trainer: Trainer) -> str:
+        """What follows the names of logged numbers: nothing where this is the only one."""
+        others = sum(isinstance(c, Quantize) for c in trainer.callbacks)  # type: ignore[attr-defined]
+        return f"/{self._name or 'module'}" if others > 1 else ""
 
     def _inputs(self, batch: Any) -> Tensor:
         """What enters the network of a batch."""
@@ -194,10 +223,11 @@ class Quantize(Callback):
         Raises:
             QatError: an optimizer cannot be served, or the fit has no quantized phase.
         """
-        phases = self._prepared().phases
+        phases = self._present(pl_module).phases
+        has_loaded(phases.net)
         phases.forget()
         bases = list(trainer.strategy.optimizers)
-        steps, warm = self._lengths(trainer, pl_module)
+        steps, warm = lengths(trainer, pl_module, steps=self._steps, warm_epochs=self._warm_epochs)
         wrapped = phases.wrap(bases, [steps] * len(bases), [warm] * len(bases))
         trainer.strategy.optimizers = wrapped
         if self._loaded is not None:
@@ -205,34 +235,20 @@ class Quantize(Callback):
             self._loaded = None
         phases.enable()
 
-    def _lengths(self, trainer: Trainer, module: LightningModule) -> tuple[int, int]:
-        """Optimizer steps of the fit, and of its warm start."""
-        steps = trainer.estimated_stepping_batches if self._steps is None else self._steps
-        if not 0 < steps < math.inf:
-            raise QatError(
-                "the trainer has no end (max_epochs=-1, or batches without a number) and the "
-                "phases are parts of it; give Quantize(steps=...), or Trainer(max_epochs=...)"
-            )
-        if not self._warm_epochs:
-            return int(steps), 0
-        accumulated = trainer.accumulate_grad_batches if module.automatic_optimization else 1
-        warm = self._warm_epochs * math.ceil(trainer.num_training_batches / accumulated)
-        if warm >= steps:
-            raise QatError(
-                f"warm_start_epochs={self._warm_epochs} are {warm} steps and the fit has "
-                f"{int(steps)}: nothing would be quantized; shorten the one or lengthen the other"
-            )
-        return int(steps), int(warm)
-
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Switch from the float phase to the quantized one."""
-        self._prepared().phases.advance(lambda: self._calibration(batch))
+        is_due = None
+        if self._warm_epochs and not pl_module.automatic_optimization:
+            is_due = trainer.current_epoch >= self._warm_epochs or None
+        switched = self._prepared().phases.advance(lambda: self._calibration(batch), is_due=is_due)
+        if switched and self._warm_epochs:
+            forget_float_scores(trainer)
 
     def _calibration(self, batch: Any) -> Iterator[Tensor]:
         net = self._prepared().net
-        yield self._inputs(batch).to(next(net.parameters()).device)
+        yield like(self._inputs(batch).to(next(net.parameters()).device), net)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -263,36 +279,46 @@ class Quantize(Callback):
         if not training.is_quantized:
             rank_zero_warn("the fit ended in its float warm start: nothing was quantized")
             return
+        if not training.phases.is_hard:
+            rank_zero_warn(
+                f"the fit ended at theta={training.phases.theta:.3g}: the module holds relaxed "
+                "weights, and what is audited and exported are their projections; with fewer "
+                "optimizer steps than batches give Quantize(steps=...)"
+            )
         self.found = training.audit()
         rank_zero_info(audit_table(self.found))
 
     # -- evaluation -------------------------------------------------------------------------------
 
-    def _show(self) -> None:
+    def _show(self, trainer: Trainer, module: LightningModule) -> None:
         self._shown.close()
-        training = self._prepared()
-        phases = training.phases
-        if not phases.optimizers and was_given_quantizers(training.net):
-            phases.let_go(is_quantized=True)  # of a file of weights alone
+        phases = self._present(module).phases
+        if trainer.state.fn != "fit":
+            if has_loaded(phases.net) and phases.optimizers:
+                # other weights than those the optimizers know: what is judged is in the network
+                phases.let_go(is_quantized=phases.is_quantized)
+                project_weights(phases.net, phases.plan)
+            if not phases.is_quantized:
+                rank_zero_warn("nothing has been quantized yet: the float network is judged")
         phases.enable()
         self._shown.enter_context(phases.judged_weights())
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show hard weights (float ones during the warm start)."""
-        self._show()
+        self._show(trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As in validation."""
-        self._show()
+        self._show(trainer, pl_module)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """As in validation."""
-        self._show()
+        self._show(trainer, pl_module)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log theta."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            pl_module.log("quant/theta", self._prepared().phases.theta)
+            pl_module.log(f"quant/theta{self._suffix(trainer)}", self._prepared().phases.theta)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Show the forward weights again."""
@@ -310,11 +336,14 @@ class Quantize(Callback):
         self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
     ) -> None:
         """As after validation."""
-        self._shown.close()
+        self.teardown(trainer, pl_module, "")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """As after validation."""
+        """As after validation; a module that was not prepared is left as it was."""
         self._shown.close()
+        if self._patched is not None:
+            self._patched.__dict__.pop("configure_model", None)
+            self._patched = None
 
     # -- checkpoint -------------------------------------------------------------------------------
 
@@ -323,7 +352,9 @@ class Quantize(Callback):
     ) -> None:
         """Keep what quantization adds beside a state dict of the float network's keys."""
         training = self._prepared()
-        state = checkpoint["state_dict"] | training.phases.latent_entries(pl_module)
+        state = checkpoint["state_dict"]
+        latent = training.phases.latent_entries(pl_module)
+        state = state | {key: value for key, value in latent.items() if key in state}
         checkpoint["state_dict"], own = parted(state, pl_module, training.net)
         checkpoint["callbacks"][self.state_key] = {
             "phase": training.phases.state_dict(),
@@ -341,12 +372,17 @@ class Quantize(Callback):
         """
         own = checkpoint["callbacks"].get(self.state_key)
         if own is None:
-            raise CheckpointError(
-                f"the checkpoint has no state of {self.state_key}: it was saved without it; load "
-                "its weights into the module, and fit without ckpt_path"
+            there = [key for key in checkpoint["callbacks"] if key.startswith("Quantize[")]
+            cure = (
+                f"but of {', '.join(there)}: give the module of that name"
+                if there
+                else "it was saved without it: load its weights, and fit without ckpt_path"
             )
+            raise CheckpointError(f"the checkpoint has no state of {self.state_key}; {cure}")
         training = self._prepared()
         net, phases = training.net, training.phases
+        phases.check_state(own["phase"])
+        has_loaded(net)
         state = net.state_dict()
         for key, value in own["quantizers"].items():
             state[key].copy_(value)
@@ -363,3 +399,13 @@ class Quantize(Callback):
                 "setup(); give it to the Trainer as Trainer(callbacks=[Quantize(...)])"
             )
         return self.quantization
+
+    def _present(self, module: LightningModule) -> Quantization:
+        """The network in training, which has to be the one that the module holds."""
+        training = self._prepared()
+        if network_of(module, self._name) is not training.net:
+            raise QatError(
+                f"{type(module).__name__} has made another network since its first was quantized; "
+                "let setup() and configure_model() keep the one there is"
+            )
+        return training

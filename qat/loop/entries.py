@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from qat.quantize.loading import quantizer_entries
 from qat.quantize.names import plain_key
 
-_NOTE = "_qat_was_given_quantizers"
+_NOTE = "_qat_has_loaded"
 
 
 def parted(
@@ -24,22 +24,24 @@ def parted(
         The state without the quantizers' entries, weights under their plain names; and the
         quantizers' entries by their names in the network.
     """
-    entries = set(quantizer_entries(net))
-    prefixes = _prefixes(module, net)
-    plain = dict(state)
-    own = {key: state[prefixes[0] + key] for key in entries if prefixes[0] + key in state}
-    for prefix in prefixes:
-        for key in [key for key in plain if key.startswith(prefix)]:
-            value, name = plain.pop(key), key.removeprefix(prefix)
-            if name not in entries:
-                plain[prefix + plain_key(name)] = value
-    return plain, own
+    values, members = net.state_dict(), set(net.modules())
+    # a part of the network may go by several names, in its container and beside it
+    names = module.named_modules(remove_duplicate=False)
+    inside = {name: child for name, child in names if child in members}
+    kept = {f"{name}.{key}" for name, child in inside.items() for key in quantizer_entries(child)}
+    kept = {key.removeprefix(".") for key in kept}
+    plain = {}
+    for key, value in state.items():
+        if key not in kept:
+            holder = key.rpartition(".")[0]
+            plain[plain_key(key) if holder in inside else key] = value
+    return plain, {key: values[key] for key in quantizer_entries(net)}
 
 
 def accept_float(net: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Hook before a prepared network loads a state dict: that of the float network serves as well.
 
-    What quantizers keep stays as it is then. The network notes whether it was given theirs.
+    What quantizers keep stays as it is then. The network notes that it has loaded.
 
     Args:
         net: prepared network.
@@ -47,7 +49,7 @@ def accept_float(net: nn.Module, state: dict[str, Any], prefix: str, *_: Any) ->
         prefix: of its entries.
     """
     entries = set(quantizer_entries(net))
-    net.__dict__[_NOTE] = any(prefix + key in state for key in entries)
+    net.__dict__[_NOTE] = True
     for key, value in net.state_dict().items():
         plain = prefix + plain_key(key)
         if key in entries:
@@ -56,12 +58,6 @@ def accept_float(net: nn.Module, state: dict[str, Any], prefix: str, *_: Any) ->
             state[prefix + key] = state.pop(plain)
 
 
-def was_given_quantizers(net: nn.Module) -> bool:
-    """Whether the state dict that a network loaded last was of the prepared one."""
-    return bool(net.__dict__.get(_NOTE, False))
-
-
-def _prefixes(module: nn.Module, net: nn.Module) -> list[str]:
-    """What the names of a network's entries begin with in a module's state dict."""
-    names = module.named_modules(remove_duplicate=False)
-    return [f"{name}." if name else "" for name, child in names if child is net]
+def has_loaded(net: nn.Module) -> bool:
+    """Whether a network has loaded a state dict since this was asked last."""
+    return bool(net.__dict__.pop(_NOTE, False))

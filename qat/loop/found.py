@@ -1,12 +1,14 @@
-"""What is found in other people's modules: the network, a batch, the images in it."""
+"""The network in other people's modules."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
+from contextlib import ExitStack
 
-from lightning.pytorch import LightningModule, Trainer
+import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from qat.errors import QatError
+from qat.quantize.modes import evaluating
 
 
 def network_of(module: LightningModule, name: str | None) -> nn.Module:
@@ -45,45 +47,27 @@ def network_of(module: LightningModule, name: str | None) -> nn.Module:
     return inner
 
 
-def first_batch(trainer: Trainer) -> Any:
-    """A batch of what the trainer is about to go through.
+def unused_parts(module: nn.Module, example: Tensor) -> list[str]:
+    """Children with weights that a module's `forward` does not run: teachers, losses, averages.
 
-    Raises:
-        QatError: there is none.
+    Args:
+        module: with children.
+        example: what enters it.
     """
-    loops: dict[str, Any] = {
-        "fit": trainer.fit_loop,
-        "validate": trainer.validate_loop,
-        "test": trainer.test_loop,
-        "predict": trainer.predict_loop,
+    children = {
+        name: child
+        for name, child in module.named_children()
+        if any(p.ndim > 1 for p in child.parameters())
     }
-    stage = str(trainer.state.fn.value)  # type: ignore[union-attr]
-    loops[stage].setup_data()
-    loaders: dict[str, Any] = {
-        "fit": lambda: trainer.train_dataloader,
-        "validate": lambda: trainer.val_dataloaders,
-        "test": lambda: trainer.test_dataloaders,
-        "predict": lambda: trainer.predict_dataloaders,
-    }
-    batch = next(iter(loaders[stage]()), None)
-    if batch is None:
-        raise QatError("there is no batch to show the network; give Quantize(example=...)")
-    return batch
+    seen: set[str] = set()
+    with ExitStack() as hooks, evaluating(module), torch.no_grad():
+        for name, child in children.items():
+            for inner in child.modules():
+                handle = inner.register_forward_pre_hook(_noting(seen, name))
+                hooks.callback(handle.remove)
+        module(example)
+    return [name for name in children if name not in seen]
 
 
-def _tensors(node: Any) -> Iterator[Tensor]:
-    if isinstance(node, Tensor):
-        yield node
-    elif isinstance(node, Mapping):
-        for child in node.values():
-            yield from _tensors(child)
-    elif isinstance(node, Sequence) and not isinstance(node, str):
-        for child in node:
-            yield from _tensors(child)
-
-
-def images_in(batch: Any) -> Tensor | None:
-    """The first tensor of a batch with four axes, or the first floating one, or None."""
-    tensors = list(_tensors(batch))
-    images = [t for t in tensors if t.ndim == 4] or [t for t in tensors if t.is_floating_point()]
-    return images[0] if images else None
+def _noting(seen: set[str], name: str) -> Callable[..., None]:
+    return lambda *_: seen.add(name)

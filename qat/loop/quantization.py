@@ -1,5 +1,6 @@
 """Quantization of a network in a plain loop: prepare, train, evaluate, audit, save, export."""
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ from qat.storage.atomic import replacing
 
 STATE_VERSION = 1
 
+_PARTS = {"phase", "network", "optimizers"}
 _SHOWN = 2  # images of an example that are run to see what a network does
 
 Form = Literal["faithful", "general"]
@@ -70,7 +72,7 @@ class Quantization:
         self.net = net
         self.phases = Phases(net, spec)
         self._example = example.detach()
-        self._images: Iterable[Tensor] = (self._example,)
+        self._images: Iterable[Tensor] | None = None
 
     @property
     def spec(self) -> QuantSpec:
@@ -86,6 +88,12 @@ class Quantization:
     def is_quantized(self) -> bool:
         """Whether the float warm start is over."""
         return self.phases.is_quantized
+
+    def example(self, count: int | None = None) -> Tensor:
+        """The first images of the example, where the network is and in its dtype."""
+        like = next((p for p in self.net.parameters() if p.is_floating_point()), self._example)
+        images = self._example[:count].to(like.device)
+        return images.to(like.dtype) if images.is_floating_point() else images
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -113,6 +121,8 @@ class Quantization:
             QatError: as `Phases.wrap`.
             SpecError: a number is out of range, or `steps` is missing.
         """
+        if steps is not None and steps < 1:
+            raise SpecError(f"wrap(steps=...) must be >= 1, got {steps!r}")
         if steps is None and (warm_steps or self._is_scheduled()):
             raise SpecError(
                 "wrap(...) needs steps=, the optimizer steps of the whole training: "
@@ -123,7 +133,7 @@ class Quantization:
             raise SpecError(
                 f"warm_steps must be 0 or more and below steps, got {warm_steps} of {steps}"
             )
-        self._images = (self._example,) if images is None else images
+        self._images = images
         self.phases.forget()
         (wrapped,) = self.phases.wrap([optimizer], [steps or 1], [warm_steps])
         self.phases.enable()
@@ -132,7 +142,7 @@ class Quantization:
         return wrapped
 
     def _advance(self, *_: object) -> None:
-        self.phases.advance(lambda: self._images)
+        self.phases.advance(lambda: (self.example(),) if self._images is None else self._images)
 
     def _is_scheduled(self) -> bool:
         kinds = (QuantizedActivation, WeightParametrization)
@@ -168,10 +178,21 @@ class Quantization:
         Raises:
             CheckpointError: of another version, or of another network or optimizer.
         """
-        if state.get("version") != STATE_VERSION:
+        if state.get("version") != STATE_VERSION or not state.keys() >= _PARTS:
             raise CheckpointError(
-                f"the state has version {state.get('version')!r}, this qat reads {STATE_VERSION}"
+                f"the state has version {state.get('version')!r} and the parts "
+                f"{', '.join(sorted(_PARTS & state.keys())) or 'of none'}; this qat reads version "
+                f"{STATE_VERSION} with {', '.join(sorted(_PARTS))}"
             )
+        before = copy.deepcopy(self.state_dict())
+        try:
+            self._load(state)
+        except Exception:
+            self._load(before)  # whole or not at all
+            raise
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.phases.check_state(state["phase"])
         load_weights(self.net, state["network"])
         if not self.phases.optimizers and state["phase"]["is_quantized"]:
             project_weights(self.net, self.plan)
@@ -188,7 +209,7 @@ class Quantization:
             NotOnGridError: a value is off its grid.
         """
         with self.evaluating():
-            return audit(self.net, self.plan, self._example[:_SHOWN])
+            return audit(self.net, self.plan, self.example(_SHOWN))
 
     def convert(self) -> Converted:
         """Codes and scales of the hard weights, and what stays float."""
@@ -224,7 +245,7 @@ class Quantization:
         from qat.export.onnx.general import general_model
         from qat.export.onnx.model import onnx_model
 
-        converted, example = self.convert(), self._example[:_SHOWN]
+        converted, example = self.convert(), self.example(_SHOWN)
         form: Form = "faithful"
         with self.evaluating():
             try:

@@ -62,13 +62,8 @@ def parameter_groups(
     ]
 
 
-def is_step(name: str, parameter: Tensor) -> bool:
-    """Whether a named parameter is the alpha of an activation quantizer."""
-    return parameter.ndim == 0 and name.rpartition(".")[2] == "step"
-
-
 def _kind(name: str, parameter: Tensor) -> str:
-    if is_step(name, parameter):
+    if parameter.ndim == 0 and name.rpartition(".")[2] == "step":
         return "step"
     # what a parametrization learns beside the weight itself: scales, also those of shape (O, 1, ..)
     is_scale = ".parametrizations." in f".{name}" and not name.endswith(".original")

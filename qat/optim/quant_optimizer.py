@@ -111,6 +111,11 @@ class QuantOptimizer(Optimizer):
         return self._at.completed
 
     @property
+    def shown(self) -> Shown:
+        """What the parameters hold now: forward weights, or inside a context others."""
+        return self._at.shown
+
+    @property
     def is_stepping(self) -> bool:
         """Whether the base optimizer is asked for its step right now."""
         return self._at.is_stepping

@@ -1,8 +1,10 @@
 """Phases of a network in training: float warm start, switch, quantized phase, whatever the loop."""
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +12,15 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from qat.errors import CheckpointError, QatError
-from qat.optim.groups import is_step
 from qat.optim.quant_optimizer import QuantOptimizer
 from qat.optim.rule import UpdateRule, rule_from_numbers
+from qat.quantize.activations import activation_quantizers
 from qat.quantize.calibrate import start_steps
+from qat.quantize.held import adopt, check_held
 from qat.quantize.plan import Plan, resolve, weight_projections
+from qat.quantize.preparation_version import check_preparation, preparation_of
 from qat.quantize.prepare import enable_quantizers, set_progress
+from qat.spec.presets import differences
 from qat.spec.quant import QuantSpec
 
 Images = Callable[[], Iterable[Tensor]]
@@ -108,7 +113,8 @@ class Phases:
                 "no optimizer holds a parameter of the network that is to be quantized; give its "
                 "parameters to one"
             )
-        self._check_held([held[place] for place in concerned])
+        check_held(self.net, self.plan, [held[place] for place in concerned])
+        adopt(self.net, [bases[place] for place in concerned])
         wrapped = list(bases)
         for place in concerned:
             # a frozen weight may be in none: the first shows what the rule makes of it
@@ -125,18 +131,6 @@ class Phases:
             self._hooks.append(base.register_step_pre_hook(_refusing(optimizer)))
             wrapped[place] = optimizer
         return wrapped
-
-    def _check_held(self, held: Sequence[Mapping[int, Tensor]]) -> None:
-        projections = weight_projections(self.net, self.plan)
-        names = {id(p): name for name, p in self.net.named_parameters()}
-        for p in projections:
-            holders = sum(id(p) in members for members in held)
-            if holders > 1 or (holders == 0 and p.requires_grad):
-                count = "no optimizer" if holders == 0 else f"{holders} optimizers"
-                raise QatError(
-                    f"the quantized weight {names.get(id(p), '')} is held by {count}, and one has "
-                    "to move it; give it to one, or freeze it by requires_grad_(False)"
-                )
 
     def _rule(self, steps: int, warm: int) -> UpdateRule:
         number = self.plan.spec.rule
@@ -157,7 +151,8 @@ class Phases:
                 "an optimizer follows a rule already; quantize all that it moves by one callback, "
                 "or wrap it once"
             )
-        steps = {id(p) for name, p in self.net.named_parameters() if is_step(name, p)}
+        quantizers = activation_quantizers(self.net).values()
+        steps = {id(q.step) for q in quantizers if isinstance(getattr(q, "step", None), Tensor)}
         slowed = [
             p
             for group in base.param_groups
@@ -176,23 +171,25 @@ class Phases:
 
     # -- the switch -------------------------------------------------------------------------------
 
-    def advance(self, images: Images) -> bool:
+    def advance(self, images: Images, *, is_due: bool | None = None) -> bool:
         """Come to the phase of the next step; to be called before each, or after the last one.
 
         Args:
             images: gives training images on the network's device, to start steps from; called at
                 the switch alone.
+            is_due: whether the warm start is over; None asks the optimizers' own clocks.
 
         Returns:
             Whether the switch was now.
         """
         # the optimizer's own clock: others also count steps that a gradient scaler skipped
-        is_due = not self.is_quantized and any(clock.is_warm for clock in self._clocks)
-        if is_due:
+        over = any(clock.is_warm for clock in self._clocks) if is_due is None else is_due
+        switches = over and not self.is_quantized
+        if switches:
             self._switch(images)
         if self.is_quantized and self._clocks:
             set_progress(self.net, self._progress())
-        return is_due
+        return switches
 
     def _switch(self, images: Images) -> None:
         self.is_quantized = True
@@ -214,7 +211,7 @@ class Phases:
             (c.optimizer.completed_steps - c.warm_steps) / max(1, c.steps - c.warm_steps)
             for c in self._clocks
         )
-        return min(1.0, max(places))
+        return min(1.0, max(0.0, *places))
 
     def enable(self) -> None:
         """Let quantizers act or be what they replaced, as the phase asks."""
@@ -233,23 +230,29 @@ class Phases:
 
     def forget(self) -> None:
         """Show the latent weights and begin anew: a further training starts from what it found."""
-        if self._clocks:
-            with torch.no_grad():
-                for optimizer in self.optimizers:
-                    for parameter, latent in optimizer.latent_weights_by_parameter().items():
-                        parameter.copy_(latent)
-            self.let_go(is_quantized=False)
+        with torch.no_grad():
+            for optimizer in self.optimizers:
+                for parameter, latent in optimizer.latent_weights_by_parameter().items():
+                    parameter.copy_(latent)
+        self.let_go(is_quantized=False)
 
     # -- weights to look at -----------------------------------------------------------------------
 
     @contextmanager
     def judged_weights(self) -> Iterator[None]:
-        """Inside, the parameters hold what an evaluation sees: hard weights, float ones before."""
+        """Inside, the parameters hold what an evaluation sees: hard weights, float ones before.
+
+        It may be entered inside of itself.
+        """
+        wanted = "hard" if self.is_quantized else "latent"
         with ExitStack() as shown:
             for optimizer in self.optimizers:
-                shown.enter_context(
-                    optimizer.hard_weights() if self.is_quantized else optimizer.latent_weights()
-                )
+                if optimizer.shown != wanted:
+                    shown.enter_context(
+                        optimizer.hard_weights()
+                        if self.is_quantized
+                        else optimizer.latent_weights()
+                    )
             yield
 
     # -- state ------------------------------------------------------------------------------------
@@ -278,27 +281,44 @@ class Phases:
         names = module.named_parameters(remove_duplicate=False)
         return {name: projections[p](state[name]) for name, p in names if p in projections}
 
-    def state_dict(self) -> dict[str, object]:
-        """The phase: whether the switch has been, and after how many steps of each optimizer."""
+    def state_dict(self) -> dict[str, Any]:
+        """The phase and the options: whether the switch has been, after which optimizers' steps."""
         return {
             "is_quantized": self.is_quantized,
             "warm_steps": [clock.warm_steps for clock in self._clocks],
+            "spec": dataclasses.asdict(self.plan.spec),
+            "preparation": preparation_of(self.net),
         }
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state of another quantization than the network's.
+
+        Raises:
+            CheckpointError: the options or what the preparation makes of the network differ.
+        """
+        check_preparation(self.net, state["preparation"])
+        then = QuantSpec.from_dict(state["spec"])
+        if then != self.plan.spec:
+            raise CheckpointError(
+                f"the state was trained with other options ({differences(then, self.plan.spec)}); "
+                "give those, or begin anew from its weights"
+            )
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict()`, after `wrap` or without optimizers; these restore their own.
 
         Raises:
-            CheckpointError: another number of optimizers moves the network now.
+            CheckpointError: as `check_state`, or another number of optimizers moves it now.
         """
+        self.check_state(state)
         self.is_quantized = bool(state["is_quantized"])
-        warm: list[int] = list(state["warm_steps"])  # type: ignore[call-overload]
-        if self._clocks and len(self._clocks) != len(warm):
+        warm: list[int] = list(state["warm_steps"])
+        if self._clocks and warm and len(self._clocks) != len(warm):
             raise CheckpointError(
                 f"{len(warm)} optimizers moved the network when the state was saved, now "
                 f"{len(self._clocks)} do; give it the same ones"
             )
-        if self.is_quantized and self._clocks:
+        if self.is_quantized and self._clocks and warm:
             for clock, steps in zip(self._clocks, warm, strict=True):
                 if steps != clock.warm_steps:
                     self._begin_here(clock, steps)

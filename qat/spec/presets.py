@@ -1,10 +1,11 @@
 """Quantization options by name: bcgd_w1a4, lsq_w4a4, float, as `quant=NAME` of the command."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, get_args
 
-from qat.errors import SpecError
+from qat.errors import SpecError, shown
 from qat.spec.quant import FLOAT_BITS, QuantSpec, RuleName
 
 _PATTERN = re.compile(r"(?P<method>[a-z_]+)_w(?P<weight>\d+)a(?P<activation>\d+)")
@@ -74,6 +75,25 @@ def quantization(options: str | Mapping[str, Any] | QuantSpec) -> QuantSpec:
         f"quantization options are a {type(options).__name__}; give a name as 'bcgd_w1a4', a "
         "QuantSpec, or a mapping of its options"
     )
+
+
+def differences(then: QuantSpec, now: QuantSpec) -> str:
+    """What two quantizations differ in, key by key.
+
+    >>> differences(named_quantization("bcgd_w1a4"), named_quantization("bcgd_w2a8"))
+    'quant.weight.bits=1 then, 2 now; quant.activation.bits=4 then, 8 now'
+    """
+    old, new = dict(_flat("quant", asdict(then))), dict(_flat("quant", asdict(now)))
+    keys = [key for key in old if old[key] != new.get(key)]
+    return "; ".join(f"{key}={shown(old[key])} then, {shown(new.get(key))} now" for key in keys)
+
+
+def _flat(path: str, node: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(node, dict):
+        yield path, node
+        return
+    for key, child in node.items():
+        yield from _flat(f"{path}.{key}", child)
 
 
 def _options(
