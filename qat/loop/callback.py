@@ -192,7 +192,8 @@ class Quantize(Callback):
                 "Quantize(example=...), or name the network: Quantize(module=...)"
             ) from error
         self._of = module
-        net.register_load_state_dict_pre_hook(accept_float)  # type: ignore[no-untyped-call]
+        for holder in {module, net}:
+            holder.register_load_state_dict_pre_hook(accept_float)  # type: ignore[no-untyped-call]
         if self._every:
             self._stats = QuantStats(
                 self._every, phases=self.quantization.phases, suffix=self._suffix(trainer)
@@ -234,6 +235,11 @@ class Quantize(Callback):
             phases.load_state_dict(self._loaded)
             self._loaded = None
         phases.enable()
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let early stopping wait for the quantized phase."""
+        if not self._prepared().is_quantized:
+            forget_float_scores(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
