@@ -106,9 +106,6 @@ class RuntimeSpec:
     memory_format: MemoryFormat = option("contiguous", moves="bits", is_added=True)
 
     def __post_init__(self) -> None:
-        asked: object = self.integer_forward
-        if isinstance(asked, bool):  # as YAML reads on and off
-            object.__setattr__(self, "integer_forward", "on" if asked else "off")
         check(self, "runtime")
 
 

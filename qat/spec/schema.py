@@ -202,7 +202,13 @@ def _group(value: object, path: str) -> dict[str, Any]:
     return dict(value)
 
 
+# as YAML reads on and off
+_WORDS = {True: "on", False: "off"}
+
+
 def _choice(allowed: tuple[Any, ...], value: object, path: str, limits: Mapping[str, Any]) -> Any:
+    if isinstance(value, bool) and _WORDS[value] in allowed:
+        value = _WORDS[value]
     # in Python True == 1 and 2.0 == 2: neither `bits=true` nor `bits=2.0` must pass
     if any(type(value) is type(choice) and value == choice for choice in allowed):
         return value

@@ -141,3 +141,15 @@ def test_nothing_but_spec_errors(values):
 def test_join():
     assert join("", "a") == "a"
     assert join("a.b", "c") == "a.b.c"
+
+
+@pytest.mark.parametrize("value", [True, False, "on", "off", "auto"])
+def test_on_and_off_are_words_as_yaml_reads_them_too(value):
+    from qat.commands.evaluate import EvaluateSpec
+    from qat.commands.options import read_arguments
+    from qat.spec.run import RuntimeSpec
+
+    word = {True: "on", False: "off"}.get(value, value)
+    assert read(RuntimeSpec, {"integer_forward": value}, "runtime").integer_forward == word
+    given = read_arguments(EvaluateSpec, ["model=runs/a", f"integer_forward={word}"], example="")
+    assert given.integer_forward == word

@@ -47,9 +47,7 @@ def test_the_rule_of_kernels(kernels, values, compiled, before, kind, reason):
         ("auto", "cuda", False, None, True, True, "off", "nobody has measured it on GPUs"),
         ("auto", "cuda", False, None, True, False, "off", "as it computes other sums"),
         ("off", "cpu", False, "on", True, True, "off", "by runtime.integer_forward=off"),
-        (False, "cpu", False, None, True, True, "off", "by runtime.integer_forward=off"),
         ("on", "cpu", False, None, False, True, "on", "by runtime.integer_forward=on"),
-        (True, "cpu", False, None, False, True, "on", "by runtime.integer_forward=on"),
         (
             "on",
             "cpu",
