@@ -19,7 +19,7 @@ from qat.loop.entries import accept_float, has_loaded, parted
 from qat.loop.fits import lengths, refuse
 from qat.loop.found import network_of, unused_parts
 from qat.loop.inputs import arrived, first_batch, images_in, like
-from qat.loop.monitors import forget_float_scores
+from qat.loop.monitors import choose_anew, wait_for_quantization
 from qat.loop.quantization import Form, Quantization
 from qat.quantize.audit import Audit
 from qat.quantize.audit_table import audit_table
@@ -171,6 +171,7 @@ class Quantize(Callback):
         device = next((p.device for p in net.parameters()), torch.device("cpu"))
         is_given = isinstance(self._example, Tensor)
         batch = None if is_given else first_batch(trainer)
+        example: Tensor | None = None
         try:
             # a run with this callback draws the numbers of one without; Lightning is about to move
             # the module to its device, and has new tensors made there already
@@ -187,9 +188,10 @@ class Quantize(Callback):
             raise
         except Exception as error:
             raise QatError(
-                f"{type(net).__name__} cannot be run on the example, of shape "
-                f"{tuple(example.shape)} and {example.dtype}: {one_line(error)}; give "
-                "Quantize(example=...), or name the network: Quantize(module=...)"
+                f"{type(net).__name__} cannot be run on "
+                + ("a batch" if example is None else f"{tuple(example.shape)} of {example.dtype}")
+                + f": {type(error).__name__}, {one_line(error)}; give Quantize(example=...), or name "
+                "the network: Quantize(module=...)"
             ) from error
         self._of = module
         for holder in {module, net}:
@@ -239,7 +241,7 @@ class Quantize(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let early stopping wait for the quantized phase."""
         if not self._prepared().is_quantized:
-            forget_float_scores(trainer)
+            wait_for_quantization(trainer)
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -247,10 +249,11 @@ class Quantize(Callback):
         """Switch from the float phase to the quantized one."""
         is_due = None
         if self._warm_epochs and not pl_module.automatic_optimization:
-            is_due = trainer.current_epoch >= self._warm_epochs or None
+            # by hand an optimizer may step at any rate: the warm start ends with its epochs
+            is_due = trainer.current_epoch >= self._warm_epochs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
         switched = self._prepared().phases.advance(lambda: self._calibration(batch), is_due=is_due)
         if switched and self._warm_epochs:
-            forget_float_scores(trainer)
+            choose_anew(trainer)
 
     def _calibration(self, batch: Any) -> Iterator[Tensor]:
         net = self._prepared().net

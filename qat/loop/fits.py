@@ -8,6 +8,9 @@ from qat.errors import QatError
 from qat.lit.quantized import LitQuantized
 from qat.lit.resume.guards import refuse_unsupported
 
+# length of a warm start in steps that an optimizer makes by hand, at any rate
+UNKNOWN = 1 << 62
+
 
 def refuse(trainer: Trainer, module: LightningModule) -> None:
     """Raise before anything runs if a trainer or a module cannot be right with `Quantize`.
@@ -40,7 +43,7 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
 def lengths(
     trainer: Trainer, module: LightningModule, *, steps: int | None, warm_epochs: int
 ) -> tuple[int, int]:
-    """Optimizer steps of a fit, and of its float warm start.
+    """Optimizer steps of a fit, and of its float warm start, or UNKNOWN.
 
     Args:
         trainer: at the start of a fit.
@@ -69,5 +72,4 @@ def lengths(
             f"warm_start_epochs={warm_epochs} are {warm} steps and the fit has {int(count)}: "
             "nothing would be quantized; shorten the one or lengthen the other"
         )
-    # by hand an optimizer may step at any rate: its warm start ends with the epoch
-    return int(count), int(warm if module.automatic_optimization else count)
+    return int(count), int(warm) if module.automatic_optimization else UNKNOWN

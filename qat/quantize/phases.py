@@ -94,7 +94,8 @@ class Phases:
         Args:
             bases: all optimizers that move the network; others may be among them.
             steps: optimizer steps of the whole training, of each.
-            warm_steps: of these float ones at the start.
+            warm_steps: of these float ones at the start; more than that where others say when the
+                warm start is over.
 
         Returns:
             For each base its `QuantOptimizer`, or itself where it moves other networks alone.
@@ -124,9 +125,8 @@ class Phases:
                 for p, projection in projections.items()
                 if id(p) in held[place] or (is_first and not any(id(p) in h for h in held))
             }
-            warm = min(warm_steps[place], steps[place])
-            base = bases[place]
-            optimizer = self._wrapped(base, mine, self._rule(steps[place] - warm, warm))
+            warm, base = warm_steps[place], bases[place]
+            optimizer = self._wrapped(base, mine, self._rule(max(0, steps[place] - warm), warm))
             self._clocks.append(_Clock(optimizer, warm, steps[place]))
             self._hooks.append(base.register_step_pre_hook(_refusing(optimizer)))
             wrapped[place] = optimizer

@@ -227,6 +227,7 @@ def test_what_chooses_by_a_metric_chooses_among_quantized_epochs(tmp_path):
     fit(chief, Worse())
     assert chief.current_epoch == 8
     assert saved.best_model_path.endswith("epoch=7.ckpt")
+    assert len(list(tmp_path.glob("*.ckpt"))) == 2  # the best float epoch, and the best one
     again = Quantize("bcgd_w1a4")
     trainer(tmp_path, again, **QUIET).test(Worse(), loader(), ckpt_path=saved.best_model_path)
     assert again.quantization.is_quantized
@@ -356,10 +357,12 @@ def test_a_fit_that_does_not_start_leaves_nothing_behind(tmp_path):
     fit(trainer(tmp_path, **QUIET), module)
     assert set(module.state_dict()) == keys
     assert "configure_model" not in module.__dict__
+    with pytest.raises(QatError, match=r"cannot be run on a batch: .*KeyError"):
+        fit(trainer(tmp_path, Quantize("bcgd_w1a4", example=lambda b: {}[0]), **QUIET), module)
     # what could not be prepared may be tried again
     wrong = Quantize("bcgd_w1a4", example=lambda batch: batch[0][:, :1])
     for _ in range(2):
-        with pytest.raises(QatError, match=r"cannot be run on the example.*example="):
+        with pytest.raises(QatError, match=r"run on \(16, 1, 8, 8\) of torch.float32.*example="):
             fit(trainer(tmp_path, wrong, **QUIET), module)
     fit(trainer(tmp_path, callback, **QUIET), module)
     assert levels(module.net) == {2}
@@ -390,6 +393,14 @@ class Rarely(Manual):
             optimizer.zero_grad()
 
 
+class Often(Manual):
+    """Four steps for each batch, by hand."""
+
+    def training_step(self, batch, batch_idx):
+        for _ in range(4):
+            super().training_step(batch, batch_idx)
+
+
 def test_steps_by_hand_at_a_rate_of_their_own(tmp_path):
     seen = []
 
@@ -401,6 +412,10 @@ def test_steps_by_hand_at_a_rate_of_their_own(tmp_path):
     with pytest.warns(UserWarning, match="ended at theta"):
         fit(trainer(tmp_path, callback, Look(), **QUIET, max_epochs=6), Rarely())
     assert seen == [False, False, True, True, True, True]  # epochs are epochs
+    seen.clear()
+    callback = Quantize("bcgd_w1a4", warm_start_epochs=2)
+    fit(trainer(tmp_path, callback, Look(), **QUIET, max_epochs=4), Often())
+    assert seen == [False, False, True, True]
     told = Quantize("binary_relax_w1a4", steps=6)
     module = Rarely()
     fit(trainer(tmp_path, told, **QUIET, max_epochs=6), module)
