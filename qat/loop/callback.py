@@ -187,11 +187,13 @@ class Quantize(Callback):
         except QatError:
             raise
         except Exception as error:
+            shown = (
+                f"{tuple(example.shape)} of {example.dtype}" if example is not None else "a batch"
+            )
             raise QatError(
-                f"{type(net).__name__} cannot be run on "
-                + ("a batch" if example is None else f"{tuple(example.shape)} of {example.dtype}")
-                + f": {type(error).__name__}, {one_line(error)}; give Quantize(example=...), or name "
-                "the network: Quantize(module=...)"
+                f"{type(net).__name__} cannot be run on {shown}: {type(error).__name__}, "
+                f"{one_line(error)}; give Quantize(example=...), or name the network: "
+                "Quantize(module=...)"
             ) from error
         self._of = module
         for holder in {module, net}:
