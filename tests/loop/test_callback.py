@@ -10,6 +10,7 @@ from loop.modules import MODULES
 from torch import nn
 
 from qat.loop.callback import Quantize
+from support.products import mostly_slow
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:.*does not have many workers", "ignore:.*log_every_n_steps", "ignore:.*validation_step"
@@ -73,8 +74,12 @@ def test_every_forward_of_training_sees_two_levels(name, tmp_path):
     assert callback.save_packed(tmp_path / "net.safetensors") > 0
 
 
-@pytest.mark.parametrize("spec", ["bcgd_w1a4", "binary_relax_w2a4", "lsq_w4a4", "bcgd_w1a1"])
-@pytest.mark.parametrize("name", MODULES)
+SPECS = ("bcgd_w1a4", "binary_relax_w2a4", "lsq_w4a4", "bcgd_w1a1")
+FITS = [(name, spec) for name in MODULES for spec in SPECS]
+
+
+# by day each module once, each method twice
+@pytest.mark.parametrize(("name", "spec"), mostly_slow(FITS, {4 * i + i % 4 for i in range(8)}))
 def test_a_fit_that_goes_on_ends_on_the_same_bits(name, spec, tmp_path):
     def states(folder, epochs, **options):
         module, callback = made(name), quantize(name, spec, warm_start_epochs=1, steps=EPOCHS * 3)

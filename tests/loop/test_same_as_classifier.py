@@ -18,6 +18,7 @@ from qat.spec.data import DataSpec
 from qat.spec.quant import ActivationSpec, QuantSpec, RuleSpec
 from qat.spec.run import SchedulerSpec, TrainingSpec
 from support.digits_run import BATCHES, network
+from support.products import mostly_slow
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers")
 SGD = partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4)
@@ -81,22 +82,19 @@ def fit(module, *callbacks, **options):
     return seen
 
 
-@pytest.mark.parametrize("optimizer", [SGD, ADAM], ids=["sgd", "adamw"])
-@pytest.mark.parametrize("step_rate", [1.0, 0.01])
+RULES = (
+    ("bcgd", 0, "batches", {}),
+    ("bcgd", 1, "table", {"accumulate_grad_batches": 2}),
+    # by value: a norm adds up gradients in the order of the groups
+    ("binary_relax", 1, "table", {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"}),
+    ("binary_connect", 0, "table", {"precision": "bf16-mixed"}),
+)
+RUNS = [(*row, rate, base) for row in RULES for rate in (1.0, 0.01) for base in (SGD, ADAM)]
+
+
 @pytest.mark.parametrize(
-    ("rule", "warm", "start", "options"),
-    [
-        ("bcgd", 0, "batches", {}),
-        ("bcgd", 1, "table", {"accumulate_grad_batches": 2}),
-        # by value: a norm adds up gradients in the order of the groups
-        (
-            "binary_relax",
-            1,
-            "table",
-            {"gradient_clip_val": 0.1, "gradient_clip_algorithm": "value"},
-        ),
-        ("binary_connect", 0, "table", {"precision": "bf16-mixed"}),
-    ],
+    ("rule", "warm", "start", "options", "step_rate", "optimizer"),
+    mostly_slow(RUNS, {0, 7, 9, 14}),
 )
 def test_a_plain_module_through_the_callback_is_the_same_run(
     rule, warm, start, options, step_rate, optimizer
