@@ -18,9 +18,9 @@ from qat.lit.measure.quant_stats import QuantStats
 from qat.loop.entries import accept_float, has_loaded, parted
 from qat.loop.fits import lengths, refuse
 from qat.loop.found import network_of, unused_parts
-from qat.loop.inputs import arrived, first_batch, images_in, like
+from qat.loop.inputs import arrived, first_batch, images_in
 from qat.loop.monitors import choose_anew, wait_for_quantization
-from qat.loop.quantization import Form, Quantization
+from qat.loop.quantization import Form, Quantization, like
 from qat.quantize.audit import Audit
 from qat.quantize.audit_table import audit_table
 from qat.quantize.plan import project_weights
@@ -177,7 +177,7 @@ class Quantize(Callback):
             # the module to its device, and has new tensors made there already
             with isolate_rng(), device:
                 example = self._inputs(None if is_given else arrived(module, batch, device))
-                example = like(example.to(device), net)
+                example = like(example, net)
                 if net is module and self._name is None and (others := unused_parts(net, example)):
                     raise QatError(
                         f"{type(module).__name__}.forward does not run {', '.join(others)}; name "
@@ -259,7 +259,7 @@ class Quantize(Callback):
 
     def _calibration(self, batch: Any) -> Iterator[Tensor]:
         net = self._prepared().net
-        yield like(self._inputs(batch).to(next(net.parameters()).device), net)
+        yield like(self._inputs(batch), net)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer
@@ -394,14 +394,13 @@ class Quantize(Callback):
         net, phases = training.net, training.phases
         phases.check_state(own["phase"])
         has_loaded(net)
-        state = net.state_dict()
+        entries = net.state_dict()
         for key, value in own["quantizers"].items():
-            state[key].copy_(value)
+            entries[key].copy_(value)
         phases.let_go(is_quantized=bool(own["phase"]["is_quantized"]))
         self._loaded = own["phase"] if trainer.state.fn == "fit" else None
         if self._loaded is None and phases.is_quantized:
-            for key, value in phases.hard_entries(net, state).items():
-                state[key].copy_(value)
+            project_weights(net, phases.plan)
 
     def _prepared(self) -> Quantization:
         if self.quantization is None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor, nn
+from torch import Tensor
 
 from qat.errors import QatError
 
@@ -65,12 +65,6 @@ def arrived(module: LightningModule, batch: Any, device: torch.device) -> Any:
     """A batch as the module's steps get it: moved and converted by its hooks and the precision."""
     batch = module.trainer.precision_plugin.convert_input(batch)
     return module._apply_batch_transfer_handler(batch, device=device, dataloader_idx=0)
-
-
-def like(example: Tensor, net: nn.Module) -> Tensor:
-    """An example in the dtype of a network's parameters, if it is of floats."""
-    dtype = next((p.dtype for p in net.parameters() if p.is_floating_point()), example.dtype)
-    return example.to(dtype) if example.is_floating_point() else example
 
 
 def _tensors(node: Any) -> Iterator[Tensor]:

@@ -91,9 +91,7 @@ class Quantization:
 
     def example(self, count: int | None = None) -> Tensor:
         """The first images of the example, where the network is and in its dtype."""
-        like = next((p for p in self.net.parameters() if p.is_floating_point()), self._example)
-        images = self._example[:count].to(like.device)
-        return images.to(like.dtype) if images.is_floating_point() else images
+        return like(self._example[:count], self.net)
 
     # -- training ---------------------------------------------------------------------------------
 
@@ -258,3 +256,9 @@ class Quantization:
         with replacing(Path(path)) as file:
             file.write(model.SerializeToString())
         return form
+
+
+def like(images: Tensor, net: nn.Module) -> Tensor:
+    """Images on the device of a network, and in the dtype of its parameters if they are floats."""
+    own = next((p for p in net.parameters() if p.is_floating_point()), images)
+    return images.to(own.device, own.dtype if images.is_floating_point() else images.dtype)

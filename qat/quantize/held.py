@@ -1,6 +1,6 @@
 """Parameters of a prepared network in optimizers: each that learns is moved by exactly one."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -8,23 +8,24 @@ from torch.optim import Optimizer
 from qat.errors import QatError
 from qat.quantize.loading import quantizer_entries
 from qat.quantize.names import plain_key
-from qat.quantize.plan import Plan, weight_projections
 from qat.quantize.weights import latent_weight, weight_parametrizations
 
 
-def check_held(net: nn.Module, plan: Plan, held: Sequence[Mapping[int, Tensor]]) -> None:
+def check_held(
+    net: nn.Module, projected: Iterable[Tensor], held: Sequence[Mapping[int, Tensor]]
+) -> None:
     """Check that one optimizer moves each quantized weight that is not frozen.
 
     Args:
         net: prepared network.
-        plan: its plan.
+        projected: its weights that the rule projects.
         held: of each optimizer, id -> parameter.
 
     Raises:
         QatError: none holds it, or several do.
     """
     names = {id(p): name for name, p in net.named_parameters()}
-    weights = [*weight_projections(net, plan)]
+    weights = [*projected]
     weights += [latent_weight(net, name) for name, _ in weight_parametrizations(net)]
     for p in weights:
         holders = sum(id(p) in members for members in held)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from qat.errors import CheckpointError, QatError
-from qat.optim.quant_optimizer import QuantOptimizer
+from qat.optim.quant_optimizer import Projection, QuantOptimizer
 from qat.optim.rule import UpdateRule, rule_from_numbers
 from qat.quantize.activations import activation_quantizers
 from qat.quantize.calibrate import start_steps
@@ -114,7 +114,7 @@ class Phases:
                 "no optimizer holds a parameter of the network that is to be quantized; give its "
                 "parameters to one"
             )
-        check_held(self.net, self.plan, [held[place] for place in concerned])
+        check_held(self.net, projections, [held[place] for place in concerned])
         adopt(self.net, [bases[place] for place in concerned])
         wrapped = list(bases)
         for place in concerned:
@@ -144,7 +144,7 @@ class Phases:
         ).after_warm_start(warm)
 
     def _wrapped(
-        self, base: Optimizer, projections: Mapping[Tensor, object], rule: UpdateRule
+        self, base: Optimizer, projections: Mapping[Tensor, Projection], rule: UpdateRule
     ) -> QuantOptimizer:
         if isinstance(base, QuantOptimizer):
             raise QatError(
@@ -163,7 +163,7 @@ class Phases:
         rate = self.plan.spec.activation.step_rate
         return QuantOptimizer(
             base,
-            projections,  # type: ignore[arg-type]
+            projections,
             rule,
             slowed=slowed if rate > 0 else (),
             step_rate=rate if rate > 0 else 1.0,
