@@ -25,6 +25,10 @@ class NonFiniteError(QatError, ArithmeticError):
     """A loss or a gradient is not finite; raised before the update that would spread it."""
 
 
+class LostProcessError(QatError, RuntimeError):
+    """Another process of the training has ended, so that this one cannot go on."""
+
+
 def shown(text: object) -> str:
     r"""A text for a terminal, such as the name of a file: what cannot be printed is escaped.
 

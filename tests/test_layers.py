@@ -22,6 +22,7 @@ ROOMS = {
     "spec": (1, set()),
     "storage": (2, TORCH | {"yaml", "filelock"}),  # torch inside functions: see below
     "functional": (2, TORCH),
+    "ranks": (2, TORCH),
     "nn": (3, TORCH),
     "optim": (3, TORCH),
     "distill": (3, TORCH),
@@ -41,11 +42,12 @@ ROOMS = {
         for name in ("callback", "fits", "found", "inputs", "monitors")
     },
     "train": (6, VISION | {"lightning", "safetensors"}),
-    "commands": (8, {"torch", "onnx", "torchvision", "PIL", "omegaconf", "yaml"}),
-    "peers": (8, {"torch", "torchmetrics", "torchao", "brevitas", "lightning"}),
-    "sweep": (7, {"optuna", "yaml"}),
-    "commands.train": (8, {"hydra", "omegaconf"}),
-    "": (9, {"lazy_loader"}),
+    "launch": (7, TORCH | {"lightning"}),
+    "commands": (9, {"torch", "onnx", "torchvision", "PIL", "omegaconf", "yaml"}),
+    "peers": (9, {"torch", "torchmetrics", "torchao", "brevitas", "lightning"}),
+    "sweep": (8, {"optuna", "yaml"}),
+    "commands.train": (9, {"hydra", "omegaconf"}),
+    "": (10, {"lazy_loader"}),
 }
 # rooms on one level that may not know each other are all of them; these may know less still
 KNOWS_ONLY = {

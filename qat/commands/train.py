@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -14,6 +15,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from qat.commands.options import let_print_anything
 from qat.errors import QatError, SpecError, one_line, shown
+from qat.launch.join import adopted, join, meeting
+from qat.launch.start import start_run
+from qat.spec.check import check_config
 from qat.spec.machine import check_machine
 from qat.spec.overrides import quoted, with_quoted_paths
 from qat.spec.run import RunSpec
@@ -28,10 +32,14 @@ if TYPE_CHECKING:
 EXIT_BAD_COMMAND = 2
 EXIT_FAILED = 1
 _EXIT_SIGNAL = 128  # and the number of the signal
+# seconds in which a launcher stops the processes that would only repeat what the first one says
+_HUSH = 2.0
 
 
 def main() -> None:
     """Entry point of `python train.py` and of the console script `qat-train`."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:  # before torch is loaded
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP has advice that does not apply
     # until and after the run's own handling, which saves: leave as it does, so that the state on
     # disk is told
     signal.signal(signal.SIGTERM, _leave)
@@ -47,7 +55,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(EXIT_FAILED)
     except SystemExit as stop:
-        if isinstance(stop.code, int) and stop.code > _EXIT_SIGNAL:
+        if stop.code:
             # the state is told; another signal would only cut the interpreter's own end
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -61,37 +69,69 @@ def _leave(signum: int, frame: FrameType | None) -> NoReturn:
 def _run(arguments: list[str]) -> None:
     from hydra._internal.utils import get_args_parser
 
-    from qat.compose import checked, conf_folder
-    from qat.sweep.command import is_sweep, sweep
+    from qat.sweep.command import is_sweep
 
     parser = get_args_parser()
     parser.error = _refuse_flag  # type: ignore[method-assign]
     args = parser.parse_args(arguments)
     overrides = with_quoted_paths(args.overrides)
-    asks_only = args.help or args.hydra_help or args.cfg or args.info or args.shell_completion
-    if not asks_only and is_sweep(overrides, multirun=args.multirun):
-        try:
-            sys.exit(0 if sweep(overrides, launch=_launch) else EXIT_FAILED)
-        except BrokenPipeError:
-            raise
-        except OSError as error:
-            _die(f"{error.filename or 'sweep'}: {error.strerror or error}", EXIT_FAILED)
-    resumed: dict[str, Any] | None = None
-    if not asks_only:
-        command = checked(conf_folder(), overrides)
-        spec, overrides = command.spec, command.overrides
-        if spec.resume is not None and _is_finished(Path(spec.resume), spec):
-            print(f"{shown(spec.resume)} is finished; see its summary.json")
-            return
-        check_machine(command.config)
-        # loads what the run needs anyway, before Hydra makes its folder
-        preflight(command.config, spec)
-        group_run([*(read_overrides(Path(spec.resume)) if spec.resume else ()), *overrides])
-        # a resumed run has a config of its own, whatever conf/ makes of its overrides by now
-        resumed = command.config if spec.resume is not None else None
     flags = [a for a in arguments if a not in set(args.overrides)]
-    sys.argv = [sys.argv[0], *flags, *overrides]
-    _hydra_main(partial(_job, own=resumed))
+    if args.help or args.hydra_help or args.cfg or args.info or args.shell_completion:
+        sys.argv = [sys.argv[0], *flags, *overrides]
+        _hydra_main(_refuse_job)
+    elif is_sweep(overrides, multirun=args.multirun):
+        _sweep(overrides)
+    else:
+        _train(overrides, flags)
+
+
+def _sweep(overrides: list[str]) -> NoReturn:
+    from qat.sweep.command import sweep
+
+    if meeting(os.environ) is not None:
+        raise SpecError(
+            "a sweep starts the processes of its runs itself; give it without torchrun or srun, "
+            "and trainer.devices=N for several processes of each run"
+        )
+    try:
+        sys.exit(0 if sweep(overrides, launch=_launch) else EXIT_FAILED)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _die(f"{error.filename or 'sweep'}: {error.strerror or error}", EXIT_FAILED)
+
+
+def _train(given: list[str], flags: list[str]) -> None:
+    """One run, or the part of this process in one."""
+    from qat.compose import checked, conf_folder
+
+    found = meeting(os.environ)
+    command = checked(conf_folder(), given)
+    if own := adopted(found, command.spec.trainer, given):
+        command = checked(conf_folder(), given + own)
+    spec, is_resumed = command.spec, command.spec.resume is not None
+    if spec.resume is not None and _is_finished(Path(spec.resume), spec):
+        print(f"{shown(spec.resume)} is finished; see its summary.json")
+        return
+    if found is not None:
+        join(found, accelerator=spec.trainer.get("accelerator", "auto"))
+    check_machine(command.config)
+    # loads what the run needs anyway, before Hydra makes its folder
+    preflight(command.config, spec)
+    before = read_overrides(Path(spec.resume)) if spec.resume is not None else ()
+    group_run([*before, *command.overrides])
+    if found is not None and found.place.rank:
+        _follow()
+        return
+    sys.argv = [sys.argv[0], *flags, *command.overrides]
+    # a resumed run has a config of its own, whatever conf/ makes of its overrides by now
+    saved = command.config if is_resumed else None
+    _hydra_main(partial(_job, own=saved, given=given if is_resumed else None))
+
+
+def _refuse_job(cfg: Any) -> NoReturn:
+    """Hydra answers --help and its like without calling this."""
+    raise AssertionError("a flag that only asks does not run anything")
 
 
 def _refuse_flag(message: str) -> NoReturn:
@@ -164,19 +204,19 @@ def _hydra_main(task: Callable[[Any], Any]) -> None:
         _die(f"cannot write the run folder: {error}", EXIT_FAILED)
 
 
-def _job(cfg: Any, *, own: dict[str, Any] | None) -> float | None:
-    """One run in its folder; returns the validation score of the selected epoch.
+def _job(cfg: Any, *, own: dict[str, Any] | None, given: list[str] | None) -> None:
+    """One run in its folder.
 
     Args:
         cfg: what Hydra composed.
         own: the config of a run that is resumed, in its place.
+        given: the overrides by which it is resumed.
     """
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
     from qat.compose import record
-    from qat.spec.check import check_config
-    from qat.train.run import run_job
+    from qat.ranks import group as ranks
 
     config: dict[str, Any] = own or OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     spec = check_config(config)
@@ -184,8 +224,25 @@ def _job(cfg: Any, *, own: dict[str, Any] | None) -> float | None:
     if own is None and OmegaConf.to_container(cfg) != config:
         # what was looked up, as ${oc.env:NAME}, is recorded as it was found
         record(folder, list(HydraConfig.get().overrides.task), config)
+    ranks.from_first((config, str(folder)))
+    _run_here(config, spec, folder, given=given)
+
+
+def _follow() -> None:
+    """The part in a run of a process that is not the first; what is to be done comes from there."""
+    from qat.ranks import group as ranks
+
+    nothing: tuple[dict[str, Any], str] = {}, ""
+    config, folder = ranks.from_first(nothing)
+    _run_here(config, check_config(config), Path(folder))
+
+
+def _run_here(
+    config: dict[str, Any], spec: RunSpec, folder: Path, *, given: list[str] | None = None
+) -> None:
+    """A run, or the part of this process in one; ends the process if it fails."""
     try:
-        return run_job(config, spec, folder)
+        code = start_run(config, spec, folder, given=given)
     except QatError as error:
         _die(str(error), EXIT_FAILED)
     except BrokenPipeError:
@@ -194,8 +251,15 @@ def _job(cfg: Any, *, own: dict[str, Any] | None) -> float | None:
         _die(f"{folder}: {error.strerror or error}", EXIT_FAILED)
     finally:
         close_wandb()
+    if code:
+        sys.exit(code)
 
 
 def _die(message: str, code: int) -> NoReturn:
-    print(f"error: {one_line(message)}", file=sys.stderr)
+    found = meeting(os.environ)
+    rank = found.place.rank if found is not None else 0
+    if rank:
+        time.sleep(_HUSH)
+    where = f"process {rank}: " if rank else ""
+    print(f"error: {where}{one_line(message)}", file=sys.stderr)
     sys.exit(code)

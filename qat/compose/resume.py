@@ -28,6 +28,8 @@ from qat.spec.overrides import quoted, unquoted
 from qat.spec.targets import check_places, with_names_of_now
 
 _ABSENT = object()
+# the order of samples and the batches are those of one process, whatever shares them
+_ELASTIC = ("trainer.devices", "trainer.num_nodes", "trainer.strategy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +157,7 @@ def _check_changes(
         for key, value in changes.items()
         if known.get(key, _ABSENT) != value
         and not moves_nothing(key)
+        and key not in _ELASTIC
         and not any(key == a or key.startswith(f"{a}.") for a in allow)
     ]
     if refused:

@@ -23,12 +23,13 @@ from qat.data.dataset import (
 )
 from qat.data.loader import image_loader, training_position
 from qat.data.record import content_of, held, record_of
-from qat.data.sampler import EpochBatchSampler, Position
+from qat.data.sampler import EpochBatchSampler, FixedBatchSampler, Position
 from qat.data.split import Parts, check_parts
 from qat.data.unlabelled.form import Form
 from qat.data.unlabelled.mixed import without_labels
 from qat.errors import DataError, SpecError
 from qat.functional.runtime import runtime
+from qat.ranks import group as ranks
 from qat.spec.data import DataSpec
 from qat.spec.data_files import check_data
 from qat.spec.header import Crop, Preprocessing
@@ -230,7 +231,9 @@ class ImageData(L.LightningDataModule):
 
     def prepare(self) -> None:
         """All that Lightning does before it asks for a loader, for use without a trainer."""
-        self.prepare_data()
+        if ranks.place().local_rank == 0:
+            self.prepare_data()
+        ranks.wait()
         self.setup()
 
     def position(self) -> Position | None:
@@ -245,10 +248,13 @@ class ImageData(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Batches of the training part, from `position` on.
 
-        An incomplete last batch is kept unless it is a single image.
+        An incomplete last batch is kept unless it is a single image. Of several processes each
+        gets its share of every batch.
         """
         images = self.parts.train
-        self.train_sampler = self.train_order(locate=self.position)
+        self.train_sampler = self.train_order(
+            locate=self.position, rank=ranks.rank(), ranks=ranks.size()
+        )
         transform = (
             self.training_transform() if self.options.augment else self.evaluation_transform()
         )
@@ -320,7 +326,10 @@ class ImageData(L.LightningDataModule):
     def _plain_loader(self, images: RawImages) -> DataLoader[Sample]:
         dataset = PlainDataset(images, self.evaluation_transform())
         options = self.options
-        return image_loader(dataset, options.workers, seed=self.seed, batch_size=options.batch_size)
+        batches = FixedBatchSampler(
+            len(images), options.batch_size, rank=ranks.rank(), ranks=ranks.size()
+        )
+        return image_loader(dataset, options.workers, seed=self.seed, batch_sampler=batches)
 
 
 def first_batches(data: ImageData, count: int) -> Iterator[Batch]:

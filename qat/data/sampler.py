@@ -1,4 +1,7 @@
-"""Sampler: the order of the training samples, a function of (seed, epoch) alone."""
+"""Samplers: the order of the training samples, a function of (seed, epoch) alone; the fixed one.
+
+Batches are those of the whole training, whatever the number of processes (ranks) that share them.
+"""
 
 import hashlib
 from collections import Counter
@@ -7,6 +10,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 from torch.utils.data import Sampler
+
+from qat.ranks.share import share
 
 # (epoch, index); of an image that was there before in its epoch also how often
 Key = tuple[int, ...]
@@ -32,13 +37,15 @@ class EpochBatchSampler(Sampler[list[Key]]):
 
     Args:
         length: samples in the training part, >= 1.
-        batch_size: samples in a batch, >= 1.
+        batch_size: samples in a batch of all ranks together, >= 1.
         seed: of the run.
         shuffle: false keeps the order of the data set in every epoch.
         balance: labels (N,), int64, if each class is to be drawn equally often; see
             `balanced_order`.
         drop_last: leave out the last batch of an epoch if it is incomplete.
         locate: asked at each `iter` for (epoch, batches done); None means: go on.
+        rank: whose share of each batch is given, 0 .. ranks - 1.
+        ranks: that share the batches.
     """
 
     def __init__(
@@ -51,6 +58,8 @@ class EpochBatchSampler(Sampler[list[Key]]):
         balance: Tensor | None = None,
         drop_last: bool = False,
         locate: Callable[[], Position | None] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         self.length = length
         self.batch_size = batch_size
@@ -58,6 +67,7 @@ class EpochBatchSampler(Sampler[list[Key]]):
         self.shuffle = shuffle
         self.balance = balance
         self.drop_last = drop_last
+        self.rank, self.ranks = rank, ranks
         self._locate = locate
         self._next: Position = (0, 0)
 
@@ -85,12 +95,42 @@ class EpochBatchSampler(Sampler[list[Key]]):
         keys = _keys(epoch, self.order(epoch), may_repeat=self.balance is not None)
         for batch in range(done, len(self)):
             start = batch * self.batch_size
-            yield keys[start : start + self.batch_size]
+            yield share(keys[start : start + self.batch_size], self.rank, self.ranks)
+
+    def size_of(self, batch: int) -> int:
+        """Samples in a batch of an epoch, counted from 0, of all ranks together."""
+        return min(self.batch_size, self.length - batch * self.batch_size)
 
     def __len__(self) -> int:
         """Batches of a full epoch, also when the next `iter` starts in the middle of one."""
         full, rest = divmod(self.length, self.batch_size)
         return full + (rest > 0 and not self.drop_last)
+
+
+class FixedBatchSampler(Sampler[list[int]]):
+    """Batches of indices in the order of the data set, each sample once among all ranks.
+
+    Args:
+        length: samples.
+        batch_size: samples in a batch of all ranks together, >= 1.
+        rank: whose share of each batch is given, 0 .. ranks - 1.
+        ranks: that share the batches.
+    """
+
+    def __init__(self, length: int, batch_size: int, *, rank: int = 0, ranks: int = 1) -> None:
+        self.length, self.batch_size = length, batch_size
+        self.rank, self.ranks = rank, ranks
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, self.length, self.batch_size):
+            stop = min(start + self.batch_size, self.length)
+            own = share(range(start, stop), self.rank, self.ranks)
+            if own:  # the last batch may have fewer samples than there are ranks
+                yield own
+
+    def __len__(self) -> int:
+        full, rest = divmod(self.length, self.batch_size)
+        return full * (self.batch_size > self.rank) + (rest > self.rank)
 
 
 def balanced_order(labels: Tensor, generator: torch.Generator) -> list[int]:

@@ -11,6 +11,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from qat.data.dataset import Batch
 from qat.lit.quantized import LitQuantized
 from qat.quantize.plan import Plan
+from qat.ranks import group as ranks
 from qat.spec.quant import QuantSpec
 
 MOST_CLASSES = 100  # of a confusion matrix that is worth keeping
@@ -61,12 +62,15 @@ class LitClassifier(LitQuantized):
 
     def criterion(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits (N, K) and labels (N,), as in training."""
-        return F.cross_entropy(
-            logits,
-            label,
-            weight=self.class_weights,  # type: ignore[arg-type]
-            label_smoothing=self.training_spec.label_smoothing,
-        )
+        weights: Tensor | None = self.class_weights  # type: ignore[assignment]
+        smoothing = self.training_spec.label_smoothing
+        loss = F.cross_entropy(logits, label, weight=weights, label_smoothing=smoothing)
+        if weights is None or not self.is_shared:
+            return loss
+        # a mean over weights, not over images: shares count by the weights that are in them
+        own = torch.stack([weights[label].sum().double().cpu(), torch.tensor(1.0 * len(label))])
+        share = own / ranks.total(own)
+        return loss * float(share[0] / share[1])
 
     def on_test_start(self) -> None:
         """Begin a confusion matrix."""

@@ -13,6 +13,7 @@ from qat.lit.distiller import LitDistiller
 from qat.quantize.modes import evaluating
 from qat.quantize.plan import Plan
 from qat.quantize.stages import check_layers, feature_maps, stage_outputs
+from qat.ranks import group as ranks
 from qat.spec.distill import DistillSpec, FeatureSpec
 from qat.spec.model import first_line
 from qat.spec.run import RunSpec
@@ -48,6 +49,7 @@ def distiller(
     distill = spec.distill
     assert distill is not None  # the caller asks for a distiller only then
     _check_answer(teacher, example, classes, origin)
+    _check_processes(distill.features)
     own: list[str] = []
     others: list[str] = []
     if distill.features.loss != "none":
@@ -141,4 +143,18 @@ def _check_maps(features: FeatureSpec, layers: Sequence[str], maps: Sequence[tor
             raise SpecError(
                 f"distill.layers: {layer} has one position, whose affinity with itself says "
                 "nothing; name layers of larger maps, or use larger images"
+            )
+
+
+def _check_processes(features: FeatureSpec) -> None:
+    """Refuse losses of a whole batch where several processes share it."""
+    wrong = {
+        "loss=similarity": features.loss == "similarity",
+        "reduction=authors": features.reduction == "authors" and "affinity" in features.loss,
+    }
+    for option, is_asked in wrong.items():
+        if is_asked and ranks.size() > 1:
+            raise SpecError(
+                f"distill.features.{option} is of a whole batch, which {ranks.size()} processes "
+                "share; use trainer.devices=1, or another loss"
             )

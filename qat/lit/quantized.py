@@ -1,12 +1,13 @@
 """LitQuantized: a prepared network in training with an update rule, judged on hard weights."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from itertools import islice
 from typing import Any, Protocol
 
 import lightning as L
+import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
@@ -17,6 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from qat.data.dataset import Batch, fingerprint, images_of
 from qat.data.loader import limited
 from qat.data.module import ImageData, first_batches
+from qat.data.sampler import EpochBatchSampler
 from qat.errors import CheckpointError
 from qat.lit.epoch_means import EpochMeans
 from qat.lit.learning_rate import phase_factor
@@ -28,6 +30,8 @@ from qat.quantize.batchnorm import reestimated_batchnorm
 from qat.quantize.phases import Phases
 from qat.quantize.plan import Plan, weight_projections
 from qat.quantize.preparation_version import check_preparation, preparation_of
+from qat.ranks import group as ranks
+from qat.ranks.share import weight
 from qat.spec.quant import QuantSpec
 from qat.spec.run import (
     SchedulerSpec,
@@ -67,6 +71,7 @@ class LitQuantized(L.LightningModule):
     Attributes:
         score: name of the share of images for which the network says `target`.
         monitor: logged metric by which an epoch is selected, None for none.
+        is_shared: whether all processes work on shares of one batch right now.
 
     Logs: train/<name> of `objective` per epoch, val/<score>_relaxed while 0 < theta < 1,
     quant/theta.
@@ -95,6 +100,7 @@ class LitQuantized(L.LightningModule):
         self.scheduler_spec = scheduler
         self.warm_start_epochs = warm_start_epochs
         self.last_loss: Tensor | None = None
+        self.is_shared = False
         self.warm_steps = self.total_steps = 0
         self._make_base = optimizer
         self._train_means = EpochMeans()
@@ -181,19 +187,32 @@ class LitQuantized(L.LightningModule):
         self._shown.close()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Switch from the float phase to the quantized one."""
-        self.phases.advance(lambda: self._images(self.training_spec.start_batches))
+        """Switch from the float phase to the quantized one; all processes start it alike."""
+        if self.phases.is_due:
+            ranks.copy_from_first(self.net.buffers())
+        if self.phases.advance(lambda: self._images(self.training_spec.start_batches)):
+            ranks.copy_from_first(self.net.parameters())
 
     def _images(self, count: int) -> Iterator[Tensor]:
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
-        return (images_of(batch).to(self.device) for batch in first_batches(data, count))
+        taken: Callable[[Any], Tensor] = self.trainer.precision_plugin.convert_input
+        return (taken(images_of(batch)).to(self.device) for batch in first_batches(data, count))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The objective of a batch."""
+        """The objective of a batch; of a share, weighed so that ranks average to the batch's."""
+        self.is_shared = ranks.size() > 1
         means = self.objective(batch)
         self.last_loss = means["loss"].detach()
         self._train_means.add(means, len(images_of(batch)))
-        return means["loss"]
+        if not self.is_shared:
+            return means["loss"]
+        self.is_shared = False
+        return means["loss"] * self._weight(batch_idx)
+
+    def _weight(self, batch: int) -> float:
+        data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
+        order: EpochBatchSampler = data.train_sampler  # type: ignore[assignment]  # gave the batch
+        return weight(order.size_of(batch), ranks.rank(), ranks.size())
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means; kept by hand, because Lightning's do not survive a resume."""
@@ -219,6 +238,7 @@ class LitQuantized(L.LightningModule):
 
     def _show_for_evaluation(self) -> None:
         self._shown.close()
+        ranks.copy_from_first(self.net.buffers())  # statistics of BatchNorm are of one share
         self._shown.enter_context(self.phases.judged_weights())
         batches = self.training_spec.bn_reestimate
         if batches and self.is_quantized:
@@ -255,7 +275,8 @@ class LitQuantized(L.LightningModule):
                 predicted = self.net(images_of(batch)).argmax(dim=1)
                 correct += int((predicted == self.target(batch)).sum())
                 count += len(predicted)
-        return correct / max(1, count)
+        found = ranks.total(torch.tensor([correct, count]))
+        return int(found[0]) / max(1, int(found[1]))
 
     @property
     def is_selectable(self) -> bool:
@@ -283,7 +304,12 @@ class LitQuantized(L.LightningModule):
             "weights": "latent",  # earlier versions saved what the parameters showed
             "preparation": preparation_of(self.net),
             "is_quantized": self.is_quantized,
-            "train_means": self._train_means.state_dict(),
+            # weights alone are saved by one process, and never trained on
+            "train_means": (
+                self._train_means.state_of_all()
+                if "loops" in checkpoint
+                else self._train_means.state_dict()
+            ),
             "images": self._fingerprint(),
             "content": self._content(),
         }

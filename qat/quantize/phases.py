@@ -171,6 +171,12 @@ class Phases:
 
     # -- the switch -------------------------------------------------------------------------------
 
+    @property
+    def is_due(self) -> bool:
+        """Whether the next `advance` switches, by the optimizers' own clocks."""
+        # those of others also count steps that a gradient scaler skipped
+        return not self.is_quantized and any(clock.is_warm for clock in self._clocks)
+
     def advance(self, images: Images, *, is_due: bool | None = None) -> bool:
         """Come to the phase of the next step; to be called before each, or after the last one.
 
@@ -182,9 +188,7 @@ class Phases:
         Returns:
             Whether the switch was now.
         """
-        # the optimizer's own clock: others also count steps that a gradient scaler skipped
-        over = any(clock.is_warm for clock in self._clocks) if is_due is None else is_due
-        switches = over and not self.is_quantized
+        switches = self.is_due if is_due is None else is_due and not self.is_quantized
         if switches:
             self._switch(images)
         if self.is_quantized and self._clocks:

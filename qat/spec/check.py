@@ -27,7 +27,7 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "eps": (0.0, 1.0),
     "dampening": (0.0, 1.0),
 }
-_COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
+_COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps", "num_nodes")
 _SHARES = {
     "limit_train_batches": 1.0,
     "limit_val_batches": 1.0,
@@ -131,7 +131,7 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     known = _arguments("lightning", "pytorch/trainer/trainer.py", "Trainer")
     if known is not None:
         _check_known("trainer", trainer, known - {k for k, (why, _) in TRAINER.items() if why})
-    _check_devices(trainer.get("devices", 1))
+    _check_devices(trainer)
     for key, choices in FLAG_CHOICES.items():
         if trainer.get(key) not in (None, *choices):
             names = ", ".join(choices)
@@ -147,12 +147,16 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
             _check_number(f"trainer.{key}", value, 0.0, high, open_low=True)
 
 
-def _check_devices(devices: object) -> None:
-    if devices not in (1, "1", [0]):
+def _check_devices(trainer: Mapping[str, Any]) -> None:
+    devices = trainer.get("devices", 1)
+    is_count = isinstance(devices, int) and not isinstance(devices, bool) and devices >= 1
+    if not is_count and devices != "auto":
         raise SpecError(
-            f"trainer.devices must be 1; got {devices!r}: the order of samples is not divided "
-            "among processes yet, use a larger batch or trainer.accumulate_grad_batches"
+            f"trainer.devices must be a number of processes, or auto for one on each GPU; got "
+            f"{devices!r}"
         )
+    if devices != 1 and trainer.get("accelerator") == "mps":
+        raise SpecError(f"trainer.devices={devices}: a machine has one mps device; use 1")
 
 
 def _check_paths(spec: RunSpec) -> None:

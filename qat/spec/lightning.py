@@ -15,7 +15,6 @@ _AVERAGES = "averages forward weights, and averages leave the grid; leave it out
 _SAVES = "saves beside the run's own checkpoints, which resume; leave it out"
 _THAWS = "changes which parameters train while they do, which the optimizer refuses; leave it out"
 _OWN = "the run sets it itself"
-_PROCESSES = "the order of samples is not divided among processes yet; leave it out"
 
 # name -> (why it is refused, "" if it works; a note for readers)
 CALLBACKS: dict[str, tuple[str, str]] = {
@@ -58,7 +57,7 @@ WRONG_ANYWHERE = frozenset(
 FLAG_CHOICES: dict[str, tuple[str, ...]] = {
     "accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
     # sharding strategies are left out: a scale needs whole tensors
-    "strategy": ("auto", "ddp", "ddp_spawn", "ddp_fork", "ddp_find_unused_parameters_true"),
+    "strategy": ("auto", "ddp"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),
     "gradient_clip_algorithm": ("norm", "value"),
 }
@@ -72,7 +71,7 @@ TRAINER: dict[str, tuple[str, str]] = {
     "default_root_dir": (f"{_OWN}; use hydra.run.dir", ""),
     "detect_anomaly": ("", ""),
     "deterministic": ("", ""),
-    "devices": ("", "1"),
+    "devices": ("", "processes of this machine; auto is one on each GPU"),
     "enable_autolog_hparams": ("", ""),
     "enable_checkpointing": (_OWN, ""),
     "enable_model_summary": (f"{_OWN}; use callbacks.NAME", ""),
@@ -93,14 +92,14 @@ TRAINER: dict[str, tuple[str, str]] = {
     "min_epochs": ("", ""),
     "min_steps": ("", ""),
     "model_registry": (_OWN, ""),
-    "num_nodes": (_PROCESSES, ""),
+    "num_nodes": ("", "with torchrun or srun"),
     "num_sanity_val_steps": (_OWN, ""),
     "overfit_batches": ("", ""),
     "plugins": (_OWN, ""),
     "precision": ("", ", ".join(FLAG_CHOICES["precision"])),
     "profiler": ("", ""),
     "reload_dataloaders_every_n_epochs": (_OWN, ""),
-    "strategy": ("", "auto"),
+    "strategy": ("", "auto, ddp: the same"),
     "sync_batchnorm": ("", "has nothing to do on one device"),
     "use_distributed_sampler": (_OWN, ""),
     "val_check_interval": ("", ""),

@@ -21,7 +21,7 @@ _FOREIGN: dict[str, Moves] = {
 
 
 # the same for keys that came later, with the value that means what was done before
-_FOREIGN_ADDED: dict[str, Any] = {}
+_FOREIGN_ADDED: dict[str, Any] = {"trainer.num_nodes": 1}
 
 
 @cache

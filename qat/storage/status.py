@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qat.errors import CheckpointError, QatError, SpecError
+from qat.errors import CheckpointError, LostProcessError, QatError, SpecError
 from qat.storage.atomic import write_whole
 from qat.storage.lock import only_process
 from qat.storage.provenance import code_version, machine
@@ -28,30 +28,42 @@ class Status:
     Args:
         folder: run folder.
         config_hash: hash of the resolved config.
+        writes: false in a process of the run that is not its first.
 
     Attributes:
+        is_new: whether nothing was known of the run before.
         runtime: how the run's quantized layers are computed, by option of `runtime`; of a run that
             goes on, as it began.
     """
 
-    def __init__(self, folder: Path, config_hash: str) -> None:
+    def __init__(self, folder: Path, config_hash: str, *, writes: bool = True) -> None:
+        self._writes = writes
         self._path = folder / "status.json"
         self.config_hash = config_hash
         self.code = asdict(code_version())
         self._start = time.monotonic()
         self._threads: int | None = None
         before = read_status(folder)
+        self.is_new = not before
         self._earlier = _seconds(folder, before)
         threads = before.get("threads")
         self._threads = threads if isinstance(threads, int) else None
+        self._processes = before.get("processes", 1)
         self.runtime = _runtime(before)
 
-    def begin(self, allow: Sequence[str], *, runtime: Mapping[str, str] | None = None) -> None:
+    def begin(
+        self,
+        allow: Sequence[str],
+        *,
+        runtime: Mapping[str, str] | None = None,
+        processes: int = 1,
+    ) -> None:
         """Mark the run as running, after comparing the machine with an interrupted run's.
 
         Args:
             allow: what may differ.
             runtime: how quantized layers are computed now; nothing for a run without any.
+            processes: that share its batches; of another number than before, sums differ anyway.
 
         Raises:
             SpecError: another number of threads or another runtime: the last bits of sums change.
@@ -59,7 +71,8 @@ class Status:
         import torch
 
         threads = torch.get_num_threads()
-        if self._threads not in (None, threads) and "threads" not in allow:
+        is_as_many = processes == self._processes
+        if is_as_many and self._threads not in (None, threads) and "threads" not in allow:
             raise SpecError(
                 f"the run was trained with {self._threads} threads, now there are {threads}; set "
                 f"training.threads={self._threads} when starting a run, OMP_NUM_THREADS="
@@ -75,6 +88,7 @@ class Status:
                     "for a run that is not exact"
                 )
         self._threads, self.runtime = threads, dict(runtime)
+        self._processes = processes
         self.write("running")
 
     def restart_clock(self) -> None:
@@ -96,6 +110,9 @@ class Status:
         except KeyboardInterrupt:
             self.write("interrupted", error="Ctrl-C")
             raise
+        except LostProcessError as error:
+            self.write("interrupted", error=str(error))
+            raise
         except (QatError, OSError) as error:
             self.write("failed", error=str(error))
             raise
@@ -112,6 +129,8 @@ class Status:
             OSError: a finished run cannot say so. Of a run that ends with an error of its own, a
                 folder that cannot be written to is not worth a second one.
         """
+        if not self._writes:
+            return
         content = {
             "state": state,
             "error": error,
@@ -120,6 +139,7 @@ class Status:
             "code": self.code,
             "seconds": self.seconds(),
             "threads": self._threads,
+            "processes": self._processes,
             "runtime": self.runtime,
         }
         with no_signals():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qat.compose import Composed, record
-from qat.errors import SpecError, shown
+from qat.errors import QatError, SpecError, shown
 from qat.spec.check import check_config, config_hash
 from qat.spec.sweep import SweepSpec
 from qat.sweep.draw import listed
@@ -71,7 +71,7 @@ def _work(
     config: Mapping[str, Any], overrides: Sequence[str], folder: Path, spec: SweepSpec
 ) -> None:
     """One job on whatever machine it was sent to: begun, continued or left as it is."""
-    from qat.train.run import run_job
+    from qat.launch.start import start_run
 
     run = Composed(tuple(overrides), dict(config), check_config(config))
     job = Job("", run, folder, config_hash(config))
@@ -81,5 +81,7 @@ def _work(
     else:
         group_run(run.overrides, folder.parent.name)
         record(job.folder, run.overrides, run.config)
-        run_job(run.config, run.spec, job.folder)
+        code = start_run(run.config, run.spec, job.folder)
+        if code:
+            raise QatError(f"{job.folder}: its processes ended with code {code}")
     thin([job], spec)

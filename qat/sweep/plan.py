@@ -55,8 +55,14 @@ def shared_overrides(overrides: Sequence[str], spec: SweepSpec) -> list[str]:
     if spec.threads is None and any(o.startswith("training.threads=") for o in overrides):
         return list(overrides)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = spec.threads or max(1, (usable or 1) // spec.parallel)
+    threads = spec.threads or max(1, (usable or 1) // (spec.parallel * _processes(overrides)))
     return [*overrides, f"training.threads={threads}"]
+
+
+def _processes(overrides: Sequence[str]) -> int:
+    """Processes of each job, as far as the command says it for all of them."""
+    asked = [o.partition("=")[2] for o in overrides if o.startswith("trainer.devices=")]
+    return int(asked[-1]) if asked and asked[-1].isdecimal() else 1
 
 
 def plan_lines(jobs: Sequence[Job], spec: SweepSpec, folder: Path) -> list[str]:

@@ -61,7 +61,7 @@ def work(run: Composed, folder: str, sweep: str, code: CodeVersion, alive: Conne
 
 
 def _run(run: Composed, folder: Path) -> int:
-    from qat.train.run import run_job
+    from qat.launch.start import start_run
 
     try:
         with only_process(folder, wait=SAVING):
@@ -73,13 +73,12 @@ def _run(run: Composed, folder: Path) -> int:
         return 0
     try:
         record(folder, run.overrides, run.config)
-        run_job(run.config, run.spec, folder)
+        return start_run(run.config, run.spec, folder)
     except QatError as error:
         print(f"error: {one_line(error)}", file=sys.stderr, flush=True)
         return EXIT_FAILED
     finally:
         close_wandb()
-    return 0
 
 
 def _redirect(log: Path) -> None:

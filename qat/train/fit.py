@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 
 from qat.errors import CheckpointError, DataError, QatError, SpecError, shown
+from qat.lit.processes import trainer_options
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO
 from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import FiniteGuard, StatelessRandomness
@@ -21,6 +22,7 @@ from qat.lit.resume.run_checkpoint import RunCheckpoint, is_at_end
 from qat.lit.resume.signals import Signals
 from qat.lit.resume.warm_start import KeepWarmStart
 from qat.quantize.audit import Audit
+from qat.ranks import group as ranks
 from qat.spec.run import RunSpec
 from qat.storage.checkpoint import load_last_good
 from qat.storage.reading import parsing, reason_of
@@ -31,6 +33,7 @@ from qat.train.summary import judged_batches, summarized
 _QUIET = (
     ".*does not have many workers.*",
     ".*number of training batches.*is smaller than the logging interval.*",
+    ".*recommended to use `self.log.*sync_dist=True.*",  # what is logged is of all processes
     ".*isinstance.treespec, LeafSpec.*",
     ".*`lr_scheduler.step..` before `optimizer.step..`.*",
 )
@@ -38,7 +41,7 @@ _QUIET = (
 
 def train(
     built: Built, spec: RunSpec, parts: Parts, folder: Path, *, signals: Signals
-) -> tuple[dict[str, Any], Audit]:
+) -> tuple[dict[str, Any], Audit | None]:
     """Fit, test once, audit; returns the content of summary.json and the audit.
 
     Continues from the newest good checkpoint of `folder` if there is one.
@@ -87,7 +90,7 @@ def _fit(trainer: L.Trainer, built: Built, begin: Path | None, keeper: RunCheckp
     except QatError:
         raise
     except Exception as error:  # Lightning hands each part of a file to whoever it belongs to
-        if begin is None or keeper.has_begun:
+        if begin is None or keeper.has_begun or ranks.is_loss(error):
             if _is_refusal(error):
                 raise SpecError(f"trainer or callbacks: {reason_of(error)}") from error
             raise
@@ -148,12 +151,12 @@ def _trainer(
         callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)] + [RunLines(clock)]
     elif not any(isinstance(c, ProgressBar) for c in callbacks):
         callbacks.append(EpochBar())
+    options = {**spec.trainer, **trainer_options()}
     try:
         trainer = L.Trainer(
-            **spec.trainer,
+            **{**options, "plugins": [*options["plugins"], reader]},
             callbacks=callbacks,
             logger=[RunCsvLogger(folder), *parts.loggers],
-            plugins=[reader],
             enable_checkpointing=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

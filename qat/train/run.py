@@ -1,13 +1,14 @@
 """Run in its folder: the teacher if there is to be one, training, summary.json, status.json."""
 
 import sys
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qat.errors import CheckpointError, shown
+from qat.errors import CheckpointError, LostProcessError, shown
+from qat.ranks import group as ranks
 from qat.spec.check import config_hash
 from qat.spec.run import RunSpec
 from qat.storage.atomic import discard_parts
@@ -20,6 +21,8 @@ from qat.train.wandb_id import continued
 
 def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
     """Train the run that `config` describes, or print its audit if that is all it asks for.
+
+    Of several processes all call it, and the first writes the files.
 
     Args:
         config: resolved, plain values.
@@ -36,21 +39,49 @@ def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
     """
     from qat.train.summary import result_lines
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with only_process(folder):
-        discard_parts(folder)
+    with _held(folder):
         if spec.resume is not None:
             _check_goes_on(folder)
-        status = Status(folder, config_hash(config))
-        with status.recording_failures():
+        status = Status(folder, config_hash(config), writes=ranks.is_first())
+        with status.recording_failures(), _telling_loss(folder):
             summary = _run(config, spec, folder, status)
         if summary is None:
             return 0.0
         # the run is finished, whether or not anyone reads this
-        print(result_lines(summary, folder), flush=True)
+        if ranks.is_first():
+            print(result_lines(summary, folder), flush=True)
     score = validation_score(summary.get("selected") or summary["last"])
     assert score is not None  # every run validates
     return score
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """A block in which the folder is this run's alone; its first process holds it for all."""
+    if not ranks.is_first():
+        with _telling_loss(folder):
+            ranks.wait()
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_process(folder):
+        discard_parts(folder)
+        ranks.wait()
+        yield
+
+
+@contextmanager
+def _telling_loss(folder: Path) -> Iterator[None]:
+    """A block in which other processes may end, which shows in whatever is done together."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not ranks.is_loss(error):
+            raise
+        raise LostProcessError(
+            f"another process of the run has ended; resume={folder} goes on from its last "
+            "checkpoint"
+        ) from error
 
 
 def _check_goes_on(folder: Path) -> None:
@@ -77,6 +108,8 @@ def _run(
     from qat.train.runtime import begin_runtime
     from qat.train.teacher import teacher_of
 
+    if status.is_new:
+        spec = replace(spec, resume=None)  # processes of their own find a folder that is there
     parts = _parts(config, spec, folder)
     if spec.distill is not None and not spec.audit_only:
         status.write("waiting")
@@ -93,16 +126,18 @@ def _run(
             print(audit_table(audit_untrained(built)), *exports.lines(), sep="\nexport: ")
             return None
         chosen = begin_runtime(spec, built, before=status.runtime)
-        status.begin(spec.resume_allow, runtime=chosen.values())
+        status.begin(spec.resume_allow, runtime=chosen.values(), processes=ranks.size())
         for logger in parts.loggers:
             logger.log_hyperparams(dict(config))
         if not sys.stderr.isatty():
             spec = replace(spec, trainer={**spec.trainer, "enable_progress_bar": False})
         print(f"export: {exports}", *chosen.lines(), sep="\n")
         print(f"run folder: {shown(folder)}", flush=True)
-        if not has_begun(folder):
+        if ranks.is_first() and not has_begun(folder):
             write_record(folder, built.data.record())
         summary, found = train(built, spec, parts, folder, signals=signals)
+        if found is None:  # the first process does what is left
+            return summary
         print(f"\n{audit_table(found)}\nexport: {exports}\n")
         summary = status.write_summary(summary | {"export": str(exports)})
         write_run_report(folder)

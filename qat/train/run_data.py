@@ -5,6 +5,8 @@ from pathlib import Path
 
 from qat.data.module import ImageData
 from qat.errors import CheckpointError, SpecError
+from qat.ranks import group as ranks
+from qat.ranks.share import check_shares
 from qat.spec.run import RunSpec
 from qat.storage.checkpoint import checkpoints_by_step, load_last_good
 from qat.storage.data_changes import data_changes, sentence
@@ -70,10 +72,23 @@ def _check_shares(data: ImageData, spec: RunSpec) -> None:
         "val": data.batches_of(data.parts.validation),
         "test": data.batches_of(data.parts.test),
     }
+    _check_ranks(data)
     for part, count in batches.items():
         share = spec.trainer.get(f"limit_{part}_batches")
         if isinstance(share, float) and int(count * share) == 0:
             raise SpecError(
                 f"trainer.limit_{part}_batches={share:g} of {count} batches is none; use a number "
                 f"of batches, without a point, or at least {math.ceil(1000 / count) / 1000:g}"
+            )
+
+
+def _check_ranks(data: ImageData) -> None:
+    """Refuse parts that are too small to be shared by this many processes."""
+    order, size = data.train_order(), ranks.size()
+    check_shares(order.length, order.batch_size, size, keeps_last=not order.drop_last)
+    for part, images in (("validation", data.parts.validation), ("test", data.parts.test)):
+        if len(images) < size:
+            raise SpecError(
+                f"the {part} part has {len(images)} images for {size} processes; use at most "
+                f"{len(images)} processes"
             )

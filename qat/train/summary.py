@@ -13,9 +13,11 @@ from qat.data.module import ImageData
 from qat.errors import shown
 from qat.lit.distiller import LitDistiller
 from qat.lit.measure.diagnostics import Diagnostics
+from qat.lit.processes import trainer_options
 from qat.lit.resume.run_checkpoint import RunCheckpoint
 from qat.quantize.audit import Audit, audit
 from qat.quantize.prepare import enable_quantizers
+from qat.ranks import group as ranks
 from qat.spec.run import RunSpec
 from qat.storage.checkpoint import (
     last_good,
@@ -28,7 +30,7 @@ from qat.train.weights import restore
 
 def summarized(
     built: Built, spec: RunSpec, trainer: L.Trainer, keeper: RunCheckpoint, checkpoints: Path
-) -> tuple[dict[str, Any], Audit]:
+) -> tuple[dict[str, Any], Audit | None]:
     """Judge the warm start, the last and the selected epoch on validation and test, and audit.
 
     Args:
@@ -39,7 +41,8 @@ def summarized(
         checkpoints: RUN/checkpoints.
 
     Returns:
-        (content of summary.json without times and signature, audit of the selected network).
+        (content of summary.json without times and signature, audit of the selected network); of a
+        process that is not the first, what was judged and None.
 
     Raises:
         QatError: a checkpoint is damaged, or a value is off the grid.
@@ -52,6 +55,8 @@ def summarized(
     if (checkpoints / "warm_start.ckpt").exists():
         states["warm_start"] = checkpoints / "warm_start.ckpt"
     results = {name: _judged(name, path, built, spec) for name, path in states.items()}
+    if not ranks.is_first():
+        return results, None
     # the audit speaks of the network that a user would take home
     restore(built.net, built.plan, load(states.get("selected", last)))
     enable_quantizers(built.net, True)
@@ -67,6 +72,7 @@ def summarized(
         "epochs": trainer.current_epoch,
         "seed": spec.seed,
         "threads": torch.get_num_threads(),
+        "processes": ranks.size(),
         "device": _device(trainer),
         "versions": versions(),
         "audit": found.to_dict()["layers"],
@@ -114,7 +120,7 @@ def _judged(name: str, path: Path, built: Built, spec: RunSpec) -> dict[str, Any
     built.lit.phases.let_go(is_quantized=not is_float)
     judge = L.Trainer(
         accelerator=spec.trainer.get("accelerator", "auto"),
-        devices=1,
+        **trainer_options(),
         precision=spec.trainer.get("precision", "32-true"),
         limit_val_batches=spec.trainer.get("limit_val_batches", 1.0),
         limit_test_batches=spec.trainer.get("limit_test_batches", 1.0),

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from qat.compose import conf_folder, group_option, recorded
 from qat.errors import QatError, shown
+from qat.ranks import group as ranks
 from qat.spec.check import check_config, config_hash
 from qat.spec.distill import DistillSpec
 from qat.spec.numbers import keys_that_move
@@ -79,9 +81,10 @@ def ensure_teacher(
     def waiting() -> None:
         print(f"teacher: waiting for the process that trains it in {shown(folder)}", flush=True)
 
+    held = only_process(folder, name="lock", wait=math.inf, waiting=waiting)
     # a lock of its own: the run inside locks its folder itself
-    with only_process(folder, name="lock", wait=math.inf, waiting=waiting):
-        if is_finished(folder):
+    with held if ranks.is_first() else nullcontext():
+        if ranks.from_first(is_finished(folder)):
             print(f"teacher: {shown(folder)}, trained earlier for the same config", flush=True)
             return folder
         rehearse()
@@ -90,9 +93,11 @@ def ensure_teacher(
             f"{shown(folder)} ({wanted['trainer']['max_epochs']} epochs); later runs use it again",
             flush=True,
         )
-        recorded(conf_folder(), folder, wanted)
+        has_begun = ranks.from_first(state_of(folder) is not None)
+        if ranks.is_first():
+            recorded(conf_folder(), folder, wanted)
         own = check_config(wanted)
-        if state_of(folder) is not None:
+        if has_begun:
             threads = tuple({"threads"} & set(spec.resume_allow))
             own = replace(own, resume=str(folder), resume_allow=threads)
         try:

@@ -28,7 +28,7 @@ VALUES = {
     "limit_predict_batches": "1", "limit_test_batches": "1", "limit_train_batches": "2",
     "limit_val_batches": "1", "log_every_n_steps": "1", "max_epochs": "5", "min_epochs": "9",
     "min_steps": "99", "overfit_batches": "2", "precision": "bf16-mixed", "profiler": "simple",
-    "strategy": "auto", "sync_batchnorm": "true", "val_check_interval": "1",
+    "num_nodes": "1", "strategy": "auto", "sync_batchnorm": "true", "val_check_interval": "1",
 }  # fmt: skip
 # of a machine that has psutil; functions, which no command line can give; nothing to be seen
 NOT_HERE = {"DeviceStatsMonitor", "RichModelSummary", "RichProgressBar"}

@@ -109,6 +109,8 @@ class Diagnostics(Callback):
         quantizes: bool = pl_module.spec.has_quantizers  # type: ignore[assignment, union-attr]
         if step == self._seen or not pl_module.is_quantized or not quantizes:
             return
+        if not trainer.is_global_zero:
+            return
         self._seen = step
         to_go = -step % self._every
         if to_go >= self._window:

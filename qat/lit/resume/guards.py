@@ -14,6 +14,7 @@ from typing_extensions import override
 
 from qat.data.sampler import derived_seed
 from qat.errors import CheckpointError, NonFiniteError, QatError
+from qat.ranks import group as ranks
 from qat.spec.lightning import CALLBACKS, WRONG_ANYWHERE
 
 
@@ -23,7 +24,7 @@ class FiniteGuard(Callback):
     Looks at the loss, which the module keeps as `last_loss` (a detached tensor), and at the
     gradients before clipping: one number, one wait for the device, per optimizer step. Under a
     gradient scaler (precision 16-mixed) infinite gradients are normal, the scaler skips those steps
-    itself; then only the loss is looked at.
+    itself; then only the loss is looked at. Of several processes all stop where one has to.
     """
 
     @override
@@ -37,9 +38,11 @@ class FiniteGuard(Callback):
         """
         loss: Tensor | None = getattr(pl_module, "last_loss", None)
         grads = [] if trainer.scaler is not None else _gradients(pl_module)
-        if not _are_finite(grads if loss is None else [loss, *grads]):
+        is_wrong = not _are_finite(grads if loss is None else [loss, *grads])
+        if ranks.largest(int(is_wrong)):
+            found = ranks.gathered(_culprit(pl_module, loss) if is_wrong else "")
             raise NonFiniteError(
-                f"step {trainer.global_step + 1}: {_culprit(pl_module, loss)}; the update was not "
+                f"step {trainer.global_step + 1}: {next(filter(None, found))}; the update was not "
                 "made, lower the learning rate or check the data, then resume or start again"
             )
 

@@ -23,6 +23,7 @@ from qat.lit.resume.csv_logger import RunCsvLogger
 from qat.lit.resume.guards import refuse_non_finite
 from qat.lit.resume.selection import Best, Selection, keep_only
 from qat.lit.resume.weights_alone import copied, weights_alone
+from qat.ranks import group as ranks
 from qat.storage.checkpoint import load_last_good, save
 
 _KEY = "qat_run"
@@ -144,6 +145,8 @@ class RunCheckpoint(Callback):
 
     def _write(self, trainer: Trainer, path: Path, boundary: Boundary) -> None:
         self._boundary = boundary
+        # as they will be for all processes after the next step, and after a resume
+        ranks.copy_from_first(trainer.lightning_module.buffers())
         trainer.save_checkpoint(path, weights_only=False)
         self._boundary = None
 

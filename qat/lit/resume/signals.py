@@ -13,6 +13,7 @@ from typing_extensions import override
 
 from qat.errors import QatError
 from qat.lit.resume.run_checkpoint import RunCheckpoint
+from qat.ranks import group as ranks
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _Handlers = dict[signal.Signals, Callable[[int, FrameType | None], Any] | int | None]
@@ -131,14 +132,16 @@ class Signals(Callback):
             raise Interrupted(signum) from exception
 
     def _stop_if_asked(self, trainer: Trainer, boundary: Any) -> None:
-        if self._pending is None:
+        signum = ranks.largest(self._pending or 0)  # one process may be asked sooner than others
+        if not signum:
             return
-        name = signal.Signals(self._pending).name
+        self._is_stopping = True
+        name = signal.Signals(signum).name
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, RunCheckpoint):
                 callback.save(trainer, boundary)
         _log.warning("%s: stopped after step %d", name, trainer.global_step)
-        raise Interrupted(self._pending)
+        raise Interrupted(signum)
 
     def _install(self) -> _Handlers:
         if threading.current_thread() is not threading.main_thread():

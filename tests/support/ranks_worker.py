@@ -1,0 +1,117 @@
+"""One process of a training: python ranks_worker.py RANK SIZE FOLDER NAME..., of fits by name.
+
+Networks without BatchNorm, in float64: what two processes train is then what one does, up to the
+order of sums.
+"""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import nn
+
+from qat.data.dataset import images_of
+from qat.data.digits import Digits
+from qat.lit.classifier import LitClassifier
+from qat.lit.pairing import distiller
+from qat.lit.processes import trainer_options
+from qat.quantize.plan import resolve
+from qat.quantize.prepare import prepare
+from qat.ranks import group as ranks
+from qat.ranks.place import Place
+from qat.spec.data import DataSpec
+from qat.spec.distill import DistillSpec
+from qat.spec.presets import named_quantization
+from qat.spec.run import RunSpec, SchedulerSpec, TrainingSpec, WarmStartSpec
+
+EXAMPLE = torch.zeros(2, 1, 8, 8)
+FITS = (
+    "binary_connect_w1a4", "binary_relax_w2a4", "bcgd_w1a4", "lsq_w4a4", "dorefa_w1a4", "pact_w4a4",
+    "weighted", "label_free",
+)  # fmt: skip
+
+
+def network(width=6):
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(width, 8, 2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(32, 10),
+    )  # fmt: skip
+
+
+def module(name):
+    """The module of a fit; one epoch of its two is the float warm start."""
+    is_rule = name not in ("weighted", "label_free")
+    spec = named_quantization(name if is_rule else "bcgd_w1a4")
+    net = prepare(network(), spec, example=EXAMPLE)
+    training = TrainingSpec(start_batches=1, label_smoothing=0.1 if name == "weighted" else 0.0)
+    options = {
+        "optimizer": partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4),
+        "scheduler": SchedulerSpec(name="constant"),
+        "training": training,
+        "classes": 10,
+        "warm_start_epochs": 1,
+    }
+    if name == "weighted":
+        weights = torch.linspace(0.5, 1.5, 10, dtype=torch.float64)
+        return LitClassifier(net, spec, class_weights=weights, **options)
+    if name != "label_free":
+        return LitClassifier(net, spec, **options)
+    run = RunSpec(
+        model={}, data=DataSpec(), quant=spec, optimizer={}, scheduler=options["scheduler"],
+        trainer={"max_epochs": 1}, warm_start=WarmStartSpec(), training=training,
+        distill=DistillSpec(labels=False, layers=("0", "3")),
+    )  # fmt: skip
+    plan = resolve(net, spec)
+    lit = distiller(net, plan, run, network(9), "here", example=EXAMPLE, **options)
+    lit.teacher.net.double()
+    return lit
+
+
+class Losses(L.Callback):
+    """The loss of every batch, over all processes, and what was logged (in float32)."""
+
+    def __init__(self):
+        self.losses, self.logged = [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        count = len(images_of(batch))
+        own = torch.tensor([float(pl_module.last_loss) * count, count], dtype=torch.float64)
+        loss, images = ranks.total(own)
+        self.losses.append(loss / images)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        found = trainer.callback_metrics.items()
+        self.logged += [float(value) for _, value in sorted(found)]
+
+
+def fit(name):
+    """Two epochs, whose last batch is shared unevenly; what was logged and the latent weights."""
+    torch.set_num_threads(1)
+    labels = name != "label_free"
+    data = Digits(DataSpec(batch_size=90, workers=0), seed=0, labels=labels)
+    lit, losses = module(name), Losses()
+    options = trainer_options()
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=2, precision="64-true", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accumulate_grad_batches=2, gradient_clip_val=1.0, callbacks=[losses], **options,
+    )  # fmt: skip
+    trainer.fit(lit, data)
+    latent = lit.phases.latent_entries(lit)
+    weights = {**lit.state_dict(), **{f"latent {k}": w for k, w in latent.items()}}
+    return {"losses": torch.stack(losses.losses), "logged": torch.tensor(losses.logged), **weights}
+
+
+def main(rank, size, folder, names):
+    place = Place(rank=rank, size=size, local_rank=rank, local_size=size)
+    ranks.join(place, method=f"file://{folder}/store", backend="gloo")
+    for name in names:
+        torch.save(fit(name), folder / f"{name}.{rank}.pt")
+    ranks.leave()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4:])
