@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from functools import partial
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 EXIT_BAD_COMMAND = 2
 EXIT_FAILED = 1
 _EXIT_SIGNAL = 128  # and the number of the signal
-# seconds in which a launcher stops the processes that would only repeat what the first one says
-_HUSH = 2.0
 
 
 def main() -> None:
@@ -258,8 +255,9 @@ def _run_here(
 def _die(message: str, code: int) -> NoReturn:
     found = meeting(os.environ)
     rank = found.place.rank if found is not None else 0
-    if rank:
-        time.sleep(_HUSH)
-    where = f"process {rank}: " if rank else ""
-    print(f"error: {where}{one_line(message)}", file=sys.stderr)
+    group = sys.modules.get("qat.ranks.group")
+    # before they have met, all processes of a run make the same mistake
+    if group.tells() if group is not None and group.size() > 1 else rank == 0:
+        where = f"process {rank}: " if rank else ""
+        print(f"error: {where}{one_line(message)}", file=sys.stderr)
     sys.exit(code)

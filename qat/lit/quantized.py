@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import islice
 from typing import Any, Protocol
 
@@ -31,6 +31,7 @@ from qat.quantize.phases import Phases
 from qat.quantize.plan import Plan, weight_projections
 from qat.quantize.preparation_version import check_preparation, preparation_of
 from qat.ranks import group as ranks
+from qat.ranks.batchnorm import synced_statistics
 from qat.ranks.share import weight
 from qat.spec.quant import QuantSpec
 from qat.spec.run import (
@@ -72,6 +73,7 @@ class LitQuantized(L.LightningModule):
         score: name of the share of images for which the network says `target`.
         monitor: logged metric by which an epoch is selected, None for none.
         is_shared: whether all processes work on shares of one batch right now.
+        syncs_batchnorm: whether BatchNorm then takes the statistics of the whole batch.
 
     Logs: train/<name> of `objective` per epoch, val/<score>_relaxed while 0 < theta < 1,
     quant/theta.
@@ -100,7 +102,7 @@ class LitQuantized(L.LightningModule):
         self.scheduler_spec = scheduler
         self.warm_start_epochs = warm_start_epochs
         self.last_loss: Tensor | None = None
-        self.is_shared = False
+        self.is_shared = self.syncs_batchnorm = False
         self.warm_steps = self.total_steps = 0
         self._make_base = optimizer
         self._train_means = EpochMeans()
@@ -201,7 +203,8 @@ class LitQuantized(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The objective of a batch; of a share, weighed so that ranks average to the batch's."""
         self.is_shared = ranks.size() > 1
-        means = self.objective(batch)
+        with synced_statistics() if self.is_shared and self.syncs_batchnorm else nullcontext():
+            means = self.objective(batch)
         self.last_loss = means["loss"].detach()
         self._train_means.add(means, len(images_of(batch)))
         if not self.is_shared:

@@ -22,7 +22,8 @@ T = TypeVar("T")
 _PATIENCE = timedelta(days=7)
 
 
-_joined: tuple[Place, Any] | None = None  # with the group that agreements go through
+# with the group that agreements go through, and where the processes have met
+_joined: tuple[Place, Any, Any] | None = None
 
 
 def join(place: Place, *, method: str, backend: str, attempt: int = 0) -> None:
@@ -39,7 +40,7 @@ def join(place: Place, *, method: str, backend: str, attempt: int = 0) -> None:
     # where torchrun keeps its store, addresses of processes that have died are still in it
     store = PrefixStore(f"qat/{attempt}", store)
     dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size)
-    _joined = place, dist.new_group(backend="gloo", timeout=_PATIENCE)
+    _joined = place, dist.new_group(backend="gloo", timeout=_PATIENCE), store
 
 
 def leave() -> None:
@@ -134,6 +135,16 @@ def wait() -> None:
     """Wait until all processes have come here."""
     if size() > 1:
         dist.all_reduce(torch.zeros(1, device=_device()), group=_group())
+
+
+def tells() -> bool:
+    """Whether this process is the first that has to tell of an end, so that one is told once."""
+    if _joined is None:
+        return True
+    try:
+        return bool(_joined[2].add("told", 1) == 1)
+    except RuntimeError:  # of the process that kept the store, which has gone without a word
+        return True
 
 
 def is_loss(error: BaseException) -> bool:

@@ -54,6 +54,7 @@ def check_config(config: Mapping[str, Any]) -> RunSpec:
     check_callbacks(values, has_quantizers=spec.quant.has_quantizers)
     _check_optimizer(spec.optimizer)
     _check_trainer(spec.trainer)
+    _check_sync(spec)
     _check_paths(spec)
     _check_distill(spec.distill)
     check_data(spec.data)
@@ -157,6 +158,15 @@ def _check_devices(trainer: Mapping[str, Any]) -> None:
         )
     if devices != 1 and trainer.get("accelerator") == "mps":
         raise SpecError(f"trainer.devices={devices}: a machine has one mps device; use 1")
+
+
+def _check_sync(spec: RunSpec) -> None:
+    is_shared = (spec.trainer.get("devices", 1), spec.trainer.get("num_nodes", 1)) != (1, 1)
+    if is_shared and spec.trainer.get("sync_batchnorm") and spec.training.compile:
+        raise SpecError(
+            "trainer.sync_batchnorm=true with training.compile=true: the processes cannot meet "
+            "inside of a compiled network; leave one out"
+        )
 
 
 def _check_paths(spec: RunSpec) -> None:

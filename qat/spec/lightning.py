@@ -100,7 +100,7 @@ TRAINER: dict[str, tuple[str, str]] = {
     "profiler": ("", ""),
     "reload_dataloaders_every_n_epochs": (_OWN, ""),
     "strategy": ("", "auto, ddp: the same"),
-    "sync_batchnorm": ("", "has nothing to do on one device"),
+    "sync_batchnorm": ("", "statistics of the whole batch; nothing to do on one device"),
     "use_distributed_sampler": (_OWN, ""),
     "val_check_interval": ("", ""),
 }

@@ -58,15 +58,16 @@ def train(
         monitor=built.lit.monitor,
         selectable=lambda _, module: module.is_selectable,  # type: ignore[arg-type, return-value]
     )
+    built.lit.syncs_batchnorm = bool(spec.trainer.get("sync_batchnorm", False))
     clock = Clock(judged=judged_batches(built.data, spec))
     # read once, for what is asked of it here and for Lightning
     newest = load_last_good(checkpoints / "last")
     begin = newest and newest[0]
     trainer = _trainer(spec, parts, folder, clock, [keeper, signals], SafeCheckpointIO(newest))
-    if spec.resume is not None:
-        print(
-            f"resume: {shown(begin)}" if begin else "resume: no checkpoint was saved; from step 0"
-        )
+    if begin is not None:
+        print(f"resume: {shown(begin)}", flush=True)
+    elif spec.resume is not None:
+        print("resume: no checkpoint was saved; from step 0", flush=True)
     if newest is not None and is_trained(*newest, spec):
         print("resume: the run is trained; what is left is its test", flush=True)
     del newest  # the trainer's alone
@@ -151,7 +152,7 @@ def _trainer(
         callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)] + [RunLines(clock)]
     elif not any(isinstance(c, ProgressBar) for c in callbacks):
         callbacks.append(EpochBar())
-    options = {**spec.trainer, **trainer_options()}
+    options = {**spec.trainer, **trainer_options(), "sync_batchnorm": False}  # by our own
     try:
         trainer = L.Trainer(
             **{**options, "plugins": [*options["plugins"], reader]},

@@ -108,8 +108,8 @@ def _run(
     from qat.train.runtime import begin_runtime
     from qat.train.teacher import teacher_of
 
-    if status.is_new:
-        spec = replace(spec, resume=None)  # processes of their own find a folder that is there
+    if status.is_new and ranks.size() > 1:
+        spec = replace(spec, resume=None)  # its processes were given a folder that is there
     parts = _parts(config, spec, folder)
     if spec.distill is not None and not spec.audit_only:
         status.write("waiting")

@@ -98,6 +98,9 @@ BAD = {
     "trainer.devices=all": ["trainer.devices", "auto", "all"],
     "trainer.devices=2 trainer.accelerator=mps": ["trainer.devices=2", "mps"],
     "trainer.num_nodes=2": ["trainer.num_nodes=2", "torchrun", "docs/devices.md"],
+    "trainer.devices=2 +trainer.sync_batchnorm=true training.compile=true": [
+        "sync_batchnorm", "training.compile", "leave one out"
+    ],
     "trainer.num_nodes=0": ["trainer.num_nodes", ">= 1"],
     "trainer.strategy=fsdp": ["trainer.strategy", "fsdp", "ddp"],
     "+trainer.max_epoch=3": ["trainer.max_epoch", "did you mean trainer.max_epochs"],

@@ -142,12 +142,19 @@ def check_pip(words):
         assert extra in extras["optional-dependencies"]
 
 
+# what starts the processes of a run, in front of its command
+LAUNCHERS = ("torchrun", "sbatch")
+
+
 def check_command(command, place):
     kind, words = kind_and_arguments(command)
     if kind == "train":
         check_train(command, words, place)
     elif kind == "pip":
         check_pip(words)
+    elif kind in LAUNCHERS:
+        place_of = next(n for n, word in enumerate(words) if (ROOT / word).is_file())
+        check_train(command, words[place_of + 1 :], place)
     elif kind in ("venv", "pytest", "sphinx-build"):
         known = ([".venv"], ["-q"], ["-W", "-q", "docs", "site"])
         assert words in known
@@ -244,8 +251,24 @@ def test_every_block_runs_in_the_order_of_its_page(page, tmp_path):
                 run_command(page, command, tmp_path)
 
 
+def run_launched(page, words, folder):
+    """What torchrun starts, in the smallest form."""
+    script = words.index("train.py")
+    own = shortened(page, "train", words[script + 1 :])
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        *words[:script],
+        str(ROOT / "train.py"),
+    ]
+    subprocess.run([*launch, *own], check=True, cwd=folder, env=environment(), timeout=900)
+
+
 def run_command(page, command, folder):
     kind, words = kind_and_arguments(command)
+    if kind == "torchrun" and not command.needs:
+        return run_launched(page, words, folder)
     if not command.needs and kind not in ("venv", "pip", "pytest", "sphinx-build"):
         script = ROOT / ("train.py" if kind == "train" else f"scripts/{kind}.py")
         process = start(*shortened(page, kind, words), cwd=folder, script=script)
@@ -259,7 +282,7 @@ def run_command(page, command, folder):
 
 def test_what_needs_more_than_a_cpu_says_so():
     marked = [c for page in PAGES for c in commands(page) if c.needs]
-    known = ("a network", "a GPU", "a cluster", "the extra", "CIFAR-10", "ImageNet")
+    known = ("a network", "a GPU", "GPUs", "a cluster", "the extra", "CIFAR-10", "ImageNet")
     assert all(c.needs.startswith(known) for c in marked)
     for page in PAGES:
         for command in commands(page):

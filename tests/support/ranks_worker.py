@@ -29,7 +29,7 @@ from qat.spec.run import RunSpec, SchedulerSpec, TrainingSpec, WarmStartSpec
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 FITS = (
     "binary_connect_w1a4", "binary_relax_w2a4", "bcgd_w1a4", "lsq_w4a4", "dorefa_w1a4", "pact_w4a4",
-    "weighted", "label_free",
+    "weighted", "label_free", "synced",
 )  # fmt: skip
 
 
@@ -41,11 +41,21 @@ def network(width=6):
     )  # fmt: skip
 
 
+def network_with_norms():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, bias=False), nn.BatchNorm2d(6), nn.ReLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 8, 2, bias=False), nn.BatchNorm2d(8, affine=False), nn.ReLU(), nn.Flatten(),
+        nn.BatchNorm1d(32), nn.Linear(32, 10),
+    )  # fmt: skip
+
+
 def module(name):
     """The module of a fit; one epoch of its two is the float warm start."""
-    is_rule = name not in ("weighted", "label_free")
+    is_rule = name not in ("weighted", "label_free", "synced")
     spec = named_quantization(name if is_rule else "bcgd_w1a4")
-    net = prepare(network(), spec, example=EXAMPLE)
+    float_net = network_with_norms() if name == "synced" else network()
+    net = prepare(float_net, spec, example=EXAMPLE)
     training = TrainingSpec(start_batches=1, label_smoothing=0.1 if name == "weighted" else 0.0)
     options = {
         "optimizer": partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4),
@@ -93,6 +103,7 @@ def fit(name):
     labels = name != "label_free"
     data = Digits(DataSpec(batch_size=90, workers=0), seed=0, labels=labels)
     lit, losses = module(name), Losses()
+    lit.syncs_batchnorm = name == "synced"
     options = trainer_options()
     trainer = L.Trainer(
         accelerator="cpu", max_epochs=2, precision="64-true", logger=False,
