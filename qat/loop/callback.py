@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from qat.errors import CheckpointError, QatError, SpecError, one_line
 from qat.lit.measure.quant_stats import QuantStats
 from qat.loop.entries import accept_float, has_loaded, parted
-from qat.loop.fits import lengths, refuse
+from qat.loop.fits import check_finds_unused, lengths, refuse
 from qat.loop.found import network_of, unused_parts
 from qat.loop.inputs import arrived, first_batch, images_in
 from qat.loop.monitors import choose_anew, wait_for_quantization
@@ -24,6 +24,7 @@ from qat.loop.quantization import Form, Quantization, like
 from qat.quantize.audit import Audit
 from qat.quantize.audit_table import audit_table
 from qat.quantize.plan import project_weights
+from qat.ranks import group as ranks
 from qat.spec.header import Header
 from qat.spec.presets import quantization
 from qat.spec.quant import QuantSpec
@@ -233,6 +234,8 @@ class Quantize(Callback):
         phases.forget()
         bases = list(trainer.strategy.optimizers)
         steps, warm = lengths(trainer, pl_module, steps=self._steps, warm_epochs=self._warm_epochs)
+        if warm:
+            check_finds_unused(trainer.strategy.model, phases.net)
         wrapped = phases.wrap(bases, [steps] * len(bases), [warm] * len(bases))
         trainer.strategy.optimizers = wrapped
         if self._loaded is not None:
@@ -253,7 +256,10 @@ class Quantize(Callback):
         if self._warm_epochs and not pl_module.automatic_optimization:
             # by hand an optimizer may step at any rate: the warm start ends with its epochs
             is_due = trainer.current_epoch >= self._warm_epochs or bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
-        switched = self._prepared().phases.advance(lambda: self._calibration(batch), is_due=is_due)
+        phases = self._prepared().phases
+        switched = phases.advance(lambda: self._calibration(batch), is_due=is_due)
+        if switched:  # each process has another batch: all start from what the first one measured
+            ranks.copy_from_first([*phases.net.parameters(), *phases.net.buffers()])
         if switched and self._warm_epochs:
             choose_anew(trainer)
 

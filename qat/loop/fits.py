@@ -3,11 +3,16 @@
 import math
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from qat.errors import QatError
 from qat.lit.quantized import LitQuantized
 from qat.lit.resume.guards import refuse_unsupported
+from qat.quantize.activations import activation_quantizers
 
+_DDP = "ddp_find_unused_parameters_true"
 # length of a warm start in steps that an optimizer makes by hand, at any rate
 UNKNOWN = 1 << 62
 
@@ -19,10 +24,10 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
         QatError: naming what, and the cure.
     """
     refuse_unsupported(trainer)
-    if trainer.world_size > 1:
+    if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
         raise QatError(
-            f"Quantize trains on one device, and the trainer has {trainer.world_size}; give "
-            "Trainer(devices=1)"
+            f"Quantize needs the whole network in every process, and the strategy is "
+            f"{type(trainer.strategy).__name__}; give Trainer(strategy={_DDP!r})"
         )
     if isinstance(module, LitQuantized):
         raise QatError(f"{type(module).__name__} quantizes by itself; leave Quantize out")
@@ -38,6 +43,28 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
                 f"{name}(save_weights_only=True) has no room for steps and phase, without which "
                 "quantized weights say nothing; leave it out, or ship by save_packed()"
             )
+
+
+def check_finds_unused(wrapped: object, net: nn.Module) -> None:
+    """Refuse DDP that waits for the gradients of steps which the float phase does not use.
+
+    Args:
+        wrapped: the module as the strategy holds it.
+        net: prepared, with a float phase before it.
+
+    Raises:
+        QatError: with the strategy that does not.
+    """
+    has_steps = any(
+        isinstance(step := getattr(q, "step", None), nn.Parameter) and step.requires_grad
+        for q in activation_quantizers(net).values()
+    )
+    is_waiting = isinstance(wrapped, DistributedDataParallel) and not wrapped.find_unused_parameters
+    if has_steps and is_waiting:
+        raise QatError(
+            "the float warm start does not use the steps of activations, and DDP would wait for "
+            f"their gradients; give Trainer(strategy={_DDP!r}), or no warm start"
+        )
 
 
 def lengths(

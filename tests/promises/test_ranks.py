@@ -54,5 +54,10 @@ def test_two_processes_train_what_one_does_with_every_rule(tmp_path):
 
 
 @pytest.mark.slow
+def test_a_plain_module_under_quantize(tmp_path):
+    check(tmp_path, "callback")
+
+
+@pytest.mark.slow
 def test_three_processes_train_what_one_does(tmp_path):
     check(tmp_path, "bcgd_w1a4", "weighted", size=3)

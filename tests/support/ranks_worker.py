@@ -5,6 +5,7 @@ order of sums.
 """
 
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from qat.data.digits import Digits
 from qat.lit.classifier import LitClassifier
 from qat.lit.pairing import distiller
 from qat.lit.processes import trainer_options
+from qat.loop.callback import Quantize
 from qat.quantize.plan import resolve
 from qat.quantize.prepare import prepare
 from qat.ranks import group as ranks
@@ -29,7 +31,7 @@ from qat.spec.run import RunSpec, SchedulerSpec, TrainingSpec, WarmStartSpec
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 FITS = (
     "binary_connect_w1a4", "binary_relax_w2a4", "bcgd_w1a4", "lsq_w4a4", "dorefa_w1a4", "pact_w4a4",
-    "weighted", "label_free", "synced",
+    "weighted", "label_free", "synced", "callback",
 )  # fmt: skip
 
 
@@ -97,9 +99,56 @@ class Losses(L.Callback):
         self.logged += [float(value) for _, value in sorted(found)]
 
 
+class Plain(L.LightningModule):
+    """A classifier as anybody writes it, of images that a sampler divides."""
+
+    def __init__(self):
+        super().__init__()
+        self.net, self.last_loss = network(), None
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        self.last_loss = loss.detach()
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+    def train_dataloader(self):
+        images = Digits(DataSpec(), seed=0).parts.train
+        pixels = images.images[:960].double() / 255
+        dataset = torch.utils.data.TensorDataset(pixels, images.labels[:960])
+        order = torch.utils.data.DistributedSampler(
+            dataset, ranks.size(), ranks.rank(), shuffle=False
+        )
+        size = 80 // ranks.size()
+        return torch.utils.data.DataLoader(dataset, batch_size=size, sampler=order)
+
+
+def fit_with_callback():
+    """Two epochs of 12 batches under `qat.Quantize`; as `fit`."""
+    spec = named_quantization("bcgd_w1a4")
+    # not measured: the first process would measure on its share of a batch
+    spec = replace(spec, activation=replace(spec.activation, step_start="table"))
+    losses, quantize = Losses(), Quantize(spec, warm_start_epochs=1)
+    options = {**trainer_options(), "use_distributed_sampler": False}
+    trainer = L.Trainer(
+        accelerator="cpu", max_epochs=2, precision="64-true", logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=[losses, quantize], **options,
+    )  # fmt: skip
+    module = Plain()
+    trainer.fit(module)
+    latent = quantize.quantization.phases.latent_entries(module)
+    weights = {**module.state_dict(), **{f"latent {k}": w for k, w in latent.items()}}
+    return {"losses": torch.stack(losses.losses), **weights}
+
+
 def fit(name):
     """Two epochs, whose last batch is shared unevenly; what was logged and the latent weights."""
     torch.set_num_threads(1)
+    if name == "callback":
+        return fit_with_callback()
     labels = name != "label_free"
     data = Digits(DataSpec(batch_size=90, workers=0), seed=0, labels=labels)
     lit, losses = module(name), Losses()
