@@ -14,7 +14,14 @@ from qat.spec.distill import DistillSpec
 from qat.spec.keys import flat
 from qat.spec.model import SmallOptions, TimmOptions, TorchvisionOptions
 from qat.spec.quant import Override, QuantSpec
-from qat.spec.run import RunSpec, RuntimeSpec, SchedulerSpec, TrainingSpec, WarmStartSpec
+from qat.spec.run import (
+    EmaSpec,
+    RunSpec,
+    RuntimeSpec,
+    SchedulerSpec,
+    TrainingSpec,
+    WarmStartSpec,
+)
 from qat.spec.schema import Declared, declared
 from qat.spec.sweep import SweepSpec
 from qat.spec.unlabelled import UnlabelledSpec
@@ -102,6 +109,7 @@ def _whole_run(conf: Path) -> str:
         *top,
         *_spec_rows(WarmStartSpec, "warm_start", [], values["warm_start"]),
         *_spec_rows(TrainingSpec, "training", [], values["training"]),
+        *_spec_rows(EmaSpec, "ema", [], values["ema"]),
         *_spec_rows(RuntimeSpec, "runtime", [], values["runtime"]),
     ]
     chosen = ", ".join(

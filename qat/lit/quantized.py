@@ -1,7 +1,7 @@
 """LitQuantized: a prepared network in training with an update rule, judged on hard weights."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from itertools import islice
 from typing import Any, Protocol
@@ -68,6 +68,7 @@ class LitQuantized(L.LightningModule):
         training: loop options.
         warm_start_epochs: float epochs at the start.
         measures_steps: False keeps the alphas that were loaded with the weights.
+        ema_decay: of the average that is judged in place of the weights; None for none.
 
     Attributes:
         score: name of the share of images for which the network says `target`.
@@ -92,10 +93,11 @@ class LitQuantized(L.LightningModule):
         training: TrainingSpec,
         warm_start_epochs: int = 0,
         measures_steps: bool = True,
+        ema_decay: float | None = None,
     ) -> None:
         super().__init__()
         self.net = net
-        self.phases = Phases(net, spec, measures_steps=measures_steps)
+        self.phases = Phases(net, spec, measures_steps=measures_steps, ema_decay=ema_decay)
         self.plan = self.phases.plan
         self.spec = self.plan.spec
         self.training_spec = training
@@ -316,6 +318,12 @@ class LitQuantized(L.LightningModule):
             "images": self._fingerprint(),
             "content": self._content(),
         }
+        average = self.phases.average
+        if average is not None and average.has_begun:
+            if "loops" in checkpoint:  # a whole one goes on from both
+                checkpoint["qat"]["ema"] = average.state_dict()
+            else:
+                checkpoint["state_dict"] |= _of_net(average.values)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the phase and the epoch's running sums; an evaluation gets hard weights.
@@ -342,8 +350,18 @@ class LitQuantized(L.LightningModule):
         # the latent weights of its optimizer are those of another run
         self.phases.let_go(is_quantized=checkpoint["qat"]["is_quantized"])
         self._train_means.load_state_dict(checkpoint["qat"]["train_means"])
+        average = checkpoint["qat"].get("ema")
+        if average is not None and self.phases.average is not None:
+            self.phases.average.load_state_dict(average)
         is_latent = checkpoint["qat"].get("weights") == "latent"
         if is_latent and self.is_quantized and self.trainer.state.fn != TrainerFn.FITTING:
             # a fit makes them itself, from its optimizer's part
-            state = checkpoint["state_dict"]
+            state = checkpoint["state_dict"] | _of_net(average["values"] if average else {})
             checkpoint["state_dict"] = state | self.phases.hard_entries(self, state)
+            if self.phases.average is not None:
+                self.phases.average.forget()
+
+
+def _of_net(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Entries of the network's state dict, by their names in the module's."""
+    return {f"net.{name}": value for name, value in values.items()}

@@ -61,6 +61,8 @@ class Quantize(Callback):
         steps: optimizer steps of the whole fit, of each optimizer. None counts them from the
             trainer; where optimization is manual, one for each batch.
         stats_every_n_steps: steps between logged numbers of flips and distance; 0 logs none.
+        ema_decay: in (0, 1): what is judged and exported is a moving average of the quantized
+            phase, on its grids; None for none.
 
     Attributes:
         quantization: the network in training, None before it has been prepared.
@@ -82,6 +84,7 @@ class Quantize(Callback):
         warm_start_epochs: int = 0,
         steps: int | None = None,
         stats_every_n_steps: int = 50,
+        ema_decay: float | None = None,
     ) -> None:
         for name, value, least in (
             ("warm_start_epochs", warm_start_epochs, 0),
@@ -100,7 +103,7 @@ class Quantize(Callback):
         self._spec = quantization(spec)
         self._name, self._example = module, example
         self._warm_epochs, self._steps = warm_start_epochs, steps
-        self._every = stats_every_n_steps
+        self._every, self._ema_decay = stats_every_n_steps, ema_decay
         self._stats: QuantStats | None = None
         self._of: LightningModule | None = None
         self._patched: LightningModule | None = None
@@ -184,7 +187,9 @@ class Quantize(Callback):
                         f"{type(module).__name__}.forward does not run {', '.join(others)}; name "
                         'the network: Quantize(module=...), or module="" for all of it'
                     )
-                self.quantization = Quantization(net, self._spec, example=example)
+                self.quantization = Quantization(
+                    net, self._spec, example=example, ema_decay=self._ema_decay
+                )
         except QatError:
             raise
         except Exception as error:
@@ -405,8 +410,9 @@ class Quantize(Callback):
             entries[key].copy_(value)
         phases.let_go(is_quantized=bool(own["phase"]["is_quantized"]))
         self._loaded = own["phase"] if trainer.state.fn == "fit" else None
-        if self._loaded is None and phases.is_quantized:
-            project_weights(net, phases.plan)
+        if self._loaded is None:
+            phases.load_state_dict(own["phase"])
+            phases.settle()
 
     def _prepared(self) -> Quantization:
         if self.quantization is None:

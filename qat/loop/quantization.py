@@ -20,7 +20,7 @@ from qat.quantize.audit import Audit, audit
 from qat.quantize.loading import load_weights
 from qat.quantize.modes import evaluating
 from qat.quantize.phases import Phases
-from qat.quantize.plan import Plan, project_weights
+from qat.quantize.plan import Plan
 from qat.quantize.prepare import prepare
 from qat.spec.extras import require_onnx, require_onnxscript
 from qat.spec.header import Header
@@ -51,6 +51,8 @@ class Quantization:
             `QuantSpec`, or the config group `quant` as a mapping.
         example: images (N, C, H, W); what enters each product is seen on them, and steps that are
             measured start from them, so that a training batch is the best choice.
+        ema_decay: in (0, 1): what is judged and exported is a moving average of the quantized
+            phase, on its grids; None for none.
 
     Attributes:
         net: as given, prepared.
@@ -66,11 +68,12 @@ class Quantization:
         options: str | Mapping[str, Any] | QuantSpec,
         *,
         example: Tensor,
+        ema_decay: float | None = None,
     ) -> None:
         spec = quantization(options)
         prepare(net, spec, example=example[:_SHOWN])
         self.net = net
-        self.phases = Phases(net, spec)
+        self.phases = Phases(net, spec, ema_decay=ema_decay)
         self._example = example.detach()
         self._images: Iterable[Tensor] | None = None
 
@@ -192,9 +195,9 @@ class Quantization:
     def _load(self, state: Mapping[str, Any]) -> None:
         self.phases.check_state(state["phase"])
         load_weights(self.net, state["network"])
-        if not self.phases.optimizers and state["phase"]["is_quantized"]:
-            project_weights(self.net, self.plan)
         self.phases.load_state_dict(state["phase"])
+        if not self.phases.optimizers:
+            self.phases.settle()
         for optimizer, own in zip(self.phases.optimizers, state["optimizers"], strict=False):
             optimizer.load_state_dict(own)
 

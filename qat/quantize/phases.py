@@ -15,9 +15,10 @@ from qat.errors import CheckpointError, QatError
 from qat.optim.quant_optimizer import Projection, QuantOptimizer
 from qat.optim.rule import UpdateRule, rule_from_numbers
 from qat.quantize.activations import activation_quantizers
+from qat.quantize.averaged import AveragedWeights
 from qat.quantize.calibrate import start_steps
 from qat.quantize.held import adopt, check_held
-from qat.quantize.plan import Plan, resolve, weight_projections
+from qat.quantize.plan import Plan, project_weights, resolve, weight_projections
 from qat.quantize.preparation_version import check_preparation, preparation_of
 from qat.quantize.prepare import enable_quantizers, set_progress
 from qat.spec.presets import differences
@@ -51,18 +52,26 @@ class Phases:
         net: prepared network.
         spec: the options it was prepared with, or its plan.
         measures_steps: False keeps the steps that were loaded with the weights.
+        ema_decay: of an average of the quantized phase, which is what is judged; None for none.
 
     Attributes:
         is_quantized: whether the switch has been.
+        average: of the quantized phase, None for none.
     """
 
     def __init__(
-        self, net: nn.Module, spec: QuantSpec | Plan, *, measures_steps: bool = True
+        self,
+        net: nn.Module,
+        spec: QuantSpec | Plan,
+        *,
+        measures_steps: bool = True,
+        ema_decay: float | None = None,
     ) -> None:
         self.net = net
         self.plan = resolve(net, spec)
         self.measures_steps = measures_steps
         self.is_quantized = False
+        self.average = None if ema_decay is None else AveragedWeights(net, ema_decay)
         self._clocks: list[_Clock] = []
         self._hooks: list[RemovableHandle] = []
 
@@ -104,7 +113,7 @@ class Phases:
             QatError: a quantized weight learns in none of them, two share it, or as
                 `QuantOptimizer`.
         """
-        self.let_go(is_quantized=self.is_quantized)
+        self._leave()
         own = {id(p) for p in self.net.parameters()}
         projections = weight_projections(self.net, self.plan)
         held = [{id(p): p for g in base.param_groups for p in g["params"]} for base in bases]
@@ -129,6 +138,8 @@ class Phases:
             optimizer = self._wrapped(base, mine, self._rule(max(0, steps[place] - warm), warm))
             self._clocks.append(_Clock(optimizer, warm, steps[place]))
             self._hooks.append(base.register_step_pre_hook(_refusing(optimizer)))
+            if self.average is not None and place == concerned[-1]:
+                self._hooks.append(optimizer.register_step_post_hook(self._average_step))
             wrapped[place] = optimizer
         return wrapped
 
@@ -204,6 +215,12 @@ class Phases:
             clock.optimizer.state.clear()
             if not clock.is_warm:  # one that steps more rarely than the first
                 self._begin_here(clock, clock.optimizer.completed_steps)
+        if self.average is not None:
+            self.average.begin(self._latent())
+
+    def _average_step(self, *_: object) -> None:
+        if self.average is not None and self.average.has_begun:
+            self.average.update(self._latent())
 
     def _begin_here(self, clock: _Clock, warm_steps: int) -> None:
         clock.warm_steps = warm_steps
@@ -227,10 +244,22 @@ class Phases:
         Args:
             is_quantized: whether these are weights of the quantized phase.
         """
+        self._leave()
+        self.is_quantized = is_quantized
+        if self.average is not None:
+            self.average.forget()
+
+    def _leave(self) -> None:
         for hook in self._hooks:
             hook.remove()
         self._clocks, self._hooks = [], []
-        self.is_quantized = is_quantized
+
+    def settle(self) -> None:
+        """Let the network hold what is judged, where no optimizer moves it."""
+        if self.average is not None and self.average.has_begun:
+            self.average.settle()
+        if self.is_quantized:
+            project_weights(self.net, self.plan)
 
     def forget(self) -> None:
         """Show the latent weights and begin anew: a further training starts from what it found."""
@@ -257,6 +286,9 @@ class Phases:
                         if self.is_quantized
                         else optimizer.latent_weights()
                     )
+            average = self.average
+            if average is not None and average.has_begun and not average.is_shown:
+                shown.enter_context(average.shown(weight_projections(self.net, self.plan)))
             yield
 
     # -- state ------------------------------------------------------------------------------------
@@ -267,11 +299,16 @@ class Phases:
         Args:
             module: the network, or one that holds it.
         """
+        latent = self._latent()
+        names = module.named_parameters(remove_duplicate=False)
+        return {name: latent[p] for name, p in names if p in latent}
+
+    def _latent(self) -> dict[Tensor, Tensor]:
+        """Projected parameter -> its latent weights."""
         latent: dict[Tensor, Tensor] = {}
         for optimizer in self.optimizers:
             latent |= optimizer.latent_weights_by_parameter()
-        names = module.named_parameters(remove_duplicate=False)
-        return {name: latent[p] for name, p in names if p in latent}
+        return latent
 
     @torch.no_grad()
     def hard_entries(self, module: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -292,6 +329,7 @@ class Phases:
             "warm_steps": [clock.warm_steps for clock in self._clocks],
             "spec": dataclasses.asdict(self.plan.spec),
             "preparation": preparation_of(self.net),
+            **({} if self.average is None else {"ema": self.average.state_dict()}),
         }
 
     def check_state(self, state: Mapping[str, Any]) -> None:
@@ -326,6 +364,8 @@ class Phases:
             for clock, steps in zip(self._clocks, warm, strict=True):
                 if steps != clock.warm_steps:
                     self._begin_here(clock, steps)
+        if self.average is not None and "ema" in state:
+            self.average.load_state_dict(state["ema"])
         self.enable()
 
 

@@ -11,7 +11,10 @@ from typing import Any
 from qat.errors import SpecError
 from qat.spec.keys import at
 
-_AVERAGES = "averages forward weights, and averages leave the grid; leave it out"
+_AVERAGES = (
+    "averages forward weights, and averages leave the grid; use ema.decay=0.999, or "
+    "Quantize(ema_decay=0.999)"
+)
 _SAVES = "saves beside the run's own checkpoints, which resume; leave it out"
 _THAWS = "changes which parameters train while they do, which the optimizer refuses; leave it out"
 _OWN = "the run sets it itself"

@@ -110,6 +110,21 @@ class RuntimeSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EmaSpec:
+    """The config group `ema`: an average of the quantized phase, judged, selected and exported.
+
+    Attributes:
+        decay: limit of the average's decay a step, in (0, 1), after the usual warm-up
+            (1 + t) / (10 + t); null judges the weights themselves.
+    """
+
+    decay: float | None = option(None, above=0, below=1, is_added=True)
+
+    def __post_init__(self) -> None:
+        check(self, "ema")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunSpec:
     """A whole run.
 
@@ -124,6 +139,7 @@ class RunSpec:
         callbacks: name -> callback node with `_target_`.
         warm_start: see WarmStartSpec.
         training: see TrainingSpec.
+        ema: see EmaSpec.
         runtime: see RuntimeSpec.
         distill: see DistillSpec; None learns from labels alone.
         unlabelled: see UnlabelledSpec; None takes the images of `data`.
@@ -144,6 +160,7 @@ class RunSpec:
     callbacks: Mapping[str, Any] = option(factory=dict, moves="nothing")
     warm_start: WarmStartSpec
     training: TrainingSpec
+    ema: EmaSpec = option(factory=EmaSpec)
     runtime: RuntimeSpec = option(factory=RuntimeSpec)
     distill: DistillSpec | None = None
     unlabelled: UnlabelledSpec | None = None

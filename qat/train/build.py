@@ -116,6 +116,7 @@ def build(spec: RunSpec, parts: Parts, data: ImageData | None = None) -> Built:
         "warm_start_epochs": spec.warm_start.epochs,
         "class_weights": data.class_weights(),
         "measures_steps": measures_steps,
+        "ema_decay": spec.ema.decay,
     }
     if spec.distill is None or teacher is None:
         return Built(data, net, plan, LitClassifier(net, plan, **options), example)

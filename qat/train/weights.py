@@ -43,7 +43,9 @@ def network_state(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     }
     for optimizer in checkpoint.get("optimizer_states", ()):
         state |= optimizer.get("qat", {}).get("latent", {})
-    return state
+    # what was judged, where a run has an average
+    average: Mapping[str, Tensor] = checkpoint.get("qat", {}).get("ema", {}).get("values", {})
+    return state | dict(average)
 
 
 def is_of_run(checkpoint: Mapping[str, Any]) -> bool:
