@@ -99,7 +99,9 @@ BAD = {
     "trainer.devices=2 trainer.accelerator=mps": ["trainer.devices=2", "mps"],
     "trainer.num_nodes=2": ["trainer.num_nodes=2", "torchrun", "docs/devices.md"],
     "trainer.devices=2 +trainer.sync_batchnorm=true training.compile=true": [
-        "sync_batchnorm", "training.compile", "leave one out"
+        "sync_batchnorm",
+        "training.compile",
+        "leave one out",
     ],
     "trainer.num_nodes=0": ["trainer.num_nodes", ">= 1"],
     "trainer.strategy=fsdp": ["trainer.strategy", "fsdp", "ddp"],
