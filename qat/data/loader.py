@@ -25,7 +25,7 @@ class PositionedLoader(DataLoader[Sample]):
 
 
 def image_loader(
-    dataset: Dataset[Sample], workers: int, *, seed: int, **batching: Any
+    dataset: Dataset[Sample], workers: int, *, seed: int, timeout: float = 0, **batching: Any
 ) -> DataLoader[Sample]:
     """A loader of batches (image, label).
 
@@ -34,12 +34,14 @@ def image_loader(
         workers: processes, 0 loads in this one.
         seed: of the loader's own generator; without one it draws from the global generator at
             each `iter`, so that looking at the data would change the training.
+        timeout: seconds to wait for a batch of these processes; 0 for ever.
         batching: `batch_size`, or `batch_sampler`.
     """
     return PositionedLoader(
         dataset,
         num_workers=workers,
         persistent_workers=workers > 0,
+        timeout=timeout if workers else 0,
         worker_init_fn=leave_group,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator().manual_seed(seed),

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, cast
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from qat.data.dataset import (
     Batch,
@@ -259,9 +259,7 @@ class ImageData(L.LightningDataModule):
             self.training_transform() if self.options.augment else self.evaluation_transform()
         )
         dataset = SeededDataset(images, transform, seed=self.seed)
-        return image_loader(
-            dataset, self.options.workers, seed=self.seed, batch_sampler=self.train_sampler
-        )
+        return self._loader(dataset, self.train_sampler)
 
     @property
     def batches_per_epoch(self) -> int:
@@ -329,7 +327,19 @@ class ImageData(L.LightningDataModule):
         batches = FixedBatchSampler(
             len(images), options.batch_size, rank=ranks.rank(), ranks=ranks.size()
         )
-        return image_loader(dataset, options.workers, seed=self.seed, batch_sampler=batches)
+        return self._loader(dataset, batches)
+
+    def _loader(
+        self, dataset: Dataset[Sample], batches: EpochBatchSampler | FixedBatchSampler
+    ) -> DataLoader[Sample]:
+        options = self.options
+        return image_loader(
+            dataset,
+            options.workers,
+            seed=self.seed,
+            timeout=options.timeout,
+            batch_sampler=batches,
+        )
 
 
 def first_batches(data: ImageData, count: int) -> Iterator[Batch]:

@@ -197,6 +197,7 @@ class DataSpec:
         download: whether a missing set may be fetched from the network.
         batch_size: images per training batch, >= 2.
         workers: loader processes, 0 loads in the main process.
+        timeout: seconds to wait for a batch of a loader process, which may hang; 0 for ever.
         augment: whether training images are augmented.
         image_size: side in pixels, null for the family's own.
         class_weights: none, or balanced (loss weights inverse to the class frequencies).
@@ -229,6 +230,7 @@ class DataSpec:
     download: bool = option(False, moves="nothing")
     batch_size: int = option(64, low=2)
     workers: int = option(0, low=0, moves="nothing")
+    timeout: int = option(600, low=0, moves="nothing", is_added=True)
     augment: bool = True
     image_size: int | None = option(None, low=4)
     class_weights: Literal["none", "balanced"] = "none"

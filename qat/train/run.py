@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qat.errors import CheckpointError, LostProcessError, shown
+from qat.errors import CheckpointError, LostProcessError, QatError, shown
 from qat.ranks import group as ranks
 from qat.spec.check import config_hash
 from qat.spec.run import RunSpec
@@ -39,11 +39,11 @@ def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
     """
     from qat.train.summary import result_lines
 
-    with _held(folder):
+    with _held(folder, spec):
         if spec.resume is not None:
             _check_goes_on(folder)
         status = Status(folder, config_hash(config), writes=ranks.is_first())
-        with status.recording_failures(), _telling_loss(folder):
+        with status.recording_failures(), _telling_failures(folder, spec):
             summary = _run(config, spec, folder, status)
         if summary is None:
             return 0.0
@@ -56,10 +56,10 @@ def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
 
 
 @contextmanager
-def _held(folder: Path) -> Iterator[None]:
+def _held(folder: Path, spec: RunSpec) -> Iterator[None]:
     """A block in which the folder is this run's alone; its first process holds it for all."""
     if not ranks.is_first():
-        with _telling_loss(folder):
+        with _telling_failures(folder, spec):
             ranks.wait()
         yield
         return
@@ -71,11 +71,17 @@ def _held(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _telling_loss(folder: Path) -> Iterator[None]:
-    """A block in which other processes may end, which shows in whatever is done together."""
+def _telling_failures(folder: Path, spec: RunSpec) -> Iterator[None]:
+    """A block in which memory may be full, or other processes end, with one line for each."""
+    from qat.train.explained import explained
+
     try:
         yield
-    except RuntimeError as error:
+    except QatError:
+        raise
+    except (RuntimeError, MemoryError) as error:
+        if (told := explained(error, spec)) is not None:
+            raise told from error
         if not ranks.is_loss(error):
             raise
         raise LostProcessError(
