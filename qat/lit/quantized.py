@@ -73,6 +73,7 @@ class LitQuantized(L.LightningModule):
     Attributes:
         score: name of the share of images for which the network says `target`.
         monitor: logged metric by which an epoch is selected, None for none.
+        rate_factor: of every learning rate, below 1 after a return to an earlier checkpoint.
         is_shared: whether all processes work on shares of one batch right now.
         syncs_batchnorm: whether BatchNorm then takes the statistics of the whole batch.
 
@@ -105,9 +106,11 @@ class LitQuantized(L.LightningModule):
         self.warm_start_epochs = warm_start_epochs
         self.last_loss: Tensor | None = None
         self.is_shared = self.syncs_batchnorm = False
+        self.rate_factor = 1.0
         self.warm_steps = self.total_steps = 0
         self._make_base = optimizer
         self._train_means = EpochMeans()
+        self._before: tuple[list[Tensor], dict[str, Any]] = [], {}
         self._shown = ExitStack()
 
     # -- what a subclass says ---------------------------------------------------------------------
@@ -163,7 +166,7 @@ class LitQuantized(L.LightningModule):
         )
         (optimizer,) = self.phases.wrap([self._make_base(groups)], [total], [self.warm_steps])
         factor = phase_factor(self.scheduler_spec, self.warm_steps, total)
-        scheduler = LambdaLR(optimizer, factor)
+        scheduler = LambdaLR(optimizer, lambda step: self.rate_factor * factor(step))
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
@@ -181,6 +184,14 @@ class LitQuantized(L.LightningModule):
         self.phases.enable()
         if self.training_spec.compile:
             self.net.compile(fullgraph=True)
+
+    def on_train_start(self) -> None:
+        """Rates of a checkpoint were saved before the run went back to it."""
+        scheduler: Any = self.lr_schedulers()
+        if self.rate_factor != 1:
+            rates = zip(scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+            for group, (rate, factor) in zip(scheduler.optimizer.param_groups, rates, strict=True):
+                group["lr"] = rate * factor(scheduler.last_epoch)
 
     def configure_callbacks(self) -> list[Callback]:
         """What every trainer of this module needs."""
@@ -213,6 +224,17 @@ class LitQuantized(L.LightningModule):
             return means["loss"]
         self.is_shared = False
         return means["loss"] * self._weight(batch_idx)
+
+    def remember(self) -> None:
+        """Keep what the batches of a step change beside its update."""
+        self._before = [b.clone() for b in self.net.buffers()], self._train_means.state_dict()
+
+    def recall(self) -> None:
+        """Put back what `remember` kept, where the step is left out."""
+        buffers, means = self._before
+        for buffer, value in zip(self.net.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+        self._train_means.load_state_dict({**means, "ranks": [means] * ranks.size()})
 
     def _weight(self, batch: int) -> float:
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]

@@ -65,6 +65,11 @@ class TrainingSpec:
         start_batches: training batches that measure the start of alpha where it is measured.
         checkpoint_every: optimizer steps between two checkpoints.
         threads: CPU threads of torch; null leaves torch's choice.
+        non_finite: what a loss or gradient that is no number does, before its update: stop ends
+            the run; skip leaves the step out, with what its batches did to running statistics;
+            roll_back goes on from the last checkpoint at half the learning rate.
+        skips: steps in a row that may be left out.
+        roll_backs: times that a run may go back, each at half the rate before.
     """
 
     label_smoothing: float = option(0.0, low=0, below=1)
@@ -74,6 +79,9 @@ class TrainingSpec:
     start_batches: int = option(4, low=1)
     checkpoint_every: int = option(100, low=1, moves="nothing")
     threads: int | None = option(None, low=1, moves="bits")
+    non_finite: Literal["stop", "skip", "roll_back"] = option("stop", is_added=True)
+    skips: int = option(10, low=1, is_added=True)
+    roll_backs: int = option(3, low=1, is_added=True)
 
     def __post_init__(self) -> None:
         check(self, "training")

@@ -32,6 +32,7 @@ class Status:
 
     Attributes:
         is_new: whether nothing was known of the run before.
+        roll_backs: how often it has gone back to an earlier checkpoint, at half the rate each time.
         runtime: how the run's quantized layers are computed, by option of `runtime`; of a run that
             goes on, as it began.
     """
@@ -49,6 +50,7 @@ class Status:
         threads = before.get("threads")
         self._threads = threads if isinstance(threads, int) else None
         self._processes = before.get("processes", 1)
+        self.roll_backs = int(before.get("roll_backs", 0))
         self.runtime = _runtime(before)
 
     def begin(
@@ -140,6 +142,7 @@ class Status:
             "seconds": self.seconds(),
             "threads": self._threads,
             "processes": self._processes,
+            "roll_backs": self.roll_backs,
             "runtime": self.runtime,
         }
         with no_signals():

@@ -144,7 +144,7 @@ def _trainer(
         *first,
         StatelessRandomness(spec.seed),
         KeepWarmStart(folder / "checkpoints"),
-        FiniteGuard(),
+        FiniteGuard(spec.training.skips if spec.training.non_finite == "skip" else 0),
         Timing(clock),
         *parts.callbacks,
     ]

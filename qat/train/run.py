@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from qat.errors import CheckpointError, LostProcessError, QatError, shown
+from qat.errors import CheckpointError, LostProcessError, NonFiniteError, QatError, shown
 from qat.ranks import group as ranks
 from qat.spec.check import config_hash
 from qat.spec.run import RunSpec
@@ -17,6 +17,8 @@ from qat.storage.data_record import write_record
 from qat.storage.lock import only_process
 from qat.storage.status import Status, is_finished, validation_score
 from qat.train.wandb_id import continued
+
+_RATE = 0.5  # of the learning rate after each return to an earlier checkpoint
 
 
 def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
@@ -109,7 +111,6 @@ def _run(
     from qat.quantize.audit_table import audit_table
     from qat.report.page.run_page import write_run_report
     from qat.train.build import audit_untrained, build
-    from qat.train.fit import train
     from qat.train.run_data import data_of_run, has_begun
     from qat.train.runtime import begin_runtime
     from qat.train.teacher import teacher_of
@@ -141,7 +142,8 @@ def _run(
         print(f"run folder: {shown(folder)}", flush=True)
         if ranks.is_first() and not has_begun(folder):
             write_record(folder, built.data.record())
-        summary, found = train(built, spec, parts, folder, signals=signals)
+
+        summary, found = _trained(built, parts, config, spec, folder, status, signals)
         if found is None:  # the first process does what is left
             return summary
         print(f"\n{audit_table(found)}\nexport: {exports}\n")
@@ -152,6 +154,44 @@ def _run(
             keep_only(folder / "checkpoints" / "last", [summary["last"]["global_step"]])
         status.finish(summary)
     return summary
+
+
+def _trained(
+    built: Any,
+    parts: Any,
+    config: Mapping[str, Any],
+    spec: RunSpec,
+    folder: Path,
+    status: Status,
+    signals: Any,
+) -> tuple[dict[str, Any], Any]:
+    """What `train` gives, from the last checkpoint on again where it met no number."""
+    from qat.train.build import build
+    from qat.train.fit import train
+
+    while True:
+        built.lit.rate_factor = _RATE**status.roll_backs
+        try:
+            return train(built, spec, parts, folder, signals=signals)
+        except NonFiniteError as error:
+            _roll_back(error, spec, status)
+        # what has trained is used up: weights, and callbacks with what they remember
+        parts = replace(_parts(config, spec, folder), teacher=parts.teacher)
+        built = build(spec, parts, built.data)
+
+
+def _roll_back(error: NonFiniteError, spec: RunSpec, status: Status) -> None:
+    """Count one more return to the last checkpoint; raises the error where none is left."""
+    most = spec.training.roll_backs
+    if spec.training.non_finite != "roll_back" or status.roll_backs >= most:
+        raise error
+    status.roll_backs += 1
+    status.write("running")
+    print(
+        f"roll back {status.roll_backs} of {most}: {str(error).partition(';')[0]}; the run goes on "
+        "from its last checkpoint at half the learning rate",
+        flush=True,
+    )
 
 
 def _parts(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> Any:

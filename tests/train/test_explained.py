@@ -59,7 +59,10 @@ def test_memory_of_others(error):
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("hangs", ["data.timeout", "data.workers=0"]), ("is killed", ["loader process", "data.workers (now 2)"])],
+    [
+        ("hangs", ["data.timeout", "data.workers=0"]),
+        ("is killed", ["loader process", "data.workers (now 2)"]),
+    ],
 )
 def test_a_loader_process_that(kind, words):
     loader = DataLoader(Failing(kind), batch_size=1, num_workers=1, timeout=2)

@@ -25,7 +25,40 @@ class FiniteGuard(Callback):
     gradients before clipping: one number, one wait for the device, per optimizer step. Under a
     gradient scaler (precision 16-mixed) infinite gradients are normal, the scaler skips those steps
     itself; then only the loss is looked at. Of several processes all stop where one has to.
+
+    Args:
+        skips: steps in a row that may be left out instead, without an update and with running
+            statistics as they were before their batches; logged as train/skipped by epoch.
     """
+
+    def __init__(self, skips: int = 0) -> None:
+        self._skips = skips
+        self._row = self._skipped = 0
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        """Steps left out in a row, and in this epoch."""
+        return {"row": self._row, "skipped": self._skipped}
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting."""
+        self._row, self._skipped = state_dict["row"], state_dict["skipped"]
+
+    @override
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remember what the batches of a step may spoil."""
+        if self._skips and batch_idx % trainer.accumulate_grad_batches == 0:
+            pl_module.remember()  # type: ignore[operator]
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the steps left out."""
+        if self._skips:
+            pl_module.log("train/skipped", float(self._skipped))
+            self._skipped = 0
 
     @override
     def on_before_optimizer_step(
@@ -39,7 +72,14 @@ class FiniteGuard(Callback):
         loss: Tensor | None = getattr(pl_module, "last_loss", None)
         grads = [] if trainer.scaler is not None else _gradients(pl_module)
         is_wrong = not _are_finite(grads if loss is None else [loss, *grads])
-        if ranks.largest(int(is_wrong)):
+        if not ranks.largest(int(is_wrong)):
+            self._row = 0
+        elif self._row < self._skips:
+            self._row, self._skipped = self._row + 1, self._skipped + 1
+            pl_module.recall()  # type: ignore[operator]
+            if trainer.scaler is None:  # which leaves out the step itself
+                optimizer.zero_grad(set_to_none=True)
+        else:
             found = ranks.gathered(_culprit(pl_module, loss) if is_wrong else "")
             raise NonFiniteError(
                 f"step {trainer.global_step + 1}: {next(filter(None, found))}; the update was not "

@@ -1,5 +1,7 @@
 """Nothing that is not finite is applied or saved."""
 
+from functools import partial
+
 import lightning as L
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 
 from qat.errors import NonFiniteError
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO, checkpoints_by_step, last_good
-from qat.lit.resume.guards import _are_finite
+from qat.lit.resume.guards import FiniteGuard, _are_finite
 from qat.lit.resume.warm_start import KeepWarmStart
 from qat.storage.checkpoint import load
 from support import digits_run, toy_run
@@ -128,3 +130,56 @@ def test_the_device_is_waited_for_once_per_step():
     with Count():
         toy_run.FiniteGuard().on_before_optimizer_step(trainer, module, None)
     assert len(syncs) == 1
+
+
+class Spoiled(L.Callback):
+    """Batches that are no numbers, at given batches of the whole training."""
+
+    def __init__(self, *steps):
+        self.steps, self.seen = steps, 0
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.fit_loop.epoch_loop.batch_progress.total.ready - 1 in self.steps:
+            batch[0][0, 0, 0, 0] = float("nan")
+
+
+def fitted(*callbacks, skips=2, **options):
+    lit, guard = digits_run.module("bcgd", base=options.pop("base", None)), FiniteGuard(skips)
+    trainer, _ = digits_run.fit(lit, guard, *callbacks, **options)
+    return lit, trainer
+
+
+@pytest.mark.parametrize("base", [None, partial(torch.optim.AdamW, lr=0.01)], ids=["SGD", "AdamW"])
+def test_a_step_left_out_is_as_if_its_batch_had_not_been(base):
+    """Weights, moments, running statistics and means: those of a training without that batch."""
+
+    class WithoutThird(L.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            if trainer.global_step == 2:
+                module.recall()
+                optimizer.zero_grad(set_to_none=True)
+
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            module.remember()
+
+    skipping, trainer = fitted(Spoiled(2), base=base)
+    plain, other = fitted(WithoutThird(), skips=0, base=base)
+    for key, value in plain.state_dict().items():
+        assert torch.equal(skipping.state_dict()[key], value), key
+        assert bool(value.isfinite().all())
+    assert trainer.global_step == other.global_step == 2 * digits_run.BATCHES
+    for name, value in other.callback_metrics.items():
+        assert torch.equal(trainer.callback_metrics[name], value), name
+    assert float(trainer.callback_metrics["train/skipped"]) == 0  # of the second epoch
+
+
+def test_too_many_steps_in_a_row_stop():
+    fitted(Spoiled(2, 3, 5, 6))
+    with pytest.raises(NonFiniteError, match="step 5: the loss is nan"):
+        fitted(Spoiled(2, 3, 4))
+
+
+def test_accumulated_gradients_are_left_out_together():
+    lit, trainer = fitted(Spoiled(2), accumulate_grad_batches=2)
+    assert trainer.global_step == digits_run.BATCHES
+    assert all(bool(v.isfinite().all()) for v in lit.state_dict().values())
