@@ -1,7 +1,8 @@
 """Processes of a trainer: Lightning told of the group that they have joined already."""
 
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
@@ -61,16 +62,39 @@ class JoinedEnvironment(ClusterEnvironment):
         return ranks.place().node
 
 
-def trainer_options() -> dict[str, Any]:
-    """Options of a Trainer, and its plugins, for the processes that there are."""
-    place = ranks.place()
+def device_type(accelerator: str) -> Literal["cuda", "cpu"]:
+    """Where networks are put: on a GPU of CUDA's (or ROCm's) if one is asked for or found.
+
+    Args:
+        accelerator: trainer.accelerator; auto never takes Apple's MPS, as Lightning's own does.
+    """
+    if accelerator == "cpu" or (accelerator == "auto" and not torch.cuda.is_available()):
+        return "cpu"
+    return "cuda"
+
+
+def trainer_options(accelerator: str = "auto") -> dict[str, Any]:
+    """Options of a Trainer, and its plugins, for the processes that there are.
+
+    Args:
+        accelerator: trainer.accelerator.
+    """
+    place, device = ranks.place(), device_type(accelerator)
     if place.size == 1:
-        return {"devices": 1, "strategy": "auto", "plugins": [LightningEnvironment()]}
+        environment = LightningEnvironment()
+        return {
+            "accelerator": device,
+            "devices": 1,
+            "num_nodes": 1,
+            "strategy": "auto",
+            "plugins": [environment],
+        }
     # Unused are the steps of activations in the float phase. Looking for what is unused also keeps
     # the buckets of gradients as they are: those that DDP makes anew after its first step would
     # add in another order after a resume.
     strategy = DDPStrategy(find_unused_parameters=True)
     return {
+        "accelerator": device,
         "devices": place.local_size,
         "num_nodes": place.nodes,
         "strategy": strategy,

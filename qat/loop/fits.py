@@ -11,6 +11,7 @@ from qat.errors import QatError
 from qat.lit.quantized import LitQuantized
 from qat.lit.resume.guards import refuse_unsupported
 from qat.quantize.activations import activation_quantizers
+from qat.spec.lightning import NO_MPS
 
 _DDP = "ddp_find_unused_parameters_true"
 # length of a warm start in steps that an optimizer makes by hand, at any rate
@@ -24,6 +25,8 @@ def refuse(trainer: Trainer, module: LightningModule) -> None:
         QatError: naming what, and the cure.
     """
     refuse_unsupported(trainer)
+    if trainer.strategy.root_device.type == "mps":
+        raise QatError(f"{NO_MPS}; give Trainer(accelerator='cpu')")
     if trainer.world_size > 1 and not isinstance(trainer.strategy, DDPStrategy):
         raise QatError(
             f"Quantize needs the whole network in every process, and the strategy is "

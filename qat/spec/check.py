@@ -13,7 +13,7 @@ from qat.errors import SpecError
 from qat.spec.data_files import check_data
 from qat.spec.distill import PRETRAINED, DistillSpec
 from qat.spec.extras import parsed_source
-from qat.spec.lightning import FLAG_CHOICES, TRAINER, check_callbacks, check_flags
+from qat.spec.lightning import FLAG_CHOICES, NO_MPS, TRAINER, check_callbacks, check_flags
 from qat.spec.model import check_model
 from qat.spec.numbers import without_added
 from qat.spec.run import RunSpec
@@ -149,6 +149,8 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
 
 
 def _check_devices(trainer: Mapping[str, Any]) -> None:
+    if trainer.get("accelerator") == "mps":
+        raise SpecError(f"trainer.accelerator=mps: {NO_MPS}; use trainer.accelerator=cpu")
     devices = trainer.get("devices", 1)
     is_count = isinstance(devices, int) and not isinstance(devices, bool) and devices >= 1
     if not is_count and devices != "auto":
@@ -156,8 +158,6 @@ def _check_devices(trainer: Mapping[str, Any]) -> None:
             f"trainer.devices must be a number of processes, or auto for one on each GPU; got "
             f"{devices!r}"
         )
-    if devices != 1 and trainer.get("accelerator") == "mps":
-        raise SpecError(f"trainer.devices={devices}: a machine has one mps device; use 1")
 
 
 def _check_sync(spec: RunSpec) -> None:

@@ -57,8 +57,9 @@ WRONG_ANYWHERE = frozenset(
     if reason in (_AVERAGES, _THAWS) or name in ("ModelPruning", "GradientAccumulationScheduler")
 )
 # trainer flag -> its values, where they are few
+NO_MPS = "Apple's MPS has no float64, in which projections and scales are summed"
 FLAG_CHOICES: dict[str, tuple[str, ...]] = {
-    "accelerator": ("auto", "cpu", "gpu", "cuda", "mps"),
+    "accelerator": ("auto", "cpu", "gpu", "cuda"),
     # sharding strategies are left out: a scale needs whole tensors
     "strategy": ("auto", "ddp"),
     "precision": ("32-true", "bf16-mixed", "16-mixed"),

@@ -32,8 +32,6 @@ def check_machine(config: Mapping[str, Any]) -> None:
     accelerator = config["trainer"].get("accelerator")
     if accelerator in ("gpu", "cuda") and (why := _no_cuda()):
         raise no_accelerator(accelerator, why)
-    if accelerator == "mps" and sys.platform != "darwin":
-        raise no_accelerator(accelerator, "it is of Apple's machines")
     require_loggers(config["logger"])
     _check_folders(config)
     if not config.get("allow_targets"):  # whose modules may register more

@@ -152,7 +152,8 @@ def _trainer(
         callbacks = [c for c in callbacks if not isinstance(c, ProgressBar)] + [RunLines(clock)]
     elif not any(isinstance(c, ProgressBar) for c in callbacks):
         callbacks.append(EpochBar())
-    options = {**spec.trainer, **trainer_options(), "sync_batchnorm": False}  # by our own
+    own = trainer_options(spec.trainer.get("accelerator", "auto"))
+    options = {**spec.trainer, **own, "sync_batchnorm": False}  # by our own
     try:
         trainer = L.Trainer(
             **{**options, "plugins": [*options["plugins"], reader]},

@@ -41,7 +41,6 @@ def _check_accelerator(name: object) -> None:
 
     there: dict[str, Callable[[], bool]] = {
         "cuda": torch.cuda.is_available,
-        "mps": torch.backends.mps.is_available,
     }
     asked = [sees for kind, sees in there.items() if name in (kind, "gpu")]
     if asked and not any(sees() for sees in asked):

@@ -12,6 +12,7 @@ from qat.functional import int8
 from qat.functional.runtime import set_runtime
 from qat.functional.staircase import staircase_ste
 from qat.functional.stairs import relu_stairs
+from qat.lit.processes import device_type
 from qat.names import KernelKind
 from qat.nn.activation import QuantizedActivation
 from qat.quantize.modes import evaluating
@@ -77,7 +78,10 @@ def begin_runtime(spec: RunSpec, built: Built, *, before: Mapping[str, str]) -> 
     each = quantized_values(built)
     if not each:
         return Chosen()
-    values, device = each * _images(spec, built), _device(spec.trainer.get("accelerator", "auto"))
+    values, device = (
+        each * _images(spec, built),
+        torch.device(device_type(spec.trainer.get("accelerator", "auto"))),
+    )
     kernels = kernels_of(options, values, compiled=is_compiled, before=before.get("kernels"))
     if kernels.value == "fused" and (why := _reason_against(device)):
         if options.kernels == "fused":
@@ -113,15 +117,6 @@ def quantized_values(built: Built) -> int:
         for hook in hooks:
             hook.remove()
     return count // len(built.example)
-
-
-def _device(accelerator: str) -> torch.device:
-    """Where Lightning will put the network."""
-    if accelerator in ("auto", "gpu"):
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    return torch.device(accelerator)
 
 
 def _images(spec: RunSpec, built: Built) -> int:

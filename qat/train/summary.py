@@ -119,8 +119,7 @@ def _judged(name: str, path: Path, built: Built, spec: RunSpec) -> dict[str, Any
     enable_quantizers(built.net, not is_float)
     built.lit.phases.let_go(is_quantized=not is_float)
     judge = L.Trainer(
-        accelerator=spec.trainer.get("accelerator", "auto"),
-        **trainer_options(),
+        **trainer_options(spec.trainer.get("accelerator", "auto")),
         precision=spec.trainer.get("precision", "32-true"),
         limit_val_batches=spec.trainer.get("limit_val_batches", 1.0),
         limit_test_batches=spec.trainer.get("limit_test_batches", 1.0),

@@ -96,7 +96,6 @@ BAD = {
     "quant=float quant.activation.bits=4 warm_start.epochs=24": ["warm_start.epochs=24"],
     "trainer.devices=0": ["trainer.devices", "number of processes", "auto", "0"],
     "trainer.devices=all": ["trainer.devices", "auto", "all"],
-    "trainer.devices=2 trainer.accelerator=mps": ["trainer.devices=2", "mps"],
     "trainer.num_nodes=2": ["trainer.num_nodes=2", "torchrun", "docs/devices.md"],
     "trainer.devices=2 +trainer.sync_batchnorm=true training.compile=true": [
         "sync_batchnorm",
@@ -125,7 +124,7 @@ BAD = {
 }
 # what only the machine, its packages or PyTorch can tell: for a sweep, too, before anything is made
 LATER = {
-    "trainer.accelerator=mps": ["trainer.accelerator=mps", "trainer.accelerator=auto"],
+    "trainer.accelerator=mps": ["trainer.accelerator=mps", "float64", "trainer.accelerator=cpu"],
     "+logger.x._target_=lightning.pytorch.loggers.LitLogger": ["logger.x=LitLogger", "litlogger"],
     "init_from=/etc": ["init_from=/etc holds no checkpoint", "sweep.keep=none"],
     "distill=faqd distill.teacher=/etc": ["distill.teacher=/etc is no run folder", "runs/DATE"],

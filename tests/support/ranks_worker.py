@@ -131,9 +131,9 @@ def fit_with_callback():
     # not measured: the first process would measure on its share of a batch
     spec = replace(spec, activation=replace(spec.activation, step_start="table"))
     losses, quantize = Losses(), Quantize(spec, warm_start_epochs=1)
-    options = {**trainer_options(), "use_distributed_sampler": False}
+    options = {**trainer_options("cpu"), "use_distributed_sampler": False}
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=2, precision="64-true", logger=False,
+        max_epochs=2, precision="64-true", logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         callbacks=[losses, quantize], **options,
     )  # fmt: skip
@@ -153,9 +153,9 @@ def fit(name):
     data = Digits(DataSpec(batch_size=90, workers=0), seed=0, labels=labels)
     lit, losses = module(name), Losses()
     lit.syncs_batchnorm = name == "synced"
-    options = trainer_options()
+    options = trainer_options("cpu")
     trainer = L.Trainer(
-        accelerator="cpu", max_epochs=2, precision="64-true", logger=False,
+        max_epochs=2, precision="64-true", logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         accumulate_grad_batches=2, gradient_clip_val=1.0, callbacks=[losses], **options,
     )  # fmt: skip

@@ -18,7 +18,6 @@ def flown(*overrides):
 @pytest.mark.parametrize("name", ["gpu", "cuda"])
 def test_an_accelerator_that_pytorch_does_not_see(name, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     with pytest.raises(SpecError, match=rf"trainer\.accelerator={name} .*PyTorch sees none"):
         flown(f"trainer.accelerator={name}")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
