@@ -78,10 +78,8 @@ def begin_runtime(spec: RunSpec, built: Built, *, before: Mapping[str, str]) -> 
     each = quantized_values(built)
     if not each:
         return Chosen()
-    values, device = (
-        each * _images(spec, built),
-        torch.device(device_type(spec.trainer.get("accelerator", "auto"))),
-    )
+    values = each * _images(spec, built)
+    device = torch.device(device_type(spec.trainer.get("accelerator", "auto")))
     kernels = kernels_of(options, values, compiled=is_compiled, before=before.get("kernels"))
     if kernels.value == "fused" and (why := _reason_against(device)):
         if options.kernels == "fused":
