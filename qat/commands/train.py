@@ -110,7 +110,7 @@ def _train(given: list[str], flags: list[str]) -> None:
     if spec.resume is not None and _is_finished(Path(spec.resume), spec):
         print(f"{shown(spec.resume)} is finished; see its summary.json")
         return
-    if found is not None:
+    if found is not None and found.place.size > 1:
         join(found, accelerator=spec.trainer.get("accelerator", "auto"))
     check_machine(command.config)
     # loads what the run needs anyway, before Hydra makes its folder
@@ -256,8 +256,13 @@ def _die(message: str, code: int) -> NoReturn:
     found = meeting(os.environ)
     rank = found.place.rank if found is not None else 0
     group = sys.modules.get("qat.ranks.group")
-    # before they have met, all processes of a run make the same mistake
-    if group.tells() if group is not None and group.size() > 1 else rank == 0:
+    # before they have met, all processes of a machine make the same mistake
+    is_machines_first = found is None or found.place.local_rank == 0
+    if group.tells() if group is not None and group.size() > 1 else is_machines_first:
         where = f"process {rank}: " if rank else ""
         print(f"error: {where}{one_line(message)}", file=sys.stderr)
     sys.exit(code)
+
+
+if __name__ == "__main__":  # of a run's processes, see qat.launch.start
+    main()

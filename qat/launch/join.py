@@ -43,7 +43,7 @@ def meeting(environment: Mapping[str, str]) -> Meeting | None:
         environment: variables of the process.
 
     Raises:
-        SpecError: the variables are incomplete.
+        SpecError: srun started more processes on one node than on another.
     """
     if "TORCHELASTIC_RUN_ID" in environment:
         return _from_torchrun(environment)
@@ -52,7 +52,7 @@ def meeting(environment: Mapping[str, str]) -> Meeting | None:
     return None
 
 
-def _from_torchrun(environment: Mapping[str, str]) -> Meeting | None:
+def _from_torchrun(environment: Mapping[str, str]) -> Meeting:
     local_size = int(environment["LOCAL_WORLD_SIZE"])
     place = Place(
         rank=int(environment["RANK"]),
@@ -64,7 +64,7 @@ def _from_torchrun(environment: Mapping[str, str]) -> Meeting | None:
     )
     attempt = int(environment["TORCHELASTIC_RESTART_COUNT"])
     restarts = int(environment["TORCHELASTIC_MAX_RESTARTS"])
-    return Meeting(place, "env://", attempt, restarts) if place.size > 1 else None
+    return Meeting(place, "env://", attempt, restarts)
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Meeting:
@@ -84,7 +84,8 @@ def _from_slurm(environment: Mapping[str, str]) -> Meeting:
         node=int(environment["SLURM_NODEID"]),
         nodes=nodes,
     )
-    nodelist = environment.get("SLURM_STEP_NODELIST", environment["SLURM_NODELIST"])
+    names = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    nodelist = next((environment[name] for name in names if name in environment), "127.0.0.1")
     host = environment.get("MASTER_ADDR") or SLURMEnvironment.resolve_root_node_address(nodelist)
     # equal in all processes of a job, and another one for most jobs of a machine
     port = environment.get("MASTER_PORT") or 15000 + int(environment["SLURM_JOB_ID"]) % 10000
@@ -147,6 +148,11 @@ def join(found: Meeting, *, accelerator: str) -> None:
         warnings.simplefilter("ignore")
     uses_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
     if uses_cuda:
+        if found.place.local_size > torch.cuda.device_count():
+            raise SpecError(
+                f"{found.place.local_size} processes were started on a machine with "
+                f"{torch.cuda.device_count()} GPUs; start one on each"
+            )
         torch.cuda.set_device(found.place.local_rank)
     ranks.join(
         found.place,

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from qat.errors import QatError
+from qat.errors import QatError, SpecError
 from qat.spec.overrides import quoted
 from qat.spec.run import RunSpec
 from qat.storage.status import mark
@@ -32,11 +32,14 @@ def start_run(
     Raises:
         QatError: as `qat.train.run.run_job`, or a process was killed.
     """
+    from qat.lit.processes import device_type
     from qat.ranks import group as ranks
     from qat.train.run import run_job
 
     accelerator = spec.trainer.get("accelerator", "auto")
     count = processes(spec.trainer.get("devices", 1), accelerator)
+    if count > 1 and ranks.size() == 1 and device_type(accelerator) == "cuda":
+        _check_gpus(count)
     if count == 1 or ranks.size() > 1 or spec.audit_only:
         run_job(config, spec, folder)
         return 0
@@ -47,6 +50,16 @@ def start_run(
         raise QatError(f"{error}; resume={folder} goes on") from None
 
 
+def _check_gpus(count: int) -> None:
+    import torch
+
+    if count > torch.cuda.device_count():
+        raise SpecError(
+            f"trainer.devices={count}, and PyTorch sees {torch.cuda.device_count()} GPUs; use at "
+            "most as many, or trainer.accelerator=cpu"
+        )
+
+
 def _resuming(folder: Path, config: Mapping[str, Any]) -> list[str]:
     """The command that goes on with a run that has just been recorded."""
     allow = ",".join(map(quoted, config.get("allow_targets") or ()))
@@ -54,13 +67,13 @@ def _resuming(folder: Path, config: Mapping[str, Any]) -> list[str]:
 
 
 def run_processes(arguments: Sequence[str], count: int) -> int:
-    """Run this command in several processes that know of each other; returns the exit code.
+    """Run the command of training in several processes of this machine; returns the exit code.
 
     A signal to this process is passed on. Where one process fails or is killed, the others are
     stopped.
 
     Args:
-        arguments: of the command, which `sys.argv[0]` names.
+        arguments: of the command.
         count: of processes.
 
     Raises:
@@ -74,6 +87,8 @@ def run_processes(arguments: Sequence[str], count: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP has advice that does not apply
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // count)))
+    # modules of the user's own are found where this process finds them
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     config = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -86,7 +101,7 @@ def run_processes(arguments: Sequence[str], count: int) -> int:
         shutdown_timeout=SAVING,
     )
     try:
-        elastic_launch(config, sys.executable)(sys.argv[0], *arguments)
+        elastic_launch(config, sys.executable)("-m", "qat.commands.train", *arguments)
     except SignalException as stop:
         return 128 + int(stop.sigval)
     except ChildFailedError as failed:
@@ -105,9 +120,8 @@ def processes(devices: object, accelerator: str) -> int:
         devices: a number, or auto: the GPUs that PyTorch sees, else one process.
         accelerator: trainer.accelerator.
     """
-    if isinstance(devices, int):
-        return devices
+    if devices != "auto":
+        return devices if isinstance(devices, int) else 1
     import torch
 
-    is_gpu = accelerator in ("auto", "gpu", "cuda")
-    return max(1, torch.cuda.device_count()) if is_gpu else 1
+    return max(1, torch.cuda.device_count()) if accelerator != "cpu" else 1

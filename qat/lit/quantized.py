@@ -1,7 +1,7 @@
 """LitQuantized: a prepared network in training with an update rule, judged on hard weights."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, nullcontext
 from itertools import islice
 from typing import Any, Protocol
@@ -207,6 +207,7 @@ class LitQuantized(L.LightningModule):
             ranks.copy_from_first(self.net.buffers())
         if self.phases.advance(lambda: self._images(self.training_spec.start_batches)):
             ranks.copy_from_first(self.net.parameters())
+            self.phases.begin_average()
 
     def _images(self, count: int) -> Iterator[Tensor]:
         data: ImageData = self.trainer.datamodule  # type: ignore[attr-defined]
@@ -267,6 +268,7 @@ class LitQuantized(L.LightningModule):
         self._shown.close()
         ranks.copy_from_first(self.net.buffers())  # statistics of BatchNorm are of one share
         self._shown.enter_context(self.phases.judged_weights())
+        ranks.copy_from_first(self.net.buffers())  # an average has statistics of its own
         batches = self.training_spec.bn_reestimate
         if batches and self.is_quantized:
             self._shown.enter_context(reestimated_batchnorm(self.net, self._images(batches)))
@@ -345,7 +347,7 @@ class LitQuantized(L.LightningModule):
             if "loops" in checkpoint:  # a whole one goes on from both
                 checkpoint["qat"]["ema"] = average.state_dict()
             else:
-                checkpoint["state_dict"] |= _of_net(average.values)
+                checkpoint["state_dict"] |= average.entries(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the phase and the epoch's running sums; an evaluation gets hard weights.
@@ -378,12 +380,8 @@ class LitQuantized(L.LightningModule):
         is_latent = checkpoint["qat"].get("weights") == "latent"
         if is_latent and self.is_quantized and self.trainer.state.fn != TrainerFn.FITTING:
             # a fit makes them itself, from its optimizer's part
-            state = checkpoint["state_dict"] | _of_net(average["values"] if average else {})
+            values = average["values"] if average else {}
+            state = checkpoint["state_dict"] | {f"net.{name}": v for name, v in values.items()}
             checkpoint["state_dict"] = state | self.phases.hard_entries(self, state)
             if self.phases.average is not None:
                 self.phases.average.forget()
-
-
-def _of_net(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Entries of the network's state dict, by their names in the module's."""
-    return {f"net.{name}": value for name, value in values.items()}

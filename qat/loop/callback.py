@@ -265,6 +265,7 @@ class Quantize(Callback):
         switched = phases.advance(lambda: self._calibration(batch), is_due=is_due)
         if switched:  # each process has another batch: all start from what the first one measured
             ranks.copy_from_first([*phases.net.parameters(), *phases.net.buffers()])
+            phases.begin_average()
         if switched and self._warm_epochs:
             choose_anew(trainer)
 

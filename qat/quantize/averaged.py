@@ -62,6 +62,21 @@ class AveragedWeights:
         """Whether there is an average to show."""
         return bool(self._values)
 
+    def entries(self, module: nn.Module) -> dict[str, Tensor]:
+        """Entries of a module's state dict -> their averages, tied weights under all their names.
+
+        Args:
+            module: the network, or one that holds it.
+        """
+        held: dict[str, Tensor] = dict(self._net.named_buffers())
+        held |= self._net.named_parameters()
+        by_tensor = {id(held[name]): value for name, value in self._values.items()}
+        own = [
+            *module.named_parameters(remove_duplicate=False),
+            *module.named_buffers(remove_duplicate=False),
+        ]
+        return {name: by_tensor[id(tensor)] for name, tensor in own if id(tensor) in by_tensor}
+
     @property
     def values(self) -> Mapping[str, Tensor]:
         """Entries of the network's state dict -> their averages; latent weights, not projected."""
@@ -141,8 +156,8 @@ class AveragedWeights:
                 copy_all(targets, before)
 
     def state_dict(self) -> dict[str, Any]:
-        """The average and its steps."""
-        return {"steps": self.steps, "values": dict(self._values)}
+        """The average, tied weights under all their names, and its steps."""
+        return {"steps": self.steps, "values": self.entries(self._net)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict()`.
@@ -150,10 +165,9 @@ class AveragedWeights:
         Raises:
             CheckpointError: it is of another network.
         """
-        values: dict[str, Tensor] = dict(state["values"])
-        expected = self._moved({})
-        if values and {n: t.shape for n, t in values.items()} != {
-            n: t.shape for n, t in expected.items()
-        }:
+        given, expected = state["values"], self._moved({}) if state["values"] else {}
+        shapes = {name: tensor.shape for name, tensor in expected.items()}
+        if {name: given[name].shape for name in expected if name in given} != shapes:
             raise CheckpointError("the average of the state is of another network; begin anew")
-        self._values, self.steps = values, int(state["steps"])
+        self._values = {name: given[name] for name in expected}
+        self.steps = int(state["steps"])

@@ -215,6 +215,10 @@ class Phases:
             clock.optimizer.state.clear()
             if not clock.is_warm:  # one that steps more rarely than the first
                 self._begin_here(clock, clock.optimizer.completed_steps)
+        self.begin_average()
+
+    def begin_average(self) -> None:
+        """Start the average, if there is one, from what the network holds now."""
         if self.average is not None:
             self.average.begin(self._latent())
 

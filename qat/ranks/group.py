@@ -5,6 +5,7 @@ main memory, so that no GPU is waited for.
 """
 
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from torch.distributed.distributed_c10d import PrefixStore
 from torch.distributed.rendezvous import rendezvous
 
+from qat.errors import LostProcessError, QatError
 from qat.ranks.place import Place
 
 T = TypeVar("T")
@@ -145,6 +147,24 @@ def tells() -> bool:
         return bool(_joined[2].add("told", 1) == 1)
     except RuntimeError:  # of the process that kept the store, which has gone without a word
         return True
+
+
+def leave_word(error: QatError) -> None:
+    """Say why this process ends, for the first one to record; of several words the first stands."""
+    if _joined is not None and size() > 1:
+        with suppress(RuntimeError):  # of the process that kept the store
+            if _joined[2].add("words", 1) == 1:
+                kind = "lost" if isinstance(error, LostProcessError) else "failed"
+                _joined[2].set("word", f"{kind} process {rank()}: {error}")
+
+
+def word() -> QatError | None:
+    """Why another process has ended, None if it did not say."""
+    with suppress(RuntimeError):
+        if _joined is not None and _joined[2].check(["word"]):
+            kind, _, text = str(_joined[2].get("word").decode()).partition(" ")
+            return LostProcessError(text) if kind == "lost" else QatError(text)
+    return None
 
 
 def is_loss(error: BaseException) -> bool:

@@ -152,6 +152,8 @@ def _check_devices(trainer: Mapping[str, Any]) -> None:
     if trainer.get("accelerator") == "mps":
         raise SpecError(f"trainer.accelerator=mps: {NO_MPS}; use trainer.accelerator=cpu")
     devices = trainer.get("devices", 1)
+    if devices in ("1", [0]):  # as earlier runs recorded it
+        return
     is_count = isinstance(devices, int) and not isinstance(devices, bool) and devices >= 1
     if not is_count and devices != "auto":
         raise SpecError(

@@ -13,6 +13,7 @@ import lightning as L
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import ProgressBar
 
+from qat.data.module import ImageData
 from qat.errors import CheckpointError, DataError, QatError, SpecError, shown
 from qat.lit.processes import trainer_options
 from qat.lit.resume.checkpoint_io import SafeCheckpointIO
@@ -28,7 +29,7 @@ from qat.storage.checkpoint import load_last_good
 from qat.storage.reading import parsing, reason_of
 from qat.train.build import Built, Parts
 from qat.train.progress import Clock, EpochBar, RunLines, Timing, show_left
-from qat.train.summary import judged_batches, summarized
+from qat.train.summary import judged_batches, limits, summarized
 
 _QUIET = (
     ".*does not have many workers.*",
@@ -63,7 +64,8 @@ def train(
     # read once, for what is asked of it here and for Lightning
     newest = load_last_good(checkpoints / "last")
     begin = newest and newest[0]
-    trainer = _trainer(spec, parts, folder, clock, [keeper, signals], SafeCheckpointIO(newest))
+    reader = SafeCheckpointIO(newest)
+    trainer = _trainer(spec, parts, folder, clock, [keeper, signals], reader, built.data)
     if begin is not None:
         print(f"resume: {shown(begin)}", flush=True)
     elif spec.resume is not None:
@@ -139,6 +141,7 @@ def _trainer(
     clock: Clock,
     first: Sequence[L.Callback],
     reader: SafeCheckpointIO,
+    data: ImageData,
 ) -> L.Trainer:
     callbacks = [
         *first,
@@ -153,7 +156,7 @@ def _trainer(
     elif not any(isinstance(c, ProgressBar) for c in callbacks):
         callbacks.append(EpochBar())
     own = trainer_options(spec.trainer.get("accelerator", "auto"))
-    options = {**spec.trainer, **own, "sync_batchnorm": False}  # by our own
+    options = {**spec.trainer, **own, **limits(data, spec), "sync_batchnorm": False}  # by our own
     try:
         trainer = L.Trainer(
             **{**options, "plugins": [*options["plugins"], reader]},

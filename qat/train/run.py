@@ -45,6 +45,8 @@ def run_job(config: Mapping[str, Any], spec: RunSpec, folder: Path) -> float:
         if spec.resume is not None:
             _check_goes_on(folder)
         status = Status(folder, config_hash(config), writes=ranks.is_first())
+        known = ranks.from_first((status.is_new, status.roll_backs))
+        status.is_new, status.roll_backs = known
         with status.recording_failures(), _telling_failures(folder, spec):
             summary = _run(config, spec, folder, status)
         if summary is None:
@@ -79,13 +81,17 @@ def _telling_failures(folder: Path, spec: RunSpec) -> Iterator[None]:
 
     try:
         yield
-    except QatError:
+    except QatError as error:
+        ranks.leave_word(error)
         raise
     except (RuntimeError, MemoryError) as error:
         if (told := explained(error, spec)) is not None:
+            ranks.leave_word(told)
             raise told from error
         if not ranks.is_loss(error):
             raise
+        if (word := ranks.word()) is not None:
+            raise word from error
         raise LostProcessError(
             f"another process of the run has ended; resume={folder} goes on from its last "
             "checkpoint"
@@ -175,6 +181,7 @@ def _trained(
             return train(built, spec, parts, folder, signals=signals)
         except NonFiniteError as error:
             _roll_back(error, spec, status)
+        signals.stop_if_asked()
         # what has trained is used up: weights, and callbacks with what they remember
         parts = replace(_parts(config, spec, folder), teacher=parts.teacher)
         built = build(spec, parts, built.data)
@@ -189,7 +196,7 @@ def _roll_back(error: NonFiniteError, spec: RunSpec, status: Status) -> None:
     status.write("running")
     print(
         f"roll back {status.roll_backs} of {most}: {str(error).partition(';')[0]}; the run goes on "
-        "from its last checkpoint at half the learning rate",
+        "from its last checkpoint, if there is one, at half the learning rate",
         flush=True,
     )
 

@@ -84,6 +84,22 @@ def summarized(
     return summary, found
 
 
+def limits(data: ImageData, spec: RunSpec) -> dict[str, Any]:
+    """Batches of validation and test that a trainer takes, told as numbers.
+
+    A share would be one of each process's own number, which the last batch makes differ.
+
+    Args:
+        data: of the run.
+        spec: the run's options.
+    """
+    parts = {"limit_val_batches": data.parts.validation, "limit_test_batches": data.parts.test}
+    return {
+        name: limited(data.batches_of(images), spec.trainer.get(name))
+        for name, images in parts.items()
+    }
+
+
 def judged_batches(data: ImageData, spec: RunSpec) -> int:
     """Batches of validation and test by which each saved state of a run is judged.
 
@@ -94,10 +110,7 @@ def judged_batches(data: ImageData, spec: RunSpec) -> int:
     Raises:
         DataError: as `data.parts`.
     """
-    parts = {"limit_val_batches": data.parts.validation, "limit_test_batches": data.parts.test}
-    return sum(
-        limited(data.batches_of(images), spec.trainer.get(limit)) for limit, images in parts.items()
-    )
+    return sum(limits(data, spec).values())
 
 
 def _teacher(lit: LitDistiller, results: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
@@ -121,8 +134,7 @@ def _judged(name: str, path: Path, built: Built, spec: RunSpec) -> dict[str, Any
     judge = L.Trainer(
         **trainer_options(spec.trainer.get("accelerator", "auto")),
         precision=spec.trainer.get("precision", "32-true"),
-        limit_val_batches=spec.trainer.get("limit_val_batches", 1.0),
-        limit_test_batches=spec.trainer.get("limit_test_batches", 1.0),
+        **limits(built.data, spec),
         logger=False,
         enable_checkpointing=False,
         enable_model_summary=False,

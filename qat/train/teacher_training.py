@@ -41,6 +41,7 @@ def teacher_config(config: Mapping[str, Any], distill: DistillSpec) -> dict[str,
         "warm_start": {"epochs": 0},
         "seed": training.seed,
         "audit_only": False,
+        "ema": {"decay": None},
         "logger": {},
         "callbacks": {},
         "init_from": None,
@@ -118,4 +119,6 @@ def _identity(config: Mapping[str, Any]) -> dict[str, Any]:
         group: {key: value for key, value in config[group].items() if f"{group}.{key}" not in free}
         for group in ("data", "trainer", "training")
     }
+    # any number of processes takes the same steps, and finds the same teacher
+    kept["trainer"] |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}
     return {**config, **kept}

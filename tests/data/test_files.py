@@ -170,7 +170,7 @@ def test_bad_files_are_named_in_one_line(tmp_path, kind):
     assert "\n" not in str(e.value)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_bad_file_stops_the_loader_in_one_line(tmp_path, workers):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()

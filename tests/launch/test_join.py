@@ -33,15 +33,28 @@ def test_a_process_of_srun():
     "environment",
     [
         {},
-        {**TORCHRUN, "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "RANK": "0", "GROUP_RANK": "0"},
         # a job script, before srun: nothing has been started
         {k: v for k, v in SLURM.items() if "STEP" not in k},
         {**SLURM, "SLURM_STEP_NUM_TASKS": "1"},
     ],
-    ids=["plain", "torchrun of one", "sbatch", "srun of one"],
+    ids=["plain", "sbatch", "srun of one"],
 )
 def test_a_process_alone(environment):
     assert meeting(environment) is None
+
+
+def test_a_process_of_torchrun_that_is_alone_may_be_restarted_too():
+    one = {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1", "RANK": "0", "GROUP_RANK": "0"}
+    found = meeting({**TORCHRUN, **one, "LOCAL_RANK": "0"})
+    assert found.place == Place()
+    assert adopted(found, {"devices": 1}, ["hydra.run.dir=x"]) == []
+    with pytest.raises(SpecError, match=r"give hydra\.run\.dir=FOLDER"):
+        adopted(found, {"devices": 1}, [])
+
+
+def test_nodes_by_other_names():
+    job = {k: v for k, v in SLURM.items() if k != "SLURM_NODELIST"}
+    assert meeting({**job, "SLURM_JOB_NODELIST": "a[3-4]"}).method.startswith("tcp://a3:")
 
 
 def test_uneven_nodes_are_refused():

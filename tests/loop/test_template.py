@@ -16,7 +16,7 @@ LINE = next(b.text for b in blocks("own_module") if b.language == "yaml")
 @pytest.mark.parametrize(
     "words",
     [
-        pytest.param((), id="plain"),
+        pytest.param((), id="plain", marks=pytest.mark.slow),
         pytest.param(("model.compile=true",), id="compiled", marks=pytest.mark.slow),
     ],
 )

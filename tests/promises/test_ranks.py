@@ -45,7 +45,7 @@ def check(folder, *names, size=2):
 
 
 def test_two_processes_train_what_one_does(tmp_path):
-    check(tmp_path, "bcgd_w1a4", "label_free", "synced")
+    check(tmp_path, "bcgd_w1a4")
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Averaged weights: the plain formula, on the grids wherever they are seen, exactly resumed."""
 
+import copy
 import io
 
 import lightning as L
@@ -193,6 +194,32 @@ def test_under_the_callback_and_in_its_checkpoints(tmp_path):
     trainer.test(lit, loader(), ckpt_path=file, verbose=False, weights_only=True)
     with whole.quantization.evaluating() as net:
         assert torch.equal(net(IMAGES), judged)
+
+
+def test_tied_weights_have_one_average_under_all_their_names():
+    net = network()
+    net.append(nn.Linear(4, 4))
+    net.append(nn.Linear(4, 4))
+    net[7].weight = net[6].weight
+    training = Quantization(net, "bcgd_w1a32", example=IMAGES, ema_decay=DECAY)
+    optimizer = training.wrap(torch.optim.SGD(net.named_parameters(), lr=0.1))
+    for _ in range(3):
+        step(training, optimizer)
+    average = training.phases.average
+    values = average.state_dict()["values"]
+    assert torch.equal(values["6.weight"], values["7.weight"])
+    assert not torch.equal(values["6.weight"], training.phases.latent_entries(net)["6.weight"])
+    checkpoint = {
+        "state_dict": {f"net.{k}": v for k, v in net.state_dict().items()},
+        "optimizer_states": [optimizer.state_dict()],
+        "qat": {"ema": average.state_dict()},
+    }
+    other = Quantization(copy.deepcopy(net), "bcgd_w1a32", example=IMAGES)
+    restore(other.net, other.plan, checkpoint, weights="latent")
+    assert torch.equal(other.net[7].weight, values["6.weight"])
+    again = AveragedWeights(net, DECAY)
+    again.load_state_dict(average.state_dict())
+    assert again.values.keys() == average.values.keys()
 
 
 @pytest.mark.parametrize("decay", [0, 1, -0.1, 1.5])

@@ -60,7 +60,7 @@ def test_memory_of_others(error):
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        ("hangs", ["data.timeout", "data.workers=0"]),
+        pytest.param("hangs", ["data.timeout", "data.workers=0"], marks=pytest.mark.slow),
         ("is killed", ["loader process", "data.workers (now 2)"]),
     ],
 )

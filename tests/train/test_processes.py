@@ -240,3 +240,56 @@ def test_a_loss_that_is_not_finite_in_one_process_stops_all(tmp_path):
     if newest is not None:
         content = torch.load(newest, weights_only=True)["state_dict"]
         assert all(bool(w.isfinite().all()) for w in content.values())
+
+
+SPOILED = """
+import lightning as L
+
+from qat.errors import DataError
+from qat.ranks import group as ranks
+
+
+class Spoiled(L.Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 6 and ranks.rank() == 1:
+            raise DataError("image x.png is damaged")
+"""
+
+
+@pytest.mark.slow
+def test_what_fails_in_another_process_is_what_the_run_records(tmp_path):
+    folder = tmp_path / "run"
+    (tmp_path / "spoiling.py").write_text(SPOILED)
+    own = ("+callbacks.x={_target_: spoiling.Spoiled}", "allow_targets=[spoiling.]")
+    arguments = (*TRAIN, *TWO, *own, f"hydra.run.dir={folder}")
+    process = start(folder, *arguments, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    log = tmp_path / "log.txt"
+    assert process.wait(timeout=200) == 1, log.read_text()
+    assert log.read_text().count("error: process 1: image x.png is damaged") == 1
+    status = json.loads((folder / "status.json").read_text())
+    assert status["state"] == "failed"
+    assert status["error"].startswith("process 1: image x.png is damaged; then resume=")
+
+
+@pytest.mark.slow
+def test_a_share_of_the_validation_is_that_of_one_process(tmp_path):
+    """Of 359 images in batches of 179, of which the last holds one: not a batch for each."""
+    share = ("trainer.limit_val_batches=0.7", "data.batch_size=179", "trainer.max_epochs=2")
+    seen = []
+    for name, devices in (("one", 1), ("two", 2)):
+        folder = tmp_path / name
+        train(folder, *RUN, *share, f"trainer.devices={devices}", f"hydra.run.dir={folder}")
+        seen.append(json.loads((folder / "summary.json").read_text())["warm_start"]["val_acc"])
+    # one float epoch apart, both are shares of the same 358 images
+    assert all(abs(score * 358 - round(score * 358)) < 1e-3 for score in seen)
+
+
+@pytest.mark.slow
+def test_a_job_of_a_launcher_has_processes_of_its_own(tmp_path, whole):
+    pytest.importorskip("submitit")
+    folder = tmp_path / "run"
+    own = ("hydra/launcher=submitit_local", "seed=1", "sweep.name=sent", "sweep.threads=1")
+    said = train(folder, "-m", *[o for o in TWO if "threads" not in o], *own)
+    (job,) = (tmp_path / "sweeps" / "sent").glob("*-*-*")
+    assert json.loads((job / "summary.json").read_text())["processes"] == 2, said
+    assert differences(job, whole) == []

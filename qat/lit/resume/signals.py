@@ -131,6 +131,15 @@ class Signals(Callback):
             pl_module.teardown(str(trainer.state.fn))  # as callbacks behind this one would do
             raise Interrupted(signum) from exception
 
+    def stop_if_asked(self) -> None:
+        """Stop a run between two trainings, if one of its processes was asked to; all call it.
+
+        Raises:
+            Interrupted: A signal came.
+        """
+        if signum := ranks.largest(self._pending or 0):
+            raise Interrupted(signum)
+
     def _stop_if_asked(self, trainer: Trainer, boundary: Any) -> None:
         signum = ranks.largest(self._pending or 0)  # one process may be asked sooner than others
         if not signum:
