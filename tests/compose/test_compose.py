@@ -8,9 +8,10 @@ from omegaconf import OmegaConf
 from qat.commands.options import split_data
 from qat.compose import checked, composed_data, conf_folder, opened, recorded
 from qat.errors import CheckpointError, DataError, SpecError
+from qat.spec.check import config_hash
 from qat.spec.distill import DistillSpec, TeacherTraining
 from qat.spec.overrides import quoted
-from qat.train.teacher_training import ensure_teacher, teacher_config
+from qat.train.teacher_training import _identity, ensure_teacher, teacher_config
 
 
 def resolved(*overrides):
@@ -62,6 +63,16 @@ def test_the_teachers_config_is_float_and_learns_from_labels():
     assert (teacher["optimizer"]["lr"], teacher["seed"]) == (0.3, 9)
     assert (teacher["init_from"], teacher["warm_start"]) == (None, {"epochs": 0})
     assert config["trainer"]["max_epochs"] == 24, "the student's config is not touched"
+
+
+@pytest.mark.parametrize("own", ["trainer.devices=2", "trainer=ddp", "ema.decay=0.999"])
+def test_a_teacher_is_found_whatever_moves_the_student_alone(own):
+    def identity(*overrides):
+        config = resolved("distill=faqd", *overrides)
+        return config_hash(_identity(teacher_config(config, DistillSpec(labels=True))))
+
+    assert identity(own) == identity() == identity("trainer.num_nodes=1")
+    assert identity("optimizer.lr=0.3") != identity()
 
 
 def students(tmp_path, *overrides):
