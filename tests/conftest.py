@@ -3,6 +3,7 @@
 import copy
 import gc
 import os
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -23,6 +24,13 @@ def pytest_collection_finish():
 
 def pytest_unconfigure():
     gc.unfreeze()  # libraries look at their end for what was never freed
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_by_other_files():
+    """What other files have compiled does not count among a file's recompilations."""
+    if "torch._dynamo" in sys.modules:
+        sys.modules["torch._dynamo"].reset()
 
 
 def pytest_addoption(parser):
