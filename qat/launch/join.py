@@ -140,13 +140,14 @@ def join(found: Meeting, *, accelerator: str) -> None:
     """
     import torch
 
+    from qat.lit.processes import device_type
     from qat.ranks import group as ranks
 
     if found.place.rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (as long as the process)
         logging.disable(logging.WARNING)
         warnings.simplefilter("ignore")
-    uses_cuda = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    uses_cuda = device_type(accelerator) == "cuda"
     if uses_cuda:
         if found.place.local_size > torch.cuda.device_count():
             raise SpecError(

@@ -84,9 +84,8 @@ def run_processes(arguments: Sequence[str], count: int) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # DDP has advice that does not apply
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (cores or 1) // count)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // count)))
     # modules of the user's own are found where this process finds them
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     config = LaunchConfig(
@@ -111,6 +110,12 @@ def run_processes(arguments: Sequence[str], count: int) -> int:
             raise QatError(f"process {rank} of {count} was killed by {name}") from None
         return int(failure.exitcode)
     return 0
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return usable or 1
 
 
 def processes(devices: object, accelerator: str) -> int:

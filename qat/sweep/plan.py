@@ -1,6 +1,5 @@
 """Sweep plan: the jobs that a sweep's command asks for."""
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,6 +7,7 @@ from pathlib import Path
 
 from qat.compose import combinations, composed, conf_folder
 from qat.errors import shown
+from qat.launch.start import usable_cores
 from qat.spec.sweep import SweepSpec
 from qat.storage.provenance import code_version
 from qat.sweep.draw import drawn, listed
@@ -54,8 +54,7 @@ def shared_overrides(overrides: Sequence[str], spec: SweepSpec) -> list[str]:
     """
     if spec.threads is None and any(o.startswith("training.threads=") for o in overrides):
         return list(overrides)
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = spec.threads or max(1, (usable or 1) // (spec.parallel * _processes(overrides)))
+    threads = spec.threads or max(1, usable_cores() // (spec.parallel * _processes(overrides)))
     return [*overrides, f"training.threads={threads}"]
 
 

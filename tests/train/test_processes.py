@@ -55,6 +55,14 @@ def wait_for(step, folder, process):
         time.sleep(0.02)
 
 
+def stop_after(step, folder, *arguments):
+    """Begin or go on, and let a signal end it once a checkpoint of `step` is there."""
+    process = start(folder, *TRAIN, *arguments)
+    wait_for(step, folder, process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 143
+
+
 def free_port():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -87,10 +95,7 @@ def check_equal(folder, whole):
 @pytest.mark.slow
 def test_a_signal_saves_and_the_run_goes_on_bit_for_bit(tmp_path, whole):
     folder = tmp_path / "run"
-    process = start(folder, *TRAIN, *TWO, f"hydra.run.dir={folder}")
-    wait_for(16, folder, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    stop_after(16, folder, *TWO, f"hydra.run.dir={folder}")
     assert state(folder) == "interrupted"
     assert "resume: " in train(folder, f"resume={folder}")
     check_equal(folder, whole)
@@ -196,14 +201,8 @@ def test_torchrun_on_two_machines_that_are_one(tmp_path, whole):
 @pytest.mark.slow
 def test_a_run_goes_on_with_other_numbers_of_processes(tmp_path, whole):
     folder = tmp_path / "run"
-    process = start(folder, *TRAIN, *RUN, f"hydra.run.dir={folder}")
-    wait_for(16, folder, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
-    process = start(folder, *TRAIN, f"resume={folder}", "trainer.devices=2")
-    wait_for(32, folder, process)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    stop_after(16, folder, *RUN, f"hydra.run.dir={folder}")
+    stop_after(32, folder, f"resume={folder}", "trainer.devices=2")
     said = train(folder, f"resume={folder}", "trainer.devices=1")
     assert "resume: " in said
     rows = [(f / "metrics.csv").read_text().splitlines() for f in (folder, whole)]
