@@ -12,7 +12,6 @@ import torch
 from qat.errors import CheckpointError
 from qat.storage.checkpoint import (
     checkpoint_name,
-    last_good,
     load,
     save,
 )
@@ -72,35 +71,6 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path):
         save(content(), tmp_path / "file" / "last" / "a.ckpt")
     with pytest.raises(CheckpointError, match="cannot write"):
         save(content(), Path("/proc/qat/a.ckpt"))
-
-
-KILLED = """
-import sys, torch
-from qat.storage.checkpoint import save
-print("ready", flush=True)
-for step in range(10**6):
-    x = torch.full((1 << 20,), float(step))
-    save({"step": step, "x": x}, sys.argv[1] + "/step=00000001.ckpt")
-"""
-
-
-@pytest.mark.slow
-def test_a_kill_during_a_save_leaves_a_whole_file(tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    for attempt in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(tmp_path)],
-            env=environment, stdout=subprocess.PIPE,
-        )  # fmt: skip
-        process.stdout.readline()
-        path = tmp_path / "step=00000001.ckpt"
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(timeout=0.3 + 0.037 * attempt)
-        process.kill()
-        process.communicate()
-        found = load(path)
-        assert torch.equal(found["x"], torch.full((1 << 20,), float(found["step"])))
-        assert last_good(tmp_path) == path
 
 
 def test_checking_a_folder_imports_nothing_heavy(three):

@@ -61,6 +61,12 @@ def kill_after(step, folder, *arguments, cwd):
     process.communicate()
 
 
+def ranks_of(pid):
+    """The processes of a run that a command has started on several devices; none of one alone."""
+    found = subprocess.run(["pgrep", "-P", str(pid)], capture_output=True, text=True)
+    return [int(child) for child in found.stdout.split()]
+
+
 def tensors(folder, part="last"):
     """Every tensor of the newest checkpoint; an optimizer's latent weights by other names."""
     import torch

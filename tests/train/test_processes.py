@@ -13,7 +13,7 @@ import torch
 
 from qat.storage.checkpoint import checkpoints_by_step
 from support import ROOT
-from support.real_run import differences
+from support.real_run import differences, ranks_of
 
 RUN = (
     "model=lenet5", "trainer.max_epochs=5", "warm_start.epochs=1", "training.threads=1",
@@ -38,12 +38,6 @@ def train(folder, *arguments, code=0, command=TRAIN):
     before = len(log.read_text()) if log.exists() else 0
     assert start(folder, *command, *arguments).wait(timeout=300) == code, log.read_text()[before:]
     return log.read_text()[before:]
-
-
-def ranks_of(process):
-    """The processes that a command has started."""
-    found = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True)
-    return [int(pid) for pid in found.stdout.split()]
 
 
 def wait_for(step, folder, process):
@@ -107,7 +101,7 @@ def test_a_killed_rank_ends_all_and_the_run_goes_on_bit_for_bit(tmp_path, whole,
     folder = tmp_path / "run"
     process = start(folder, *TRAIN, *TWO, f"hydra.run.dir={folder}")
     wait_for(16, folder, process)
-    members = ranks_of(process)
+    members = ranks_of(process.pid)
     assert len(members) == 2
     os.kill(members[victim], signal.SIGKILL)
     begun = time.monotonic()
@@ -125,7 +119,7 @@ def test_ranks_leave_when_what_started_them_is_killed(tmp_path, whole):
     folder = tmp_path / "run"
     process = start(folder, *TRAIN, *TWO, f"hydra.run.dir={folder}")
     wait_for(16, folder, process)
-    members = ranks_of(process)
+    members = ranks_of(process.pid)
     process.kill()
     process.wait()
     deadline = time.monotonic() + 30
@@ -142,7 +136,7 @@ def test_torchrun_restarts_what_was_killed(tmp_path, whole):
     command = (*TORCHRUN, "--max-restarts=2", TRAIN[1], *RUN)
     process = start(folder, *command, f"hydra.run.dir={folder}")
     wait_for(16, folder, process)
-    os.kill(ranks_of(process)[1], signal.SIGKILL)
+    os.kill(ranks_of(process.pid)[1], signal.SIGKILL)
     assert process.wait(timeout=200) == 0, (tmp_path / "log.txt").read_text()
     check_equal(folder, whole)
 
