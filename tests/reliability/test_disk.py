@@ -15,10 +15,12 @@ main()
 
 
 @pytest.mark.slow
-def test_a_full_disk(tmp_path):
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_full_disk(devices, tmp_path):
     whole, folder, script = tmp_path / "whole", tmp_path / "run", tmp_path / "full.py"
-    train(*RUN, f"hydra.run.dir={whole}", cwd=tmp_path)
-    kill_after(20, folder, *RUN, cwd=tmp_path)
+    run = (*RUN, "trainer.accelerator=cpu", f"trainer.devices={devices}")
+    train(*run, f"hydra.run.dir={whole}", cwd=tmp_path)
+    kill_after(20, folder, *run, cwd=tmp_path)
     script.write_text(FULL)
     before = {path: path.read_bytes() for path in folder.rglob("*.ckpt")}
     assert all(len(content) > 60_000 for content in before.values())

@@ -11,6 +11,7 @@ import pytest
 from support.real_run import PLAIN, SMALL, start, train
 
 LONG = [*SMALL, "trainer.max_epochs=300", *PLAIN]
+OF_DEVICES = {1: (), 2: ("trainer.devices=2", "trainer.accelerator=cpu")}
 
 
 def wait_for(condition, process, seconds=120):
@@ -30,13 +31,15 @@ def running(tmp_path, *words, until="checkpoints/last/*.ckpt"):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("devices", OF_DEVICES)
 @pytest.mark.parametrize("part", [".", "checkpoints", "metrics.csv", ". at once"])
-def test_what_is_deleted_under_a_run_ends_it(part, tmp_path):
+def test_what_is_deleted_under_a_run_ends_it(part, devices, tmp_path):
+    words = OF_DEVICES[devices]
     if part == ". at once":  # before the first row of metrics.csv
-        part, words = ".", ["training.checkpoint_every=100000"]
+        part, words = ".", ["training.checkpoint_every=100000", *words]
         folder, process = running(tmp_path, *words, until="checkpoints")
     else:
-        folder, process = running(tmp_path)
+        folder, process = running(tmp_path, *words)
     if part == "metrics.csv":
         (folder / part).unlink()
     else:
@@ -62,13 +65,14 @@ STAGES = {
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("devices", OF_DEVICES)
 @pytest.mark.parametrize(
     ("stage", "times"),
     [("report", 2), ("training", 3), ("set-up", 1)],
 )
-def test_a_signal_at_any_stage_leaves_a_true_state(stage, times, tmp_path):
+def test_a_signal_at_any_stage_leaves_a_true_state(stage, times, devices, tmp_path):
     folder = tmp_path / "run"
-    words = [*SMALL, "trainer.max_epochs=2"]
+    words = [*SMALL, "trainer.max_epochs=2", *OF_DEVICES[devices]]
     process = start(*words, f"hydra.run.dir={folder}", cwd=tmp_path)
     wait_for(lambda: STAGES[stage](folder), process)
     for _ in range(times):
