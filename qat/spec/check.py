@@ -27,6 +27,7 @@ _NUMBERS: dict[str, tuple[float, float]] = {
     "eps": (0.0, 1.0),
     "dampening": (0.0, 1.0),
 }
+_SHARDING = ("fsdp", "deepspeed", "model_parallel")
 _COUNTS = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps", "num_nodes")
 _SHARES = {
     "limit_train_batches": 1.0,
@@ -133,6 +134,11 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     if known is not None:
         _check_known("trainer", trainer, known - {k for k, (why, _) in TRAINER.items() if why})
     _check_devices(trainer)
+    if str(strategy := trainer.get("strategy")).startswith(_SHARDING):
+        raise SpecError(
+            f"trainer.strategy={strategy} shards weights, and a scale needs whole tensors; use "
+            "trainer.strategy=ddp"
+        )
     for key, choices in FLAG_CHOICES.items():
         if trainer.get(key) not in (None, *choices):
             names = ", ".join(choices)

@@ -103,7 +103,7 @@ BAD = {
         "leave one out",
     ],
     "trainer.num_nodes=0": ["trainer.num_nodes", ">= 1"],
-    "trainer.strategy=fsdp": ["trainer.strategy", "fsdp", "ddp"],
+    "trainer.strategy=fsdp": ["trainer.strategy=fsdp", "whole tensors", "trainer.strategy=ddp"],
     "+trainer.max_epoch=3": ["trainer.max_epoch", "did you mean trainer.max_epochs"],
     "+trainer.callbacks=[]": ["trainer.callbacks"],
     "warm_start.epochs=24": ["warm_start.epochs=24", "trainer.max_epochs=24"],
