@@ -134,11 +134,6 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
     if known is not None:
         _check_known("trainer", trainer, known - {k for k, (why, _) in TRAINER.items() if why})
     _check_devices(trainer)
-    if str(strategy := trainer.get("strategy")).startswith(_SHARDING):
-        raise SpecError(
-            f"trainer.strategy={strategy} shards weights, and a scale needs whole tensors; use "
-            "trainer.strategy=ddp"
-        )
     for key, choices in FLAG_CHOICES.items():
         if trainer.get(key) not in (None, *choices):
             names = ", ".join(choices)
@@ -157,6 +152,11 @@ def _check_trainer(trainer: Mapping[str, Any]) -> None:
 def _check_devices(trainer: Mapping[str, Any]) -> None:
     if trainer.get("accelerator") == "mps":
         raise SpecError(f"trainer.accelerator=mps: {NO_MPS}; use trainer.accelerator=cpu")
+    if str(strategy := trainer.get("strategy")).startswith(_SHARDING):
+        raise SpecError(
+            f"trainer.strategy={strategy} shards weights, and a scale needs whole tensors; use "
+            "trainer.strategy=ddp"
+        )
     devices = trainer.get("devices", 1)
     if devices in ("1", [0]):  # as earlier runs recorded it
         return

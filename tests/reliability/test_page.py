@@ -4,8 +4,8 @@ import ast
 import re
 
 import pytest
-
 from reliability import test_kills
+
 from support import ROOT
 
 PAGE = (ROOT / "docs" / "reliability.md").read_text()
