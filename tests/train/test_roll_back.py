@@ -16,23 +16,29 @@ RUN = (
     "training.checkpoint_every=5", "data.batch_size=100", *PLAIN, "training.non_finite=roll_back",
     "allow_targets=[spoiling.]",
 )  # fmt: skip
-SPOILED = "+callbacks.spoiled={_target_: spoiling.Spoiled, above: %s}"
+SPOILED = "+callbacks.spoiled={_target_: spoiling.Spoiled, above: %s, is_stopped: %s}"
 
 
 # batches that are no numbers from step 17 on, as long as the learning rate is too high
 SPOILING = """
+import os
+import signal
+
 import lightning as L
 
 
 class Spoiled(L.Callback):
-    def __init__(self, above):
-        self.above = above
+    def __init__(self, above, is_stopped):
+        self.above, self.is_stopped = above, is_stopped
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         rates = (group["initial_lr"] for group in trainer.optimizers[0].param_groups)
         rate = max(rates) * module.rate_factor
         if trainer.global_step >= 17 and rate > self.above:
             batch[0][:] = float("nan")
+            if self.is_stopped:
+                self.is_stopped = False
+                os.kill(os.getpid(), signal.SIGTERM)
 """
 
 
@@ -52,7 +58,7 @@ def train(folder, *arguments, code=0):
 def test_a_run_goes_back_until_its_rate_is_low_enough(tmp_path):
     folder = tmp_path / "run"
     own = (*RUN, "optimizer.lr=0.08", f"hydra.run.dir={folder}")
-    said = train(tmp_path, *own, SPOILED % 0.03)
+    said = train(tmp_path, *own, SPOILED % (0.03, False))
     assert said.count("roll back ") == 2
     assert "roll back 2 of 3: step 18: the loss is nan" in said
     status = json.loads((folder / "status.json").read_text())
@@ -66,7 +72,19 @@ def test_a_run_goes_back_until_its_rate_is_low_enough(tmp_path):
 def test_a_run_that_never_recovers_fails(tmp_path):
     folder = tmp_path / "run"
     own = (*RUN, "training.roll_backs=1", f"hydra.run.dir={folder}")
-    said = train(tmp_path, *own, SPOILED % 0.0, code=1)
+    said = train(tmp_path, *own, SPOILED % (0.0, False), code=1)
     assert said.count("roll back ") == 1
     assert "error: step 18: the loss is nan" in said
     assert json.loads((folder / "status.json").read_text())["state"] == "failed"
+
+
+@pytest.mark.slow
+def test_a_signal_meanwhile_leaves_a_run_that_goes_on(tmp_path):
+    folder = tmp_path / "run"
+    own = (*RUN, "optimizer.lr=0.08", f"hydra.run.dir={folder}", SPOILED % (0.05, True))
+    assert "Traceback" not in train(tmp_path, *own, code=143)
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["roll_backs"]) == ("interrupted", 1)
+    train(tmp_path, f"resume={folder}", "allow_targets=[spoiling.]")
+    status = json.loads((folder / "status.json").read_text())
+    assert (status["state"], status["roll_backs"]) == ("finished", 1)
