@@ -107,7 +107,7 @@ def _name(group):
 @cache
 def distillations():
     """Label -> (feature options, logit options): every loss, order, reduction and adapter."""
-    features = groups_of(FeatureSpec, ("loss",), ("loss", "adapter"))
+    features = groups_of(FeatureSpec, ("loss", "order"))
     logits = cycle(groups_of(LogitSpec))
     pairs = [(feature, next(logits)) for feature in features]
     return {f"{f.loss}-{f.order}-{f.reduction}-{f.adapter}-{o.loss}": (f, o) for f, o in pairs}
