@@ -18,7 +18,7 @@ from qat.spec.distill import DistillSpec
 from qat.spec.quant import QuantSpec
 from qat.spec.run import SchedulerSpec, TrainingSpec
 from qat.spec.schema import declared
-from support.elsewhere import AWAY, MixedDevices, elsewhere, reading, tensors
+from support.elsewhere import AWAY, MixedDevicesError, elsewhere, reading, tensors
 from support.options import CLASSES, SECOND, SHAPE, distillations, network, quantizations
 
 EXAMPLE = torch.zeros(2, *SHAPE)
@@ -86,7 +86,9 @@ def test_every_distillation_stays_on_its_device(label):
 
 
 @pytest.mark.parametrize("base", [torch.optim.SGD, torch.optim.AdamW])
-@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"differentiable": False, "foreach": False}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{}, {"foreach": True}, {"differentiable": False, "foreach": False}], ids=str
+)
 def test_every_form_of_a_base_optimizer_stays_on_its_device(base, options):
     lit = module(QuantSpec())
     with elsewhere():
@@ -121,8 +123,8 @@ class Forgetful(nn.Module):
 @pytest.mark.parametrize(
     ("spoil", "error", "words"),
     [
-        (lambda x, left: x * left, MixedDevices, "cpu, meta"),  # made before the move
-        (lambda x, left: x * torch.ones(4, 1, 1), MixedDevices, "cpu, meta"),
+        (lambda x, left: x * left, MixedDevicesError, "cpu, meta"),  # made before the move
+        (lambda x, left: x * torch.ones(4, 1, 1), MixedDevicesError, "cpu, meta"),
         (lambda x, left: x * x.detach().sum().item(), RuntimeError, "meta tensors"),
         (lambda x, left: x if (x > 0).any() else -x, RuntimeError, "meta tensors"),
         (lambda x, left: x * x.detach().cpu().to(AWAY), NotImplementedError, "out of meta"),

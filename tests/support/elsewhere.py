@@ -3,8 +3,8 @@
 A network that is moved there finds what CUDA would find: a tensor left on the CPU. Some operations
 let one pass on meta, so `elsewhere` asks each for the devices of its operands by itself. What reads
 a number (`.item()`, `float(x)`, `if x:`, `.cpu()`) raises, where CUDA would make the process wait.
-torch's own FakeTensorMode says the same two to three times more slowly, and refuses what CUDA takes:
-numbers of the CPU, as tensors without axes, among tensors of the device.
+torch's own FakeTensorMode says the same at twice the time, and refuses what CUDA takes: numbers of
+the CPU, as tensors without axes, among tensors of the device.
 """
 
 from contextlib import contextmanager, nullcontext
@@ -19,7 +19,7 @@ AWAY = torch.device("meta")
 _COPIES = {"aten::_to_copy", "aten::copy_", "aten::_foreach_copy_"}
 
 
-class MixedDevices(AssertionError):
+class MixedDevicesError(AssertionError):
     """An operation was given tensors of two devices."""
 
 
@@ -28,7 +28,7 @@ class _OneDevice(TorchDispatchMode):
         kwargs = kwargs or {}
         found = {t.device for t in tensors([args, kwargs]) if t.ndim}
         if len(found) > 1 and func._schema.name not in _COPIES:
-            raise MixedDevices(f"{func} of tensors on {', '.join(sorted(map(str, found)))}")
+            raise MixedDevicesError(f"{func} of tensors on {', '.join(sorted(map(str, found)))}")
         return func(*args, **kwargs)
 
 
