@@ -1,4 +1,4 @@
-"""The real command on a GPU: trained, killed, gone on with, opened on a CPU; on two GPUs; by NCCL."""
+"""The real command on a GPU: trained, killed, gone on with, opened on a CPU; on two GPUs."""
 
 import subprocess
 import sys

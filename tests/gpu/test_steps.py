@@ -204,10 +204,8 @@ def test_memory_does_not_grow(cuda):
 
 
 def wide():
-    blocks = [[nn.Conv2d(n, 32, 3, padding=1), nn.ReLU()] for n in (3, 32, 32)]
-    return nn.Sequential(
-        *sum(blocks, []), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES)
-    )
+    blocks = [nn.Sequential(nn.Conv2d(n, 32, 3, padding=1), nn.ReLU()) for n in (3, 32, 32)]
+    return nn.Sequential(*blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, CLASSES))
 
 
 def test_codes_take_less_memory_than_floats(cuda):
