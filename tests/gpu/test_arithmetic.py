@@ -55,7 +55,7 @@ def test_a_projection(grid, bits, granularity, size, device):
     codes_there, scale_there = (t.cpu() for t in quantizer.encode(w.to(device)))
     torch.testing.assert_close(scale_there, scale, rtol=1e-4, atol=0)
     # a weight between two levels but for rounding may take the other one
-    assert (codes_there != codes).float().mean() <= 1e-4
+    assert (codes_there != codes).float().mean() <= 1e-3
     assert (codes_there.int() - codes.int()).abs().max() <= 1
 
 

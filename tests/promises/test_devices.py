@@ -99,14 +99,17 @@ def test_every_form_of_a_base_optimizer_stays_on_its_device(base, options):
 
 def test_every_choice_of_every_option_is_among_them():
     specs = list(quantizations().values())
-    given = [spec.overrides[0].activation for spec in specs if spec.overrides]
+    given = {
+        group: [values for s in specs for o in s.overrides if (values := getattr(o, group))]
+        for group in ("weight", "activation")
+    }
     for option in declared(QuantSpec):
-        group, _, name = option.key.rpartition(".")
         if not option.choices:
             continue
+        group, _, name = option.key.rpartition(".")
         met = {getattr(getattr(s, group) if group else s, name) for s in specs}
-        met |= {values[name] for values in given} if group == "activation" else set()
-        assert set(option.choices) - {32} <= met, option.key  # bits of float
+        met |= {values[name] for values in given.get(group, ())}
+        assert set(option.choices) <= met, option.key
 
 
 class Forgetful(nn.Module):

@@ -14,14 +14,16 @@ from qat.spec.schema import declared
 
 
 def network():
-    """Two activations, each of options of its own, a norm, convolutions and a linear layer."""
+    """Two activations and two inner weights, each of options of its own, a norm, both ends."""
     return nn.Sequential(
         nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(4, 6, 2), nn.ReLU(), nn.Flatten(), nn.Linear(24, 5),
+        nn.Conv2d(4, 6, 2), nn.ReLU(), nn.Conv2d(6, 6, 1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(24, 5),
     )  # fmt: skip
 
 
-SHAPE, CLASSES, SECOND = (3, 8, 8), 5, "5"  # images and classes of it; name of its second ReLU
+SHAPE, CLASSES = (3, 8, 8), 5  # its images and classes
+SECOND, INNER = "5", "6"  # its second ReLU, and the second of its inner weights
 
 
 def groups_of(cls, *together, keep=lambda group: True):
@@ -74,20 +76,25 @@ def quantizations():
     projecting, ends = cycle(r for r in rules if r != "float_only"), cycle(groups_of(EndsSpec))
     image = next(option for option in declared(QuantSpec) if option.key == "input_bits")
     images = cycle((None, *image.choices))
-    count = max(len(weights), -(-len(activations) // 2))
+    count = -(-max(len(weights), len(activations)) // 2)
+    pairs = zip(cycle(weights[::2]), cycle(weights[1::2]), strict=False)
     both = cycle(activations)
     found = {}
-    for weight in islice(cycle(weights), count):
-        rule = "float_only" if weight.is_in_graph else next(projecting)
+    for own in islice(pairs, count):
+        is_projected = not all(weight.is_in_graph for weight in own)
+        rule = next(projecting) if is_projected else "float_only"
         first, second = next(both), next(both)
-        # relaxed to the end, and half way: theta in (0, 1]
-        found[f"{rule}-{_name(weight)}-{_name(first)}-{_name(second)}"] = QuantSpec(
-            rule=RuleSpec(name=rule, hard_from=1.0),
-            weight=weight,
+        label = "-".join([rule, *map(_name, (*own, first, second))])
+        found[label] = QuantSpec(
+            rule=RuleSpec(name=rule, hard_from=1.0),  # relaxes to its end
+            weight=own[0],
             activation=first,
             ends=next(ends),
             input_bits=next(images),
-            overrides=(Override(match=SECOND, activation=dataclasses.asdict(second)),),
+            overrides=(
+                Override(match=SECOND, activation=dataclasses.asdict(second)),
+                Override(match=INNER, weight=dataclasses.asdict(own[1])),
+            ),
         )
     float_weights = QuantSpec(rule=RuleSpec(name="float_only"), weight=WeightSpec(bits=32))
     return found | {
