@@ -10,11 +10,11 @@
     select=              tests by pytest's -k
     out=gpu_check.json   written anew after each part
 
-The tests are those marked gpu (pytest -m gpu; extra dev). The benchmark trains ResNet-18 on noise
-of 64 x 64 pixels, float and W1A4, eager, fused and compiled, in float32 and bfloat16: ms of a step,
-images a second, peak memory. The trainings are real runs, each a second time with a stop on the
-way: they must end on the same bits. Exit code 0 if all passed, 1 if something failed, 2 if time ran
-out.
+The tests are those marked gpu, of products the rows that cover them (pytest -m "gpu and not slow";
+extra dev). The benchmark trains ResNet-18 on noise of 64 x 64 pixels, float and W1A4, eager, fused
+and compiled, in float32 and bfloat16: ms of a step, images a second, peak memory. The trainings are
+real runs, each a second time with a stop on the way: they must end on the same bits. Exit code 0 if
+all passed, 1 if something failed, 2 if time ran out.
 """
 
 import json
@@ -200,8 +200,9 @@ def _lines(text: str) -> list[dict[str, Any]]:
 def _pytest(spec: CheckSpec) -> list[str]:
     workers = min(4, (os.cpu_count() or 1) // 4)
     chosen = ["-k", spec.select] if spec.select else []
-    own = ["tests/gpu", "-m", "gpu", "-v", "--tb=short", "-p", "no:cacheprovider", *chosen]
-    return [sys.executable, "-m", "pytest", *own, "-n", str(workers)]
+    own = ["tests/gpu", "-m", "gpu and not slow", "-v", "--tb=short", "-p", "no:cacheprovider"]
+    # most of their time are commands of one file
+    return [sys.executable, "-m", "pytest", *own, *chosen, "-n", str(workers), "--dist=load"]
 
 
 def _outcomes(text: str) -> list[dict[str, Any]]:
