@@ -291,7 +291,8 @@ def _trainings(spec: CheckSpec) -> Iterator[dict[str, Any]]:
                 "seconds": round(seconds, 1),
                 "resume_is_bitwise": not different,
                 "different": different[:5],
-                "test_acc": summary.get("test_acc"),
+                "fit_seconds": round(summary["fit_seconds"], 1),
+                "selected": summary["selected"],
             }
 
 
