@@ -4,6 +4,8 @@ import dataclasses
 from contextlib import suppress
 from functools import cache
 from itertools import cycle, islice, product
+from typing import get_type_hints
+from unittest.mock import patch
 
 from torch import nn
 
@@ -26,6 +28,8 @@ SHAPE, CLASSES = (3, 8, 8), 5  # its images and classes
 SECOND, INNER = "5", "6"  # its second ReLU, and the second of its inner weights
 
 
+# what types a class has is asked for each of some thousand groups
+@patch("qat.spec.schema.get_type_hints", cache(get_type_hints))
 def groups_of(cls, *together, keep=lambda group: True):
     """A few option groups that are allowed and hold every choice that any of them has.
 
