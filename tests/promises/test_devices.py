@@ -1,4 +1,4 @@
-"""A whole step on another device: no tensor left behind, and nothing that waits for the device.
+"""A whole step on another device: no tensor left behind, no wait for it, no sum without an order.
 
 What CUDA itself computes is tested in `tests/gpu`; this runs by day, without a GPU.
 """
@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import adaptive_avg_pool2d
 
 from qat.lit.classifier import LitClassifier
 from qat.lit.pairing import distiller
@@ -18,7 +19,7 @@ from qat.spec.distill import DistillSpec
 from qat.spec.quant import QuantSpec
 from qat.spec.run import SchedulerSpec, TrainingSpec
 from qat.spec.schema import declared
-from support.elsewhere import AWAY, MixedDevicesError, elsewhere, reading, tensors
+from support.elsewhere import AWAY, AnyOrderError, MixedDevicesError, elsewhere, reading, tensors
 from support.options import CLASSES, SECOND, SHAPE, distillations, network, quantizations
 
 EXAMPLE = torch.zeros(2, *SHAPE)
@@ -131,8 +132,9 @@ class Forgetful(nn.Module):
         (lambda x, left: x * x.detach().sum().item(), RuntimeError, "meta tensors"),
         (lambda x, left: x if (x > 0).any() else -x, RuntimeError, "meta tensors"),
         (lambda x, left: x * x.detach().cpu().to(AWAY), NotImplementedError, "out of meta"),
+        (lambda x, left: x + adaptive_avg_pool2d(x, 2).sum(), AnyOrderError, "deterministic"),
     ],
-    ids=["kept", "made", "read", "asked", "fetched"],
+    ids=["kept", "made", "read", "asked", "fetched", "unordered"],
 )
 def test_what_is_left_behind_is_found(spoil, error, words):
     lit = module(QuantSpec())
