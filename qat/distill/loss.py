@@ -139,7 +139,7 @@ class ProjectedAffinityLoss(FeatureLoss):
             teacher,
             columns=self.columns,
             order=self.order,
-            generator=torch.Generator(student.device).manual_seed(seed),
+            generator=torch.Generator().manual_seed(seed),  # of the CPU: the same on any device
             reduction=self.reduction,
         )
 

@@ -114,8 +114,7 @@ class Fused:
                 graph,
                 samples,
                 dynamic_shapes="from_graph",
-                # half precision is rounded where eager operations round
-                options={"config_patches": {"emulate_precision_casts": True}},
+                options={"config_patches": _eager_numerics()},
             )
         return compiled
 
@@ -123,6 +122,18 @@ class Fused:
         sizes = self._SAMPLE[-x.ndim :] if x.ndim else ()
         shape = [1 if n == 1 else size for n, size in zip(x.shape, sizes, strict=True)]
         return torch.zeros(shape, dtype=x.dtype, device=x.device)
+
+
+def _eager_numerics() -> dict[str, bool]:
+    """Options of Inductor by which a kernel rounds where eager operations round.
+
+    Half precision at each operation; quotients on GPUs, which Triton approximates if not told.
+    """
+    from torch._inductor import config
+
+    known = hasattr(getattr(config, "eager_numerics", None), "division_rounding")
+    quotients = {"eager_numerics.division_rounding": True} if known else {}
+    return {"emulate_precision_casts": True, **quotients}
 
 
 def _kind(value: Any) -> Any:

@@ -292,7 +292,7 @@ class LitQuantized(L.LightningModule):
             self.log(f"val/{self.score}_relaxed", self._relaxed_score())
 
     def _relaxed_score(self) -> float:
-        correct = count = 0
+        hits, count = [], 0
         loader: Any = self.trainer.val_dataloaders
         # the same images and the same arithmetic as val/<score> beside it
         with self.trainer.precision_plugin.forward_context(), ExitStack() as statistics:
@@ -302,8 +302,9 @@ class LitQuantized(L.LightningModule):
             for batch in islice(loader, int(self.trainer.num_val_batches[0])):
                 batch = self.transfer_batch_to_device(batch, self.device, 0)
                 predicted = self.net(images_of(batch)).argmax(dim=1)
-                correct += int((predicted == self.target(batch)).sum())
+                hits.append((predicted == self.target(batch)).sum())
                 count += len(predicted)
+        correct = int(torch.stack(hits).sum()) if hits else 0  # waits for the device once
         found = ranks.total(torch.tensor([correct, count]))
         return int(found[0]) / max(1, int(found[1]))
 

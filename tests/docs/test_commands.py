@@ -39,6 +39,7 @@ SPECS = {
     "latency": "latency:LatencySpec",
     "benchmark": "benchmark:BenchmarkSpec",
     "kernels": "kernels:KernelsSpec",
+    "gpu_check": "gpu_check:CheckSpec",
     "notebooks": "notebooks:NotebooksSpec",
     "pages": "pages:PagesSpec",
 }

@@ -49,9 +49,9 @@ def train(*arguments, cwd, code=0, script=None, cold=False):
     return out + err
 
 
-def kill_after(step, folder, *arguments, cwd):
+def kill_after(step, folder, *arguments, cwd, cold=False):
     """Start a run in `folder` and kill it once a checkpoint of `step` or later is there."""
-    process = start(*arguments, f"hydra.run.dir={folder}", cwd=cwd)
+    process = start(*arguments, f"hydra.run.dir={folder}", cwd=cwd, cold=cold)
     last, deadline = folder / "checkpoints" / "last", time.monotonic() + 120
     while not any(int(path.stem.partition("=")[2]) >= step for path in last.glob("*.ckpt")):
         assert time.monotonic() < deadline
