@@ -56,14 +56,14 @@ def kill(process: subprocess.Popen[bytes], folder: Path, moment: str, rng: rando
     process.wait()
 
 
-def survive(tmp_path: Path, moments: list[str], seed: int) -> None:
+def survive(tmp_path: Path, moments: list[str], seed: int, *options: str) -> None:
     rng = random.Random(seed)
     whole = tmp_path / "whole" / "run"
     whole.parent.mkdir()
-    assert start(whole, *RUN, f"hydra.run.dir={whole}").wait() == 0
+    assert start(whole, *RUN, *options, f"hydra.run.dir={whole}").wait() == 0
     folder = tmp_path / "killed" / "run"
     folder.parent.mkdir()
-    command = [*RUN, f"hydra.run.dir={folder}"]
+    command = [*RUN, *options, f"hydra.run.dir={folder}"]
     for moment in moments:
         kill(start(folder, *command), folder, moment, rng)
         if (folder / ".hydra" / "overrides.yaml").exists():
@@ -87,6 +87,12 @@ def survive(tmp_path: Path, moments: list[str], seed: int) -> None:
 @pytest.mark.slow
 def test_two_kills(tmp_path):
     survive(tmp_path, ["any", "save"], seed=int(os.environ.get("QAT_KILL_SEED", "0")))
+
+
+@pytest.mark.slow
+def test_a_kill_among_mixed_images(tmp_path):
+    options = ("data.mixup=0.4", "data.cutmix=1", "data.erase=0.25", "data.workers=1")
+    survive(tmp_path, ["any"], 0, *options)
 
 
 @pytest.mark.slow
