@@ -3,18 +3,17 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from torch import Tensor
-
 from qat.report.figures.style import panels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 # inches of a picture with its caption
 _SIDE = 1.15
 
 
-def draw_samples(rows: Mapping[str, Sequence[tuple[Tensor, str]]]) -> "Figure":
+def draw_samples(rows: Mapping[str, Sequence["tuple[Tensor, str]"]]) -> "Figure":
     """A row of pictures for each name, each picture with a caption below.
 
     Args:
