@@ -61,6 +61,7 @@ NETWORKS = {
     "resnet20x2": _resnet20(32),
     "resnet20x4": _resnet20(64),
     "resnet18": Network(_torchvision("resnet18"), (32, 3, 64, 64)),
+    "resnet18_224": Network(_torchvision("resnet18"), (32, 3, 224, 224)),
     "mobilenet_v2": Network(_torchvision("mobilenet_v2"), (32, 3, 64, 64)),
     "vit_tiny": Network(_small_vit, (32, 3, 64, 64)),
 }

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -12,9 +12,12 @@ from torch.utils.data import Dataset, default_collate
 
 from qat.data.sampler import Key, derived_seed
 
+if TYPE_CHECKING:
+    from qat.data.mixing import Mixing
+
 Transform = Callable[[Any], Tensor]
-# with a label, or without
-Sample = tuple[Tensor, int] | Tensor
+# with a label (of a mixed image the weights of the classes), or without
+Sample = tuple[Tensor, int | Tensor] | Tensor
 Batch = tuple[Tensor, Tensor] | Tensor
 
 
@@ -80,18 +83,28 @@ class SeededDataset(Dataset[Sample]):
 
     The transforms draw from torch's global CPU generator. It is seeded for each sample and put
     back afterwards (2 us a sample), so neither the order in which samples are asked for nor the
-    number of workers can change one, and the caller's own random numbers stay as they were.
+    number of workers can change one, and the caller's own random numbers stay as they were. So it
+    is with the image that is mixed in, which is drawn, read and transformed by the same seed.
 
     Args:
         dataset: raw images, with labels or without.
         transform: raw image -> tensor (C, H, W), random.
         seed: of the run.
+        mixing: of each image with another; None for none.
     """
 
-    def __init__(self, dataset: RawImages, transform: Transform, *, seed: int) -> None:
+    def __init__(
+        self,
+        dataset: RawImages,
+        transform: Transform,
+        *,
+        seed: int,
+        mixing: "Mixing | None" = None,
+    ) -> None:
         self.dataset = dataset
         self.transform = transform
         self.seed = seed
+        self.mixing = mixing
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -104,9 +117,14 @@ class SeededDataset(Dataset[Sample]):
         before = generator.get_state()
         generator.manual_seed(derived_seed(self.seed, epoch, index, *again))
         try:
-            return _transformed(raw, self.transform)
+            sample = _transformed(raw, self.transform)
+            return sample if self.mixing is None else self._mixed(sample, index, self.mixing)
         finally:
             generator.set_state(before)
+
+    def _mixed(self, sample: Sample, index: int, mixing: "Mixing") -> Sample:
+        other = self.dataset[mixing.partner(index, len(self))]
+        return mixing(sample, _transformed(other, self.transform))
 
 
 class PlainDataset(Dataset[Sample]):

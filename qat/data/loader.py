@@ -1,13 +1,18 @@
 """Data loaders that leave the global random state alone, and the place where training goes on."""
 
 import os
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from qat.data.dataset import Sample
 from qat.data.sampler import Position
+from qat.functional.runtime import runtime
+from qat.names import MemoryFormat
 
 
 class PositionedLoader(DataLoader[Sample]):
@@ -27,7 +32,7 @@ class PositionedLoader(DataLoader[Sample]):
 def image_loader(
     dataset: Dataset[Sample], workers: int, *, seed: int, timeout: float = 0, **batching: Any
 ) -> DataLoader[Sample]:
-    """A loader of batches (image, label).
+    """A loader of batches (image, label), in the memory format of the runtime.
 
     Args:
         dataset: of single samples.
@@ -44,9 +49,30 @@ def image_loader(
         timeout=timeout if workers else 0,
         worker_init_fn=leave_group,
         pin_memory=torch.cuda.is_available(),
+        collate_fn=partial(batched, memory_format=runtime().memory_format),
         generator=torch.Generator().manual_seed(seed),
         **batching,
     )
+
+
+def batched(samples: Sequence[Sample], *, memory_format: MemoryFormat) -> Any:
+    """Samples as a batch; a worker then also brings it to its memory format.
+
+    Args:
+        samples: of one shape.
+        memory_format: of the images.
+    """
+    batch = default_collate(list(samples))
+    return batch if memory_format == "contiguous" else in_channels_last(batch)
+
+
+def in_channels_last(batch: Any) -> Any:
+    """A batch whose images are in channels_last memory: C is the dimension of stride 1."""
+    if isinstance(batch, Tensor) and batch.ndim == 4:
+        return batch.contiguous(memory_format=torch.channels_last)
+    if isinstance(batch, tuple | list):
+        return type(batch)(map(in_channels_last, batch))
+    return batch
 
 
 def leave_group(worker: int) -> None:

@@ -21,10 +21,12 @@ from qat.data.dataset import (
     Transform,
     collated,
 )
-from qat.data.loader import image_loader, training_position
+from qat.data.loader import image_loader, in_channels_last, training_position
+from qat.data.mixing import Mixing
 from qat.data.record import content_of, held, record_of
 from qat.data.sampler import EpochBatchSampler, FixedBatchSampler, Position
 from qat.data.split import Parts, check_parts
+from qat.data.transforms import augmented
 from qat.data.unlabelled.form import Form
 from qat.data.unlabelled.mixed import without_labels
 from qat.errors import DataError, SpecError
@@ -42,10 +44,11 @@ _SMALLEST_BATCH = 2  # BatchNorm in training refuses a single value per channel
 class ImageData(L.LightningDataModule):
     """LightningDataModule of images in three fixed parts; a family sets attributes and `load`.
 
-    Batches are (image, label): (N, C, H, W) float32, normalised, and (N,) int64. With labels=False
-    those of training and validation are the image alone, and no label of theirs is read; that fixed
-    parts hold the classes in proportion is a property of the data set. The test part keeps its
-    labels.
+    Batches are (image, label): (N, C, H, W) float32, normalised, and (N,) int64; where training
+    images are mixed, their labels are (N, K) float32, weights of the classes, of sum 1. With
+    labels=False those of training and validation are the image alone, and no label of theirs is
+    read; that fixed parts hold the classes in proportion is a property of the data set. The test
+    part keeps its labels.
 
     Args:
         options: the config group `data`.
@@ -251,15 +254,42 @@ class ImageData(L.LightningDataModule):
         An incomplete last batch is kept unless it is a single image. Of several processes each
         gets its share of every batch.
         """
-        images = self.parts.train
         self.train_sampler = self.train_order(
             locate=self.position, rank=ranks.rank(), ranks=ranks.size()
         )
-        transform = (
-            self.training_transform() if self.options.augment else self.evaluation_transform()
+        return self._loader(self.training_set(mixing=self._mixing()), self.train_sampler)
+
+    def training_set(self, *, mixing: Mixing | None = None) -> SeededDataset:
+        """The training part, augmented as the options say.
+
+        Args:
+            mixing: of each image with another; None leaves the labels what they are.
+        """
+        options, transform = self.options, self.evaluation_transform()
+        if options.augment:
+            transform = augmented(
+                self.training_transform(),
+                operations=options.rand_augment,
+                magnitude=options.rand_magnitude,
+                erase=options.erase,
+            )
+        return SeededDataset(self.parts.train, transform, seed=self.seed, mixing=mixing)
+
+    def _mixing(self) -> Mixing | None:
+        options = self.options
+        if not options.is_mixed:
+            return None
+        return Mixing(
+            classes=self.num_classes if self.labels else 0,
+            mixup=options.mixup,
+            cutmix=options.cutmix,
+            balance=self._balance(),
         )
-        dataset = SeededDataset(images, transform, seed=self.seed)
-        return self._loader(dataset, self.train_sampler)
+
+    def _balance(self) -> Tensor | None:
+        """Labels, where classes are drawn equally often."""
+        is_balanced = self.options.sampling == "balanced"
+        return cast(LabelledImages, self.parts.train).labels if is_balanced else None
 
     @property
     def batches_per_epoch(self) -> int:
@@ -278,9 +308,7 @@ class ImageData(L.LightningDataModule):
         """A sampler of the training part at its beginning, with options of EpochBatchSampler."""
         count, size = len(self.parts.train), self.options.batch_size
         options.setdefault("drop_last", count > size and count % size < _SMALLEST_BATCH)
-        if self.options.sampling == "balanced":
-            options["balance"] = cast(LabelledImages, self.parts.train).labels
-        return EpochBatchSampler(count, size, seed=self.seed, **options)
+        return EpochBatchSampler(count, size, seed=self.seed, balance=self._balance(), **options)
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """The validation part in a fixed order."""
@@ -291,8 +319,11 @@ class ImageData(L.LightningDataModule):
         return self._plain_loader(self.parts.test)
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """The batch with its images in the memory format of the runtime."""
-        return batch if runtime().memory_format == "contiguous" else _in_channels_last(batch)
+        """The batch with its images in the memory format of the runtime, as the loaders give it.
+
+        A loader of the user's own may not.
+        """
+        return batch if runtime().memory_format == "contiguous" else in_channels_last(batch)
 
     def sample_batch(self) -> Batch:
         """One batch of the training part, not augmented and always the same, for probes."""
@@ -346,10 +377,9 @@ def first_batches(data: ImageData, count: int) -> Iterator[Batch]:
     """The first `count` batches of the training order of epoch 0, augmented as in training.
 
     A function of the data options and the seed alone, wherever the run stands; at most one epoch.
+    Images are not mixed: what is measured on these batches is for images of one class.
     """
-    images = data.parts.train
-    transform = data.training_transform() if data.options.augment else data.evaluation_transform()
-    dataset = SeededDataset(images, transform, seed=data.seed)
+    dataset = data.training_set()
     sampler = data.train_order(drop_last=False)
     for keys in islice(sampler, count):
         yield collated([dataset[key] for key in keys])
@@ -366,12 +396,3 @@ def preprocessing_of(data: ImageData, classes: tuple[str, ...]) -> Preprocessing
         classes=classes,
         upright=data.options.upright,
     )
-
-
-def _in_channels_last(batch: Any) -> Any:
-    """Images, and what holds them, in channels_last memory."""
-    if isinstance(batch, Tensor) and batch.ndim == 4:
-        return batch.contiguous(memory_format=torch.channels_last)
-    if isinstance(batch, tuple | list):
-        return type(batch)(map(_in_channels_last, batch))
-    return batch

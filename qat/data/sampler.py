@@ -133,6 +133,16 @@ class FixedBatchSampler(Sampler[list[int]]):
         return full * (self.batch_size > self.rank) + (rest > self.rank)
 
 
+def members(labels: Tensor) -> list[Tensor]:
+    """Indices of the images of each class that has some.
+
+    >>> members(torch.tensor([2, 0, 2]))
+    [tensor([1]), tensor([0, 2])]
+    """
+    ends = labels.bincount().cumsum(0)[:-1].tolist()
+    return [own for own in labels.argsort(stable=True).tensor_split(ends) if len(own)]
+
+
 def balanced_order(labels: Tensor, generator: torch.Generator) -> list[int]:
     """N indices in random order, in which every class comes equally often, up to one.
 
@@ -142,8 +152,7 @@ def balanced_order(labels: Tensor, generator: torch.Generator) -> list[int]:
         labels: (N,), int64; a class without an image has no part in it.
         generator: what is drawn depends on it alone.
     """
-    ends = labels.bincount().cumsum(0)[:-1].tolist()
-    classes = [own for own in labels.argsort(stable=True).tensor_split(ends) if len(own)]
+    classes = members(labels)
     share, rest = divmod(len(labels), len(classes))
     more = set(torch.randperm(len(classes), generator=generator)[:rest].tolist())
     drawn = []

@@ -61,14 +61,25 @@ class LitClassifier(LitQuantized):
         return batch[1]
 
     def criterion(self, logits: Tensor, label: Tensor) -> Tensor:
-        """Loss of logits (N, K) and labels (N,), as in training."""
+        """Loss of logits (N, K) and labels, as in training.
+
+            sum_nk w_k q_nk (-log p_nk) / sum_nk w_k y_nk,    q = (1 - s) y + s / K
+
+        with the class weights w (1 without), softmax p, smoothing s, and labels y: the unit vectors
+        of classes (N,), or of mixed images themselves, (N, K).
+        """
         weights: Tensor | None = self.class_weights  # type: ignore[assignment]
         smoothing = self.training_spec.label_smoothing
         loss = F.cross_entropy(logits, label, weight=weights, label_smoothing=smoothing)
-        if weights is None or not self.is_shared:
+        if weights is None:
+            return loss
+        total = weight_in(label, weights)
+        if label.ndim == 2:  # where torch takes the mean over images, not over their weights
+            loss = loss * len(label) / total
+        if not self.is_shared:
             return loss
         # a mean over weights, not over images: shares count by the weights that are in them
-        own = torch.stack([weights[label].sum().double().cpu(), torch.tensor(1.0 * len(label))])
+        own = torch.stack([total.double().cpu(), torch.tensor(1.0 * len(label))])
         share = own / ranks.total(own)
         return loss * float(share[0] / share[1])
 
@@ -96,7 +107,24 @@ class LitClassifier(LitQuantized):
         self.log(f"{part}/loss", self._loss, on_step=False, on_epoch=True)
 
 
+def weight_in(label: Tensor, weights: Tensor) -> Tensor:
+    """Sum of the class weights (K,) in labels: classes (N,) or their shares in images (N, K).
+
+    >>> weight_in(torch.tensor([1, 0]), torch.tensor([1.0, 3.0]))
+    tensor(4.)
+    >>> weight_in(torch.tensor([[0.5, 0.5], [1.0, 0.0]]), torch.tensor([1.0, 3.0]))
+    tensor(3.)
+    """
+    return (weights[label] if label.ndim == 1 else label * weights).sum()
+
+
 @torch.no_grad()
 def hit_rate(logits: Tensor, target: Tensor) -> Tensor:
-    """Share of the rows of `logits` (N, K) whose largest entry is at `target` (N,), float64."""
-    return (logits.argmax(dim=1) == target).double().mean()
+    """Share of the rows of `logits` (N, K) whose largest entry is the class of the target, float64.
+
+    Args:
+        logits: (N, K).
+        target: classes (N,); or shares of classes (N, K), of which the largest counts.
+    """
+    wanted = target if target.ndim == 1 else target.argmax(dim=1)
+    return (logits.argmax(dim=1) == wanted).double().mean()

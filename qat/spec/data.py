@@ -155,6 +155,11 @@ _OWN_OPTIONS = {
 }
 
 
+# what augment=false refuses
+_ADDED_AUGMENTATIONS = ("rand_augment", "erase", "mixup", "cutmix")
+# torch draws Beta in float32, where smaller ones end at 1/2 in place of 0 and 1
+_LEAST_ALPHA = 0.01
+
 # how the files of a data set are cut into parts and read
 HELD_OUT = ("split", "val_share", "test_share", "upright")
 # share of each of the two parts that are held out, unless said otherwise
@@ -198,7 +203,16 @@ class DataSpec:
         batch_size: images per training batch, >= 2.
         workers: loader processes, 0 loads in the main process.
         timeout: seconds to wait for a batch of a loader process, which may hang; 0 for ever.
-        augment: whether training images are augmented.
+        augment: whether training images are augmented; what follows up to cutmix asks for it.
+        rand_augment: operations of RandAugment on each training image, 0 for none, 2 is usual.
+        rand_magnitude: of these operations, 0 (hardly any change) .. 30; of shifts and turns their
+            size in thirtieths of the largest, 150/331 of a side and 30 degrees.
+        erase: probability, 0..1, that a rectangle of 2 to 33 % of a training image is set to the
+            mean colour.
+        mixup: alpha of Mixup, 0 for none, else 0.01 .. 100: each training image is blended with
+            another, as are their labels, by a weight of Beta(alpha, alpha).
+        cutmix: alpha of CutMix, in the same way: a rectangle of another image, and of its label
+            the share of the pixels. With both on, each image draws one of the two.
         image_size: side in pixels, null for the family's own.
         class_weights: none, or balanced (loss weights inverse to the class frequencies).
         sampling: once shows every training image once an epoch; balanced draws every class equally
@@ -232,6 +246,11 @@ class DataSpec:
     workers: int = option(0, low=0, moves="nothing")
     timeout: int = option(600, low=0, moves="nothing", is_added=True)
     augment: bool = True
+    rand_augment: int = option(0, low=0, high=14, is_added=True)
+    rand_magnitude: int = option(9, low=0, high=30, is_added=True)
+    erase: float = option(0.0, low=0, high=1, is_added=True)
+    mixup: float = option(0.0, low=0, high=100, is_added=True)
+    cutmix: float = option(0.0, low=0, high=100, is_added=True)
     image_size: int | None = option(None, low=4)
     class_weights: Literal["none", "balanced"] = "none"
     sampling: Literal["once", "balanced"] = option("once", is_added=True)
@@ -257,6 +276,7 @@ class DataSpec:
             if field.name not in options_of(self.name) and not is_default:
                 owner = next(name for name, keys in _OWN_OPTIONS.items() if field.name in keys)
                 raise SpecError(f"data.{field.name} is for data={owner}; got data.name={self.name}")
+        self._check_augmentation()
         if (self.val_share or HELD_SHARE) + (self.test_share or HELD_SHARE) >= 1:
             raise SpecError(
                 f"data.val_share={self.val_share} and data.test_share={self.test_share} leave "
@@ -269,3 +289,22 @@ class DataSpec:
             )
         if self.unreadable == "skip" and self.scan == "none":
             raise SpecError("data.unreadable=skip must find them; use data.scan=auto")
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether training images are mixed with others, so that labels are weights of classes."""
+        return self.mixup > 0 or self.cutmix > 0
+
+    def _check_augmentation(self) -> None:
+        asked = [key for key in _ADDED_AUGMENTATIONS if getattr(self, key)]
+        if asked and not self.augment:
+            raise SpecError(
+                f"data.{asked[0]}={getattr(self, asked[0])} augments training images, and "
+                "data.augment=false leaves them as they are; drop one of the two"
+            )
+        for key in ("mixup", "cutmix"):
+            if 0 < getattr(self, key) < _LEAST_ALPHA:
+                raise SpecError(
+                    f"data.{key} must be 0 for none, or {_LEAST_ALPHA} .. 100; got "
+                    f"{getattr(self, key)}"
+                )

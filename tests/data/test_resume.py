@@ -13,6 +13,8 @@ from qat.data.registry import build_data
 from qat.spec.data import DataSpec
 
 EPOCHS = 3
+PLAIN = {"augment": False}
+MIXED = {"rand_augment": 2, "erase": 0.25, "mixup": 0.4, "cutmix": 1.0}
 
 
 class Recorder(L.LightningModule):
@@ -66,10 +68,8 @@ class SaveEverywhere(L.Callback):
         self.save(trainer, pl_module, "train_end")
 
 
-def fit(
-    *, workers=0, augment=False, epochs=EPOCHS, callbacks=(), path=None, folder=None, **trainer
-):
-    data = build_data(DataSpec(batch_size=400, workers=workers, augment=augment), seed=3)
+def fit(*, workers=0, data=PLAIN, epochs=EPOCHS, callbacks=(), path=None, folder=None, **trainer):
+    data = build_data(DataSpec(batch_size=400, workers=workers, **data), seed=3)
     model = Recorder()
     trainer = L.Trainer(
         accelerator="cpu",
@@ -112,13 +112,14 @@ def test_resume_from_every_hook_sees_the_rest(tmp_path: Path, trainer):
 
 
 @pytest.mark.slow
-def test_resume_with_workers_and_augmentation(tmp_path: Path):
+@pytest.mark.parametrize("data", [{}, MIXED], ids=["augmented", "mixed"])
+def test_resume_with_workers_and_augmentation(tmp_path: Path, data):
     workers, saver = 2, SaveEverywhere(tmp_path)
-    full = fit(augment=True, folder=tmp_path)
-    assert fit(augment=True, workers=workers, callbacks=[saver], folder=tmp_path) == full
+    full = fit(data=data, folder=tmp_path)
+    assert fit(data=data, workers=workers, callbacks=[saver], folder=tmp_path) == full
     chosen = [p for p, done in saver.saved.items() if done in (2, 3)]
     for path in chosen:
-        rest = fit(augment=True, workers=workers, path=path, folder=tmp_path)
+        rest = fit(data=data, workers=workers, path=path, folder=tmp_path)
         assert rest == full[saver.saved[path] :], path.name
 
 
@@ -130,6 +131,14 @@ def test_longer_training_from_the_end_of_a_run(tmp_path: Path):
     last = list(saver.saved)[-1]
     assert last.name.endswith("train_end.ckpt")
     assert fit(path=last, folder=tmp_path) == full[len(start) :]
+
+
+def test_mixed_images_are_the_same_after_a_resume(tmp_path: Path):
+    saver = SaveEverywhere(tmp_path)
+    options = {"data": MIXED, "epochs": 1, "limit_train_batches": 2, "folder": tmp_path}
+    full = fit(callbacks=[saver], **options)
+    path = next(path for path, done in saver.saved.items() if done == 1)
+    assert fit(path=path, **options) == full[1:]
 
 
 @pytest.mark.slow

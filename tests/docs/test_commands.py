@@ -38,6 +38,7 @@ SPECS = {
     "affinity": "affinity:AffinityOptions",
     "latency": "latency:LatencySpec",
     "benchmark": "benchmark:BenchmarkSpec",
+    "input_rate": "input_rate:InputRateSpec",
     "kernels": "kernels:KernelsSpec",
     "gpu_check": "gpu_check:CheckSpec",
     "notebooks": "notebooks:NotebooksSpec",
@@ -200,6 +201,7 @@ def shortened(page, kind, words):
         "affinity": ["full=false"],
         "latency": _shortened_latency(words),
         "benchmark": ["rounds=1", "warm_up=1", "batch=8", "mode=float,eager"],
+        "input_rate": ["images=40", "rounds=1", "steps=0"],
         "kernels": ["rounds=1"],
     }.get(kind, [])
     names = {word.partition("=")[0] for word in added if "=" in word}

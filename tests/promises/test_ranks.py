@@ -60,4 +60,4 @@ def test_a_plain_module_under_quantize(tmp_path):
 
 @pytest.mark.slow
 def test_three_processes_train_what_one_does(tmp_path):
-    check(tmp_path, "bcgd_w1a4", "weighted", size=3)
+    check(tmp_path, "bcgd_w1a4", "weighted", "mixed", size=3)

@@ -18,7 +18,7 @@ RUN = (
     "data.batch_size=100", "training.checkpoint_every=4",
 )  # fmt: skip
 # whatever a resume could lose: the rule's state, learned steps and clips, schedules in the graph,
-# a teacher and a learned adapter, averages, the place of loader processes
+# a teacher and a learned adapter, averages, the place of loader processes, images mixed in
 METHODS = {
     "binary_connect": ("quant=binary_connect_w1a4",),
     "binary_relax": ("quant=binary_relax_w1a4",),
@@ -32,6 +32,7 @@ METHODS = {
     "label_free": ("distill=faqd_label_free", "distill.features.adapter=conv_relu"),
     "ema": ("ema.decay=0.99", "optimizer=adamw"),
     "workers": ("quant=binary_relax_w1a4", "data.workers=1"),
+    "mixed": ("data.mixup=0.4", "data.cutmix=1", "data.erase=0.25", "data.workers=1"),
 }
 ONE = ("before", "any", "save", "any", "save")
 TWO = ("any", "save", "any", "any")

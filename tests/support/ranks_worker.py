@@ -31,7 +31,7 @@ from qat.spec.run import RunSpec, SchedulerSpec, TrainingSpec, WarmStartSpec
 EXAMPLE = torch.zeros(2, 1, 8, 8)
 FITS = (
     "binary_connect_w1a4", "binary_relax_w2a4", "bcgd_w1a4", "lsq_w4a4", "dorefa_w1a4", "pact_w4a4",
-    "weighted", "label_free", "synced", "callback",
+    "weighted", "mixed", "label_free", "synced", "callback",
 )  # fmt: skip
 
 
@@ -54,11 +54,12 @@ def network_with_norms():
 
 def module(name):
     """The module of a fit; one epoch of its two is the float warm start."""
-    is_rule = name not in ("weighted", "label_free", "synced")
+    is_rule = name not in ("weighted", "mixed", "label_free", "synced")
+    is_weighted = name in ("weighted", "mixed")
     spec = named_quantization(name if is_rule else "bcgd_w1a4")
     float_net = network_with_norms() if name == "synced" else network()
     net = prepare(float_net, spec, example=EXAMPLE)
-    training = TrainingSpec(start_batches=1, label_smoothing=0.1 if name == "weighted" else 0.0)
+    training = TrainingSpec(start_batches=1, label_smoothing=0.1 if is_weighted else 0.0)
     options = {
         "optimizer": partial(torch.optim.SGD, lr=0.05, momentum=0.9, weight_decay=1e-4),
         "scheduler": SchedulerSpec(name="constant"),
@@ -66,7 +67,7 @@ def module(name):
         "classes": 10,
         "warm_start_epochs": 1,
     }
-    if name == "weighted":
+    if is_weighted:
         weights = torch.linspace(0.5, 1.5, 10, dtype=torch.float64)
         return LitClassifier(net, spec, class_weights=weights, **options)
     if name != "label_free":
@@ -149,8 +150,9 @@ def fit(name):
     torch.set_num_threads(1)
     if name == "callback":
         return fit_with_callback()
-    labels = name != "label_free"
-    data = Digits(DataSpec(batch_size=90, workers=0), seed=0, labels=labels)
+    mixing = {"mixup": 0.4, "cutmix": 1.0, "erase": 0.25} if name == "mixed" else {}
+    spec = DataSpec(batch_size=90, workers=0, **mixing)
+    data = Digits(spec, seed=0, labels=name != "label_free")
     lit, losses = module(name), Losses()
     lit.syncs_batchnorm = name == "synced"
     options = trainer_options("cpu")

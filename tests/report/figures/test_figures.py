@@ -1,10 +1,12 @@
 """Figures: in the house style, the same file for the same numbers, nothing outside the picture."""
 
 import pytest
+import torch
 
 from qat.functional.stairs import relu_stairs, signed_stairs
 from qat.functional.ste import DERIVATIVES
 from qat.report.figures.estimators import draw_estimators
+from qat.report.figures.sheet_of_samples import draw_samples
 from qat.report.figures.style import panels, save_figure
 from qat.report.figures.theory import FIGURES
 from qat.theory.laboratory import EXPERIMENTS
@@ -23,6 +25,15 @@ def test_every_estimator_has_a_panel(stairs):
 
 def test_every_experiment_has_a_figure():
     assert set(FIGURES) == set(EXPERIMENTS)
+
+
+def test_samples_are_in_rows_with_captions():
+    pictures = [(torch.full((3, 4, 4), level), f"{level}") for level in (0.25, 1.5)]
+    figure = draw_samples({"one": pictures, "two": pictures[::-1]})
+    assert [ax.get_ylabel() for ax in figure.axes] == ["one", "", "two", ""]
+    assert [ax.get_xlabel() for ax in figure.axes] == ["0.25", "1.5", "1.5", "0.25"]
+    shown = [float(ax.images[0].get_array().max()) for ax in figure.axes]
+    assert shown == [0.25, 1, 1, 0.25]
 
 
 def test_the_same_numbers_give_the_same_files(tmp_path):
