@@ -17,10 +17,15 @@ PIECE = 1 << 17
 
 def is_plain_cpu(rows: Tensor) -> bool:
     """Whether numbers of a tensor can be looked at for nothing: on CPU, and nobody traces."""
+    return rows.device.type == "cpu" and is_plain(rows)
+
+
+def is_plain(rows: Tensor) -> bool:
+    """Whether numbers of a tensor can be looked at: it has some, and nobody traces."""
     return (
         not torch.compiler.is_compiling()
         and type(rows) in (Tensor, nn.Parameter)
-        and rows.device.type == "cpu"
+        and rows.device.type != "meta"
         and not torch._C._get_tracing_state()
         and torch._C._functorch.peek_interpreter_stack() is None
     )
