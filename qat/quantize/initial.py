@@ -18,7 +18,7 @@ from qat.quantize.gram import grams_of, output_means, passes
 from qat.quantize.plan import Plan, weight_quantizer
 from qat.quantize.prepare import enable_quantizers
 from qat.quantize.weights import LAYER_TYPES, latent_weight, weight_place
-from qat.spec.initial import InitSpec
+from qat.spec.initial import InitSpec, check_start
 
 Images = Callable[[], Iterable[Tensor]]
 Told = Callable[[str, int, int], None]
@@ -40,28 +40,17 @@ class LayerFit:
 
 
 def check_init(plan: Plan, spec: InitSpec) -> None:
-    """Refuse what has no starting codes.
+    """Refuse a network with a weight that has no starting codes.
 
     Args:
         plan: of the network.
         spec: how weights are to start.
 
     Raises:
-        SpecError: a weight is quantized in the graph or made by the forward, or a power-of-two grid
-            has a `mu` at which its own points are projected elsewhere.
+        SpecError: as `check_start`; or a weight is made by the forward.
     """
-    cure = "use init=null, or quant.weight.method=update"
-    for name, options in plan.quantized.items():
-        if options.is_in_graph:
-            raise SpecError(
-                f"init={spec.method} chooses codes of grids that the update rule projects on, and "
-                f"the weight {name} is quantized in the graph by {options.method}; {cure}"
-            )
-        if options.grid == "power_of_two" and options.bits > 2 and options.mu <= 0.5:
-            raise SpecError(
-                f"init={spec.method} with quant.weight.mu={options.mu:g}: at 0.5 and below the "
-                "projection moves points of its own grid; use a mu above 0.5"
-            )
+    for options in plan.quantized.values():
+        check_start(spec, options)
     for name in plan.made:
         raise SpecError(
             f"init={spec.method}: the weight {name} is made anew in every forward, so it has no "

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from qat.errors import SpecError
+from qat.spec.quant import WeightSpec
 from qat.spec.schema import check, option
 
 InitMethod = Literal["rounding", "comq", "magr_comq"]
@@ -42,3 +44,26 @@ class InitSpec:
 
     def __post_init__(self) -> None:
         check(self, "init")
+
+
+def check_start(init: InitSpec, weight: WeightSpec) -> None:
+    """Refuse weights that have no grid to start on.
+
+    Args:
+        init: how weights are to start.
+        weight: options of some of them.
+
+    Raises:
+        SpecError: they are quantized in the graph, or their grid's projection moves its own points.
+    """
+    if weight.is_in_graph:
+        raise SpecError(
+            f"init={init.method} chooses codes of grids that an update rule projects on, and "
+            f"quant.weight.method={weight.method} has none; use init=null, or "
+            "quant.weight.method=update"
+        )
+    if weight.grid == "power_of_two" and weight.bits > 2 and weight.mu <= 0.5:
+        raise SpecError(
+            f"init={init.method} with quant.weight.mu={weight.mu:g}: at 0.5 and below the "
+            "projection moves points of its own grid; use a mu above 0.5"
+        )

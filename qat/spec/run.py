@@ -9,8 +9,8 @@ from qat.errors import SpecError
 from qat.names import Backward, IntegerForward, MemoryFormat, Saved
 from qat.spec.data import DataSpec
 from qat.spec.distill import DistillSpec
-from qat.spec.initial import InitSpec
-from qat.spec.quant import QuantSpec
+from qat.spec.initial import InitSpec, check_start
+from qat.spec.quant import QuantSpec, weight_of
 from qat.spec.schema import check, option, read
 from qat.spec.unlabelled import UnlabelledSpec
 
@@ -213,6 +213,11 @@ class RunSpec:
                 f"{named} puts weights on grids, and quant has none for them; choose one, as "
                 "quant=bcgd_w4a4, or use init=null"
             )
+        for weight in (
+            self.quant.weight,
+            *(weight_of(self.quant, o) for o in self.quant.overrides),
+        ):
+            check_start(self.init, weight)
         if self.warm_epochs:
             raise SpecError(
                 f"{named} starts from the weights that are there, and "

@@ -119,7 +119,7 @@ def test_the_same_images_give_the_same_bits():
 
 
 def test_what_cannot_start_is_refused():
-    with pytest.raises(SpecError, match=r"weight 0 is quantized in the graph by lsq; use init=nu"):
+    with pytest.raises(SpecError, match=r"quant.weight.method=lsq has none; use init=null"):
         started(
             QuantSpec.from_dict(
                 {"rule": {"name": "float_only"}, "weight": {"bits": 4, "method": "lsq"}}

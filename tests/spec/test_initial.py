@@ -45,6 +45,11 @@ def test_without_an_epoch_there_is_no_warm_start():
         ),
         ([*NOW[:2], "init=comq"], r"warm_start.epochs=8 would train.*use warm_start.epochs=0"),
         ([NOW[0], NOW[2], "quant=float", "init=comq"], r"quant has none for them; choose one"),
+        ([NOW[0], NOW[2], "quant=lsq_w4a4", "init=comq"], r"method=lsq has none; use init=null"),
+        (
+            [*NOW, "init=comq", "quant.weight.grid=power_of_two", "quant.weight.mu=0.4"],
+            r"quant.weight.mu=0.4.*use a mu above 0.5",
+        ),
         ([*NOW, "init=comq", "distill=kd"], r"distill has no effect; use distill=null"),
         ([*NOW, "init=comq", "init.order=random"], r"init.order must be one of cyclic, greedy"),
         ([*NOW, "init=comq", "init.method=adaquant"], r"must be one of rounding, comq, magr_comq"),
