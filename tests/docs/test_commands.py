@@ -41,6 +41,7 @@ SPECS = {
     "kernels": "kernels:KernelsSpec",
     "notebooks": "notebooks:NotebooksSpec",
     "pages": "pages:PagesSpec",
+    "post_training": "post_training:PostTrainingSpec",
 }
 # what the pages' own images are called; a folder of the reader's, and one that holds a data set
 PHOTOS, FOLDER = "photos", "FOLDER"
@@ -200,6 +201,7 @@ def shortened(page, kind, words):
         "latency": _shortened_latency(words),
         "benchmark": ["rounds=1", "warm_up=1", "batch=8", "mode=float,eager"],
         "kernels": ["rounds=1"],
+        "post_training": ["network=lenet5", "seeds=1", "bits=2", "epochs=1"],
     }.get(kind, [])
     names = {word.partition("=")[0] for word in added if "=" in word}
     return [*(word for word in words if word.partition("=")[0] not in names), *added]
