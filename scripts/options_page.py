@@ -11,6 +11,7 @@ import yaml
 from qat.compose import conf_folder, group_option
 from qat.spec.data import DataSpec
 from qat.spec.distill import DistillSpec
+from qat.spec.initial import InitSpec
 from qat.spec.keys import flat
 from qat.spec.model import SmallOptions, TimmOptions, TorchvisionOptions
 from qat.spec.quant import Override, QuantSpec
@@ -67,6 +68,9 @@ def options_page() -> str:
         _table(_spec_rows(DistillSpec, "distill", [conf / "distill/parts/base.yaml"])),
         _files(conf, "unlabelled", "Images without labels; several as `unlabelled=[task,folder]`."),
         _table(_spec_rows(UnlabelledSpec, "unlabelled", _option_files(conf, "unlabelled"))),
+        _files(conf, "init", "Weights put on their grids from images, before any training; left "
+               "out, the update rule does that. See [post-training](post_training.md)."),
+        _table(_spec_rows(InitSpec, "init", _option_files(conf, "init"))),
         _files(conf, "optimizer", "A class of `torch.optim` or `timm.optim`; further arguments of "
                "the class are given as `+optimizer.NAME=VALUE`."),
         _table(_file_rows(conf, "optimizer")),

@@ -31,6 +31,10 @@ BINARY_LEVELS = (-1.0, 1.0)
 TERNARY_LEVELS = (-1.0, 0.0, 1.0)
 # Weights of one scale from which reading its cut costs less than two comparisons do
 _HARD_FROM = 1 << 16
+# Binary digits of a step whose products with seven-bit levels are exact in float32
+GRID_DIGITS = 16
+# Numbers of a row that are looked at before all of it
+_FEW = 4
 # Cut of threshold ternary as a fraction of mean|w|, arXiv:1605.04711
 _TERNARY_CUT = 0.7
 
@@ -123,7 +127,8 @@ def fit_uniform(
         each round:   value = clip(round(w / s), -M, M);   s = <w, value> / <value, value>
 
     Stateless and not exact: the error never rises in a round, but another start may end lower, and
-    projecting a point between w and the result may give other values.
+    projecting a point between w and the result may give other values. Rows that are on the grid
+    to the last bit, with steps of `GRID_DIGITS` binary digits, stay as they are on a CPU.
 
     Args:
         rows: float tensor (G, N).
@@ -144,7 +149,8 @@ def fit_uniform(
         parts = [fit_uniform(r, bits, rounds=rounds, out=v, scaled=scaled)[1] for r, v in pairs]
         return values, torch.cat(parts)
     largest = _largest(bits)
-    scale = _start(rows).mul_(gaussian_step(largest))
+    peak = row_peaks(rows)
+    scale = _start(rows, peak).mul_(gaussian_step(largest))
     buffer, trial = spare(rows), spare(rows)
     for round_ in range(rounds):
         divisor, sums = nonzero(scale), []
@@ -155,6 +161,7 @@ def fit_uniform(
             sums.append(_products(part, codes, buffer))
         energy, match = (row_sums(parts, rows) for parts in zip(*sums, strict=True))
         scale = _quotient(match, energy)
+    scale = _with_points(rows, peak, values, scale, largest)
     for v, s in pieces(values, scale):
         v.add_(0.0)  # -0.0 to 0.0, as codes decode
         if scaled:
@@ -162,9 +169,46 @@ def fit_uniform(
     return values, scale
 
 
-def _start(rows: Tensor) -> Tensor:
+def _with_points(rows: Tensor, peak: Tensor, values: Tensor, scale: Tensor, largest: int) -> Tensor:
+    """The scale, with that of rows which are points of the grid; `values` get theirs in place.
+
+    Of other rows the first numbers tell, as they would have to be multiples of a part of the peak.
+    """
+    if not is_plain_cpu(rows):  # elsewhere every step would wait for the answer
+        return scale
+    parts = nonzero(peak) / torch.arange(1, largest + 1, device=rows.device)
+    few = rows[:, :_FEW].unsqueeze(2) / parts.unsqueeze(1)
+    may_be = (few == few.round()).all(dim=1) & (peak > 0)
+    if not bool(may_be.any()):
+        return scale
+    for level in (may_be.any(dim=0).nonzero().flatten() + 1).tolist():
+        step = parts[:, level - 1 : level]
+        codes = (rows / step).round_()
+        is_point = (codes * step == rows).all(dim=1, keepdim=True)
+        # rows of one magnitude are what any step makes of them
+        is_point &= ((codes != 0) & (codes.abs() != level)).any(dim=1, keepdim=True)
+        found = is_point & may_be[:, level - 1 : level]
+        values.copy_(torch.where(found, codes, values))
+        scale, may_be = torch.where(found, step, scale), may_be & ~found
+    return scale
+
+
+def short_scale(scale: Tensor) -> Tensor:
+    """Scales cut to `GRID_DIGITS` binary digits: their products with levels are exact in float32.
+
+    Args:
+        scale: float tensor, >= 0, within float32's normal numbers.
+
+    Returns:
+        float32 of the same shape, off by a relative 2^-GRID_DIGITS at most.
+    """
+    mantissa, exponent = torch.frexp(scale.double())
+    return torch.ldexp(torch.round(mantissa * 2**GRID_DIGITS), exponent - GRID_DIGITS).float()
+
+
+def _start(rows: Tensor, peak: Tensor) -> Tensor:
     """Root of the mean square of each row, (G, 1)."""
-    peak, buffer = row_peaks(rows), spare(rows)
+    buffer = spare(rows)
     # dividing by the peak first keeps the squares inside float32
     sums = []
     for part, d in pieces(rows, nonzero(peak)):

@@ -208,6 +208,14 @@ def _histogram(place: Tensor, size: Tensor, bins: int) -> tuple[Tensor, Tensor]:
     return counts, empty.scatter_add_(1, place, size.double())
 
 
+def nearest_power(scale: Tensor) -> Tensor:
+    """Power of two nearest to each positive scale: 2^floor(log2(4 s / 3)); 0 stays.
+
+    Of all powers of two it has the least squared error, if `scale` has the least of all scales.
+    """
+    return _floor_power(scale * (4 / 3))
+
+
 def _floor_power(value: Tensor) -> Tensor:
     """Largest power of two <= value, exactly; 0 and NaN stay."""
     mantissa, exponent = torch.frexp(value)

@@ -181,6 +181,8 @@ class LitQuantized(L.LightningModule):
 
     def on_fit_start(self) -> None:
         """Compile in place, so that names in checkpoints stay those of the plain network."""
+        if self.trainer.max_epochs == 0:  # no batch will come to switch at
+            self._come_to_phase()
         self.phases.enable()
         if self.training_spec.compile:
             self.net.compile(fullgraph=True)
@@ -203,6 +205,9 @@ class LitQuantized(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         """Switch from the float phase to the quantized one; all processes start it alike."""
+        self._come_to_phase()
+
+    def _come_to_phase(self) -> None:
         if self.phases.is_due:
             ranks.copy_from_first(self.net.buffers())
         if self.phases.advance(lambda: self._images(self.training_spec.start_batches)):

@@ -21,20 +21,38 @@ def reestimated_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> Iterat
         model: network whose parameters hold the weights to evaluate.
         batches: training images.
     """
-    norms = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    norms = _tracking(model)
     saved = [{name: b.clone() for name, b in norm.named_buffers()} for norm in norms]
     try:
-        with modes_kept(model), _averaging(norms), torch.no_grad():
-            model.eval()  # only the normalisation layers gather; dropout stays off
-            for norm in norms:
-                norm.train()
-            for images in batches:
-                model(images)
+        reestimate_batchnorm(model, batches)
         yield
     finally:
         for norm, buffers in zip(norms, saved, strict=True):
             for name, buffer in norm.named_buffers():
                 buffer.copy_(buffers[name])
+
+
+@torch.no_grad()
+def reestimate_batchnorm(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Make running statistics the plain average over `batches` with the present weights, for good.
+
+    Args:
+        model: network whose parameters hold the weights to evaluate.
+        batches: training images; not used by a network without running statistics.
+    """
+    norms = _tracking(model)
+    if not norms:
+        return
+    with modes_kept(model), _averaging(norms):
+        model.eval()  # only the normalisation layers gather; dropout stays off
+        for norm in norms:
+            norm.train()
+        for images in batches:
+            model(images)
+
+
+def _tracking(model: nn.Module) -> list[_BatchNorm]:
+    return [m for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
 
 
 @contextmanager

@@ -18,7 +18,9 @@ from qat.spec.quant import QuantSpec
 
 
 @torch.no_grad()
-def start_steps(model: nn.Module, spec: QuantSpec | Plan, batches: Iterable[Tensor]) -> list[str]:
+def start_steps(
+    model: nn.Module, spec: QuantSpec | Plan, batches: Iterable[Tensor], *, every: bool = False
+) -> list[str]:
     """Start what the quantizers learn from data and weights, and enable all of them.
 
     Activation quantizers with `step_start="batches"`, all signed ones (no theory says that their
@@ -35,6 +37,7 @@ def start_steps(model: nn.Module, spec: QuantSpec | Plan, batches: Iterable[Tens
         model: prepared network.
         spec: the options it was prepared with, or its plan.
         batches: training images; a few batches suffice.
+        every: whether all quantizers measure, whatever their options say.
 
     Returns:
         Names of the activation quantizers that were measured.
@@ -43,7 +46,8 @@ def start_steps(model: nn.Module, spec: QuantSpec | Plan, batches: Iterable[Tens
     chosen = {
         name: quantizer
         for name, quantizer in activation_quantizers(model).items()
-        if quantizer.signed
+        if every
+        or quantizer.signed
         or quantizer.needs_batches
         or plan.activation(name).step_start == "batches"
     }

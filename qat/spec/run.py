@@ -9,7 +9,8 @@ from qat.errors import SpecError
 from qat.names import Backward, IntegerForward, MemoryFormat, Saved
 from qat.spec.data import DataSpec
 from qat.spec.distill import DistillSpec
-from qat.spec.quant import QuantSpec
+from qat.spec.initial import InitSpec, check_start
+from qat.spec.quant import QuantSpec, weight_of
 from qat.spec.schema import check, option, read
 from qat.spec.unlabelled import UnlabelledSpec
 
@@ -153,6 +154,8 @@ class RunSpec:
         unlabelled: see UnlabelledSpec; None takes the images of `data`.
         seed: of weights, sample order and augmentation, >= 0.
         init_from: run folder, checkpoint or packed file whose weights start the run.
+        init: how weights are put on their grids before training, see InitSpec; None leaves that to
+            the update rule.
         resume: run folder to continue.
         resume_allow: dotted keys that may differ from the interrupted run's.
         audit_only: print the audit and stop.
@@ -174,21 +177,58 @@ class RunSpec:
     unlabelled: UnlabelledSpec | None = None
     seed: int = option(1, low=0, high=2**32 - 1)
     init_from: str | None = None
+    init: InitSpec | None = option(None, is_added=True)
     resume: str | None = option(None, moves="nothing")
     resume_allow: tuple[str, ...] = option((), moves="nothing")
     audit_only: bool = option(False, moves="nothing")
 
     def __post_init__(self) -> None:
         epochs = self.trainer.get("max_epochs")
-        if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
-            raise SpecError(f"trainer.max_epochs must be an integer >= 1; got {epochs!r}")
-        if self.quant.has_quantizers and self.warm_start.epochs >= epochs:
+        least = 1 if self.init is None else 0
+        if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < least:
+            hint = "; 0, without training, needs init=rounding, comq or magr_comq" if least else ""
+            raise SpecError(
+                f"trainer.max_epochs must be an integer >= {least}; got {epochs!r}{hint}"
+            )
+        self._check_init(epochs)
+        if self.quant.has_quantizers and self.warm_epochs >= max(1, epochs):
             raise SpecError(
                 f"warm_start.epochs={self.warm_start.epochs} leaves no epoch for the quantized "
                 f"phase: trainer.max_epochs={epochs}; lower the one or raise the other"
             )
         self._check_labels()
         self._check_compiled()
+
+    @property
+    def warm_epochs(self) -> int:
+        """Float epochs at the start; none where nothing is trained."""
+        return self.warm_start.epochs if self.trainer["max_epochs"] else 0
+
+    def _check_init(self, epochs: int) -> None:
+        if self.init is None:
+            return
+        named = f"init={self.init.method}"
+        if not self.quant.has_quantized_weights:
+            raise SpecError(
+                f"{named} puts weights on grids, and quant has none for them; choose one, as "
+                "quant=bcgd_w4a4, or use init=null"
+            )
+        for weight in (
+            self.quant.weight,
+            *(weight_of(self.quant, o) for o in self.quant.overrides),
+        ):
+            check_start(self.init, weight)
+        if self.warm_epochs:
+            raise SpecError(
+                f"{named} starts from the weights that are there, and "
+                f"warm_start.epochs={self.warm_start.epochs} would train them as floats first; use "
+                "warm_start.epochs=0 with init_from=FLOAT_RUN"
+            )
+        if epochs == 0 and self.distill is not None and not self.distill.is_none:
+            raise SpecError(
+                "trainer.max_epochs=0 trains nothing, so that distill has no effect; use "
+                "distill=null, or train"
+            )
 
     @property
     def uses_labels(self) -> bool:

@@ -113,7 +113,7 @@ def build(spec: RunSpec, parts: Parts, data: ImageData | None = None) -> Built:
         "scheduler": spec.scheduler,
         "training": spec.training,
         "classes": data.num_classes,
-        "warm_start_epochs": spec.warm_start.epochs,
+        "warm_start_epochs": spec.warm_epochs,
         "class_weights": data.class_weights(),
         "measures_steps": measures_steps,
         "ema_decay": spec.ema.decay,

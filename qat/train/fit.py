@@ -28,6 +28,7 @@ from qat.spec.run import RunSpec
 from qat.storage.checkpoint import load_last_good
 from qat.storage.reading import parsing, reason_of
 from qat.train.build import Built, Parts
+from qat.train.initial import begin_from_images, record_of_init
 from qat.train.progress import Clock, EpochBar, RunLines, Timing, show_left
 from qat.train.summary import judged_batches, limits, summarized
 
@@ -62,7 +63,8 @@ def train(
     built.lit.syncs_batchnorm = bool(spec.trainer.get("sync_batchnorm", False))
     clock = Clock(judged=judged_batches(built.data, spec))
     # read once, for what is asked of it here and for Lightning
-    newest = load_last_good(checkpoints / "last")
+    trains = spec.trainer["max_epochs"] > 0  # else it is done again, in seconds
+    newest = load_last_good(checkpoints / "last") if trains else None
     begin = newest and newest[0]
     reader = SafeCheckpointIO(newest)
     trainer = _trainer(spec, parts, folder, clock, [keeper, signals], reader, built.data)
@@ -75,11 +77,16 @@ def train(
     del newest  # the trainer's alone
     start = time.monotonic()
     with _saying_how_to_go_on(folder, "goes on from its last checkpoint"):
+        if begin is None and spec.init is not None:
+            begin_from_images(built, spec.init, folder)
         _fit(trainer, built, begin, keeper)
+        if not trains:
+            trainer.validate(built.lit, datamodule=built.data, verbose=False)
+            keeper.save_untrained(trainer)
     seconds = time.monotonic() - start
     with _saying_how_to_go_on(folder, "tests what is trained"):
         summary, found = summarized(built, spec, trainer, keeper, checkpoints)
-    return summary | {"fit_seconds": seconds}, found
+    return summary | {"fit_seconds": seconds} | record_of_init(folder), found
 
 
 def _fit(trainer: L.Trainer, built: Built, begin: Path | None, keeper: RunCheckpoint) -> None:

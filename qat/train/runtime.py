@@ -119,7 +119,7 @@ def quantized_values(built: Built) -> int:
 
 def _images(spec: RunSpec, built: Built) -> int:
     """Training images of the run's quantized steps."""
-    epochs = spec.trainer["max_epochs"] - spec.warm_start.epochs
+    epochs = spec.trainer["max_epochs"] - spec.warm_epochs
     return int(epochs * built.data.batches_per_epoch * spec.data.batch_size)
 
 

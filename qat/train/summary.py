@@ -205,6 +205,8 @@ def rule_line(rule: Mapping[str, Any]) -> str:
         )
     if rule["name"] == "float_only":
         return "rule float_only: no weight is projected"
+    if rule["quantized_steps"] == 0:
+        return f"rule {rule['name']}: no step, its projection alone"
     numbers = ", ".join(f"{k}={v:g}" for k, v in rule["numbers"].items())
     text = f"rule {rule['name']}({numbers}): {rule['quantized_steps']} quantized steps"
     if rule["name"] == "bcgd":

@@ -43,6 +43,7 @@ SPECS = {
     "gpu_check": "gpu_check:CheckSpec",
     "notebooks": "notebooks:NotebooksSpec",
     "pages": "pages:PagesSpec",
+    "post_training": "post_training:PostTrainingSpec",
 }
 # what the pages' own images are called; a folder of the reader's, and one that holds a data set
 PHOTOS, FOLDER = "photos", "FOLDER"
@@ -203,6 +204,7 @@ def shortened(page, kind, words):
         "benchmark": ["rounds=1", "warm_up=1", "batch=8", "mode=float,eager"],
         "input_rate": ["images=40", "rounds=1", "steps=0"],
         "kernels": ["rounds=1"],
+        "post_training": ["network=lenet5", "seeds=1", "bits=2", "epochs=1"],
     }.get(kind, [])
     names = {word.partition("=")[0] for word in added if "=" in word}
     return [*(word for word in words if word.partition("=")[0] not in names), *added]

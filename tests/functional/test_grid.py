@@ -7,7 +7,13 @@ import pytest
 import torch
 
 from qat.functional.gaussian import gaussian_step
-from qat.functional.grid import fit_binary, fit_ternary_threshold, fit_uniform
+from qat.functional.grid import (
+    GRID_DIGITS,
+    fit_binary,
+    fit_ternary_threshold,
+    fit_uniform,
+    short_scale,
+)
 from qat.functional.power_of_two import fit_power_of_two
 from qat.functional.ternary import fit_ternary
 
@@ -53,11 +59,39 @@ def test_known_vector():
 
 def test_alternation_moves_codes_of_its_own_result():
     """Why the trainer projects latents, once: uniform grids are not idempotent."""
-    rows = torch.tensor([[0.1, -0.5, -0.55, 0.95]])
+    rows = torch.tensor([[-0.49, 0.12, -0.54, -0.05, 0.03]])
     values, scale = fit_uniform(rows, 3, rounds=20)
     again, _ = fit_uniform(values * scale, 3, rounds=20)
-    assert values.tolist() == [[0, -1, -1, 2]]
-    assert again.tolist() == [[0, -1, -1, 3]]
+    assert values.tolist() == [[-3, 1, -3, 0, 0]]
+    assert again.tolist() == [[-2, 1, -2, 0, 0]]
+
+
+@pytest.mark.parametrize("bits", range(2, 9))
+@pytest.mark.parametrize("shape", [(40, 9), (40, 150), (1, 3000)])
+def test_points_with_short_steps_are_their_own_projection(bits, shape):
+    generator = torch.Generator().manual_seed(bits)
+    largest = 2 ** (bits - 1) - 1
+    codes = torch.randint(-largest, largest + 1, shape, generator=generator).float()
+    codes[:, 0] = 1  # of two magnitudes and more, from three bits on
+    codes[:, 1] = -largest
+    step = short_scale(torch.rand(shape[0], 1, generator=generator) + 0.01)
+    values, scale = fit_uniform(codes * step, bits)
+    if bits > 2:
+        assert torch.equal(values * scale, codes * step)
+        assert torch.equal(values, codes)
+    else:  # rows of one magnitude: to the last bit of their mean
+        torch.testing.assert_close(values * scale, codes * step, rtol=1e-6, atol=0)
+
+
+def test_short_scale_is_near_and_short():
+    scale = torch.rand(1000, generator=torch.Generator().manual_seed(0)) + 1e-6
+    short = short_scale(scale)
+    assert ((short - scale).abs() <= scale * 2.0**-GRID_DIGITS).all()
+    assert torch.equal(short_scale(short), short)
+    levels = torch.arange(1, 128).float()
+    exact = short.double().unsqueeze(1) * levels.double()
+    assert torch.equal((short.unsqueeze(1) * levels).double(), exact)
+    assert short_scale(torch.zeros(1)).item() == 0
 
 
 @pytest.mark.parametrize("largest", [1, 3, 7, 15, 31, 63, 127])

@@ -115,11 +115,25 @@ class RunCheckpoint(Callback):
         self._write_best()
         if trainer.is_global_zero:
             self._clean_best()
-        if step > self._saved_step:
+        if step > self._saved_step or (step == 0 and boundary == "end"):  # a run of no step
             self._write(trainer, self._folder / "last" / checkpoint_name(step), boundary)
             self._saved_step = step
         if trainer.is_global_zero:
             self._clean_last(step)
+
+    def save_untrained(self, trainer: Trainer) -> None:
+        """Save a run of no epoch: its one state is its last and its selected one.
+
+        Args:
+            trainer: that has just validated it.
+
+        Raises:
+            CheckpointError: as `save`.
+        """
+        if self._monitor is not None:
+            score = float(trainer.callback_metrics[self._monitor])
+            self._best_is_new = self._selection.offer(score, step=trainer.global_step)
+        self.save(trainer, "end")
 
     def _take_best(self, trainer: Trainer) -> None:
         """Keep the weights of an epoch just selected, before the next batch changes them."""
