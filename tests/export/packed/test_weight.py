@@ -120,18 +120,20 @@ def test_a_large_in_graph_weight_keeps_its_bits(case):
 
 def test_a_weight_that_a_second_projection_would_move_is_read_off():
     quantizer = WeightQuantizer(3)
-    hard = quantizer(torch.tensor([-0.9, 0.2, -0.2]))
-    assert quantizer.encode(hard)[0].tolist() == [-2, 1, -1]
+    hard = quantizer(torch.tensor([-0.49, 0.12, -0.54, -0.05, 0.03]))
+    assert quantizer.encode(hard)[0].tolist() == [-2, 1, -2, 0, 0]
     weight = weight_codes(hard, quantizer)
     assert same_bits(weight.hard(), hard)
-    assert weight.codes.tolist() == [-3, 1, -1]
+    assert weight.codes.tolist() == [-3, 1, -3, 0, 0]
 
 
 @pytest.mark.parametrize("bits", range(3, 9))
-def test_most_uniform_weights_move_when_projected_twice_and_none_here(bits):
+def test_uniform_weights_may_move_when_projected_twice_and_none_does_here(bits):
     quantizer = WeightQuantizer(bits, "channel")
     hard = quantizer(normal(64, 27, seed=bits))
-    assert (quantizer(hard) != hard).any()
+    assert (quantizer(hard) != hard).any() == (
+        bits > 3
+    )  # of few levels a third of the peak is exact
     assert same_bits(weight_codes(hard, quantizer).hard(), hard)
 
 
