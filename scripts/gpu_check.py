@@ -66,10 +66,12 @@ class CheckSpec:
     select: str = ""
     out: str = "gpu_check.json"
     # of one part, in a process of its own
-    only: str | None = None
+    only: Literal["trainings", "benchmark"] | None = None
 
     def __post_init__(self) -> None:
         check(self, "")
+        if not self.parts:
+            raise SpecError(f"parts=[] checks nothing; parts are {', '.join(get_args(Part))}")
         for part in self.parts:
             if part not in get_args(Part):
                 raise SpecError(f"parts={part} is unknown; parts are {', '.join(get_args(Part))}")
@@ -87,8 +89,14 @@ def main(arguments: Sequence[str]) -> None:
         for found in _OWN[spec.only](spec):
             print(json.dumps(found), flush=True)
         return
+    # parts stand in sessions of their own, which nothing but this process ends
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     report: dict[str, Any] = {"device": spec.device, "minutes": spec.minutes, **_facts(spec)}
     report["parts"] = {}
+    try:
+        _write(spec.out, report)
+    except OSError as error:
+        raise SpecError(f"out={spec.out} cannot be written: {error.strerror}") from None
     waiting = [part for part in get_args(Part) if part in spec.parts]
     while waiting:
         left = spec.minutes * 60 - (time.monotonic() - begin)
@@ -150,7 +158,11 @@ def _checked(part: Part, spec: CheckSpec, seconds: float) -> dict[str, Any]:
         "QAT_GPU_TESTS_ON": spec.device,
         "PYTHONUNBUFFERED": "1",
     }
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as said:
+    with (
+        tempfile.TemporaryDirectory() as place,  # of a part that is ended, too
+        tempfile.TemporaryFile("w+", encoding="utf-8") as said,
+    ):
+        environment["TMPDIR"] = place
         command = _pytest(spec) if part == "tests" else _itself(part, spec)
         code = _ended(command, seconds, stdout=said, stderr=subprocess.STDOUT, env=environment)
         said.seek(0)
@@ -307,8 +319,8 @@ def _stop_on_the_way(folder: Path, *words: str) -> None:
     while process.poll() is None and not list((folder / "checkpoints/last").glob("*.ckpt")):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    if (code := process.wait()) not in (0, 143):
-        raise RuntimeError(f"a run that was told to stop ended with {code}")
+    if (code := process.wait()) != 143:
+        raise RuntimeError(f"a run that was told to stop on its way ended with {code}")
 
 
 def _differences(one: Path, other: Path) -> list[str]:
@@ -317,7 +329,8 @@ def _differences(one: Path, other: Path) -> list[str]:
 
     left, right = (dict(_named(_last(folder), "")) for folder in (one, other))
     missing = sorted(left.keys() ^ right.keys())
-    return missing + [name for name in left if not torch.equal(left[name], right[name])]
+    both = sorted(left.keys() & right.keys())
+    return missing + [name for name in both if not torch.equal(left[name], right[name])]
 
 
 def _last(folder: Path) -> Any:

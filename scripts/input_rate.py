@@ -121,6 +121,7 @@ def _data(folder: str, spec: InputRateSpec, workers: int, **options: Any) -> "Im
     from qat.spec.data import DataSpec
 
     own = {"batch_size": spec.batch, "workers": workers, "scan": "none", "split": "path"}
+    own |= {"val_share": 0.1, "test_share": 0.1}  # what is loaded is the training part
     data = build_data(DataSpec(name="image_folder", root=folder, **own, **options), seed=1)
     data.prepare()
     return data

@@ -20,7 +20,7 @@ class Mixing:
     both, each has probability 1/2.
 
     Args:
-        classes: K; 0 of images without labels, which are mixed alone.
+        classes: K; images without labels are mixed alone.
         mixup: alpha, 0 for none.
         cutmix: alpha, 0 for none.
         balance: labels (N,), int64, if the image that is mixed in is to be of every class equally
@@ -34,9 +34,7 @@ class Mixing:
         self, *, classes: int, mixup: float, cutmix: float, balance: Tensor | None = None
     ) -> None:
         kinds = ((v2.MixUp, mixup), (v2.CutMix, cutmix))
-        own = [
-            kind(alpha=float(alpha), num_classes=max(1, classes)) for kind, alpha in kinds if alpha
-        ]
+        own = [kind(alpha=float(alpha), num_classes=classes) for kind, alpha in kinds if alpha]
         self._mix = own[0] if len(own) == 1 else v2.RandomChoice(own)
         self._classes = None if balance is None else members(balance)
 

@@ -280,7 +280,7 @@ class ImageData(L.LightningDataModule):
         if not options.is_mixed:
             return None
         return Mixing(
-            classes=self.num_classes if self.labels else 0,
+            classes=self.num_classes,
             mixup=options.mixup,
             cutmix=options.cutmix,
             balance=self._balance(),

@@ -155,6 +155,7 @@ _OWN_OPTIONS = {
 }
 
 
+_RAND_MAGNITUDE = 9  # unless said otherwise
 # what augment=false refuses
 _ADDED_AUGMENTATIONS = ("rand_augment", "erase", "mixup", "cutmix")
 # torch draws Beta in float32, where smaller ones end at 1/2 in place of 0 and 1
@@ -205,8 +206,8 @@ class DataSpec:
         timeout: seconds to wait for a batch of a loader process, which may hang; 0 for ever.
         augment: whether training images are augmented; what follows up to cutmix asks for it.
         rand_augment: operations of RandAugment on each training image, 0 for none, 2 is usual.
-        rand_magnitude: of these operations, 0 (hardly any change) .. 30; of shifts and turns their
-            size in thirtieths of the largest, 150/331 of a side and 30 degrees.
+        rand_magnitude: of these operations, 0..30: of shifts and turns their size in thirtieths of
+            the largest, 150/331 of a side and 30 degrees. Equalize and autocontrast have none.
         erase: probability, 0..1, that a rectangle of 2 to 33 % of a training image is set to the
             mean colour.
         mixup: alpha of Mixup, 0 for none, else 0.01 .. 100: each training image is blended with
@@ -247,7 +248,7 @@ class DataSpec:
     timeout: int = option(600, low=0, moves="nothing", is_added=True)
     augment: bool = True
     rand_augment: int = option(0, low=0, high=14, is_added=True)
-    rand_magnitude: int = option(9, low=0, high=30, is_added=True)
+    rand_magnitude: int = option(_RAND_MAGNITUDE, low=0, high=30, is_added=True)
     erase: float = option(0.0, low=0, high=1, is_added=True)
     mixup: float = option(0.0, low=0, high=100, is_added=True)
     cutmix: float = option(0.0, low=0, high=100, is_added=True)
@@ -296,6 +297,11 @@ class DataSpec:
         return self.mixup > 0 or self.cutmix > 0
 
     def _check_augmentation(self) -> None:
+        if self.rand_magnitude != _RAND_MAGNITUDE and not self.rand_augment:
+            raise SpecError(
+                f"data.rand_magnitude={self.rand_magnitude} is of RandAugment's operations, and "
+                "data.rand_augment=0 asks for none; use data.rand_augment=2"
+            )
         asked = [key for key in _ADDED_AUGMENTATIONS if getattr(self, key)]
         if asked and not self.augment:
             raise SpecError(

@@ -103,6 +103,8 @@ BAD = {
         "leave one out",
     ],
     "trainer.num_nodes=0": ["trainer.num_nodes", ">= 1"],
+    "trainer.strategy=deepspeed_stage_2": ["deepspeed_stage_2", "whole tensors"],
+    "trainer.strategy=model_parallel": ["model_parallel", "whole tensors"],
     "trainer.strategy=fsdp": ["trainer.strategy=fsdp", "whole tensors", "trainer.strategy=ddp"],
     "+trainer.max_epoch=3": ["trainer.max_epoch", "did you mean trainer.max_epochs"],
     "+trainer.callbacks=[]": ["trainer.callbacks"],

@@ -1,7 +1,9 @@
 """Mixup and CutMix: a sample is a function of the images and its key, its label of its pixels."""
 
+import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -116,6 +118,18 @@ def test_balanced_partners_are_of_every_class_equally_often():
     dataset = mixed(labels, mixup=1.0, classes=4, balance=labels)
     drawn = labels[partners(dataset, [(e, i) for e in range(10) for i in range(100)])]
     assert abs((drawn == 3).float().mean() - 0.5) < 0.06
+
+
+def test_so_they_are_in_a_run_that_draws_classes_equally_often():
+    data = digits(sampling="balanced", mixup=1.0)
+    labels = data.parts.train.labels.numpy()
+    rare = [*np.flatnonzero(labels == 0)[:90], *np.flatnonzero(labels == 3)[:10]]
+    few = data.parts.train.select(np.array(rare))
+    data._parts = dataclasses.replace(data.parts, train=few)
+    dataset = data.train_dataloader().dataset
+    shares = torch.stack([dataset[epoch, i][1] for epoch in range(10) for i in range(90)])
+    # of 900 partners of zeros half are threes
+    assert abs((shares[:, 3] > 0).float().mean() - 0.5) < 0.06
 
 
 @pytest.fixture(scope="module")

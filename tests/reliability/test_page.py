@@ -32,6 +32,13 @@ def test_each_row_is_held_by_tests_that_there_are(row):
         assert not name or name in functions(path), name
 
 
+def test_figures_are_there():
+    measured = PAGE.partition("## Measured")[2]
+    rows = re.findall(r"^\| (.+) \| (.+) \|$", measured, re.MULTILINE)
+    assert len(rows) >= 5
+    assert all(re.search(r"\d", figure) for _, figure in rows[1:])
+
+
 def test_kills_are_as_many_as_the_page_says():
     kills = len(test_kills.METHODS) * (len(test_kills.ONE) + len(test_kills.TWO))
     assert f"{len(test_kills.METHODS)} methods, one process and two, {kills} kills" in ROWS[0][1]

@@ -1,15 +1,21 @@
 """The check of a GPU, rehearsed on a CPU: its parts, its clock, its JSON."""
 
+import copy
 import json
+import os
+import re
 import subprocess
 import sys
 import time
 
 import gpu_check
 import pytest
+import torch
 
 from qat.errors import SpecError
+from qat.storage.checkpoint import checkpoint_name, save
 from support import ROOT, environment
+from support.real_run import ranks_of
 
 
 def test_outcomes_are_read_as_tests_end_alone_or_among_workers():
@@ -38,15 +44,51 @@ def test_a_command_that_runs_out_is_ended_with_what_it_started():
     assert time.monotonic() - begin < 30
 
 
-def test_without_a_gpu_it_says_how_to_rehearse():
-    import torch
+def test_a_part_that_is_stopped_leaves_nothing_running(tmp_path):
+    """As `timeout` or a scheduler stops it: by SIGTERM."""
+    words = ("device=cpu", "parts=[trainings]", f"out={tmp_path}/found.json")
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts/gpu_check.py"), *words],
+        env=environment() | {"TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
+    while not (children := ranks_of(process.pid)):
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.terminate()
+    assert process.wait(timeout=60) == 143
+    assert not any(os.path.exists(f"/proc/{pid}") for pid in children)
+    assert json.loads((tmp_path / "found.json").read_text())["parts"] == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["found.json"]
 
+
+def test_runs_that_differ_are_told_by_the_names_of_their_tensors(tmp_path):
+    base = {"state_dict": {"a": torch.zeros(3), "b": torch.ones(2)}, "optimizer_states": []}
+    other = {"state_dict": {"a": torch.zeros(3), "c": torch.ones(2)}, "optimizer_states": []}
+    nudged = copy.deepcopy(base)
+    nudged["state_dict"]["a"][1] = 1e-45  # one bit
+    folders = []
+    for name, content in (("base", base), ("other", other), ("nudged", nudged)):
+        folders.append(tmp_path / name)
+        (folders[-1] / "checkpoints" / "last").mkdir(parents=True)
+        save(content, folders[-1] / "checkpoints" / "last" / checkpoint_name(1))
+    assert gpu_check._differences(folders[0], folders[0]) == []
+    names = [[n.rpartition(".")[2] for n in gpu_check._differences(folders[0], f)] for f in folders]
+    assert [sorted(found) for found in names] == [[], ["b", "c"], ["a"]]
+
+
+def test_without_a_gpu_it_says_how_to_rehearse():
     if torch.cuda.is_available():
         pytest.skip("there is one")
     with pytest.raises(SpecError, match="rehearse with device=cpu"):
         gpu_check.main([])
-    with pytest.raises(SpecError, match="parts=bench is unknown"):
-        gpu_check.main(["device=cpu", "parts=[bench]"])
+    for words, told in {
+        "parts=[bench]": "parts=bench is unknown",
+        "parts=[]": "checks nothing",
+        "only=tests": "only must be",
+        "out=/nowhere/found.json": "out=/nowhere/found.json cannot be written: No such file",
+    }.items():
+        with pytest.raises(SpecError, match=re.escape(told)):
+            gpu_check.main(["device=cpu", words])
 
 
 @pytest.mark.slow
